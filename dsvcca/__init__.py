@@ -1,0 +1,15 @@
+"""Compare neural-network representations by SVCCA and PWCCA, distributed and out of core."""
+
+from dsvcca.compare import compare as compare
+from dsvcca.correlations import CanonicalCorrelations as CanonicalCorrelations
+from dsvcca.correlations import cca as cca
+from dsvcca.errors import DsvccaError as DsvccaError
+from dsvcca.errors import DsvccaWarning as DsvccaWarning
+from dsvcca.measures import pwcca as pwcca
+from dsvcca.measures import svcca as svcca
+from dsvcca.plan import plan_comparisons as plan_comparisons
+from dsvcca.results import open_results as open_results
+from dsvcca.results import select as select
+from dsvcca.results import to_frame as to_frame
+from dsvcca.store import create_store as create_store
+from dsvcca.store import open_store as open_store

@@ -1,0 +1,254 @@
+"""One representation as stored: its commit record, its chunks, and reading them with every check there is.
+
+    <store>/seed=0,step=100,layer=conv1/      group; its zarr.json is the commit record, written last
+      activations/                            array (datapoint, ..., channel), chunked along datapoints
+
+A representation exists once its record does. Nothing is ever changed in place: replacing writes a new version beside
+the old one (``...~2``) and the newest counts. This module is the only reader of activations.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+
+from dsvcca import files
+from dsvcca.arrays import NumpyArray
+from dsvcca.errors import DsvccaError
+from dsvcca.labels import Labels, describe, to_datapoints_first
+
+FORMAT = 1
+KEY = "dsvcca"
+ARRAY = "activations"
+IDS = "datapoints"
+PIECE = 16 << 20
+"""Bytes of raw activations handed out at once, unless one chunk is larger."""
+
+
+@dataclass(frozen=True)
+class Representation:
+    """One layer of one model at one step, as stored.
+
+    Attributes
+    ----------
+    name : str
+        Where it lies in the store.
+    labels : dict
+        What tells it apart.
+    shape, dtype, dims
+        Of the array as stored; `dims` names its axes.
+    fingerprint : str
+        Changes whenever the stored numbers do.
+    ids : str or None
+        Digest of the datapoint ids it was written with; None where only their number is known.
+    array : str
+        Path of the Zarr array.
+    written : int
+        When it was committed, ns since 1970: order of arrival. Negative for arrays that others wrote.
+    """
+
+    name: str
+    labels: Labels
+    shape: tuple[int, ...]
+    dtype: str
+    dims: tuple[str, ...]
+    fingerprint: str
+    ids: str | None
+    array: str
+    written: int
+
+    @property
+    def logical_shape(self) -> tuple[int, ...]:
+        """Shape as (datapoint, *space, column)."""
+        return tuple(self.shape[axis] for axis in to_datapoints_first(self.dims))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the numbers, uncompressed."""
+        return int(np.prod(self.shape, dtype=np.int64)) * np.dtype(self.dtype).itemsize
+
+    def __str__(self) -> str:
+        return describe(self.labels)
+
+
+def read_attributes(folder: Path) -> dict[str, Any] | None:
+    """Return our attributes of the group at `folder`; None if it is not ours."""
+    try:
+        metadata = files.read_json(folder / "zarr.json")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    about = metadata.get("attributes", {}).get(KEY) if isinstance(metadata, dict) else None
+    return about if isinstance(about, dict) else None
+
+
+def read_record(folder: Path) -> tuple[Representation, dict[str, str]] | None:
+    """Return what the commit record in `folder` says, and the checksum of each chunk; None if there is none."""
+    about = read_attributes(folder)
+    if about is None:
+        return None
+    try:
+        content = {key: about[key] for key in ("shape", "dtype", "dims", "files")}
+        return (
+            Representation(
+                name=folder.name,
+                labels=dict(about["labels"]),
+                shape=tuple(about["shape"]),
+                dtype=about["dtype"],
+                dims=tuple(about["dims"]),
+                fingerprint=hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest(),
+                ids=about["datapoints"],
+                array=str(folder / ARRAY),
+                written=int(about["written"]),
+            ),
+            dict(about["checksums"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise DsvccaError(
+            f"the record '{folder / 'zarr.json'}' is damaged ({error!r}): restore it, or remove '{folder}' and "
+            "write that representation again"
+        ) from error
+
+
+def read_records(root: Path, known: dict[str, Representation]) -> list[Representation]:
+    """Return the newest version of every committed representation, in order of arrival.
+
+    `known` keeps what was read before: records never change once they are there, so only new ones are read.
+    """
+    names = {e.name for e in os.scandir(root) if not e.name.startswith(".") and e.is_dir()} - {IDS}
+    for name in names.difference(known):
+        record = read_record(root / name)
+        if record is not None:
+            known[name] = record[0]
+    newest: dict[str, tuple[int, str]] = {}
+    for name in names.intersection(known):
+        stem, _, version = name.partition("~")
+        newest[stem] = max(newest.get(stem, (0, "")), (int(version or 1), name))
+    return sorted((known[name] for _, name in newest.values()), key=lambda r: (r.written, r.name))
+
+
+def read_ids(root: Path) -> str | None:
+    """Return the digest of the datapoint ids of a store; None where only their number is known."""
+    about = read_attributes(root / IDS)
+    return None if about is None else str(about["digest"])
+
+
+def read_pieces(representation: Representation) -> Iterator[NumpyArray]:
+    """Yield all activations in order, as (rows, *space, column) pieces; every chunk is read and checked once.
+
+    Raises
+    ------
+    DsvccaError
+        If the array is another than its record says, a chunk is missing, or its checksum does not hold.
+    """
+    array = open_array(representation)
+    checksums = committed_checksums(representation)
+    axes = to_datapoints_first(representation.dims)
+    along = axes[0]
+    rows, step = array.shape[along], (array.shards or array.chunks)[along]
+    size = max(1, PIECE * rows // max(representation.nbytes, 1))
+    for start in range(0, rows, step):
+        stop = min(start + step, rows)
+        for key, problem in chunk_problems(representation, array, checksums, start // step):
+            raise DsvccaError(f"{representation}: chunk '{key}' of '{representation.array}' {problem}")
+        part = tuple(slice(start, stop) if axis == along else slice(None) for axis in range(array.ndim))
+        try:
+            block = np.asarray(array[part]).transpose(axes)
+        except Exception as error:
+            raise DsvccaError(
+                f"{representation}: rows {start} to {stop} cannot be read from '{representation.array}' ({error}): "
+                "a chunk is damaged, restore it or write this representation again"
+            ) from error
+        for first in range(0, stop - start, size):
+            yield block[first : first + size]
+
+
+def open_array(representation: Representation) -> zarr.Array[Any]:
+    """Open the array of a representation and check that it is the one its record describes."""
+    try:
+        array = zarr.open_array(representation.array, mode="r")
+    except Exception as error:
+        raise DsvccaError(
+            f"{representation}: there is no readable array at '{representation.array}' ({error}): restore it, or "
+            "write this representation again"
+        ) from error
+    if array.shape != representation.shape or str(array.dtype) != representation.dtype:
+        raise DsvccaError(
+            f"{representation}: its record says {representation.shape} {representation.dtype}, the array at "
+            f"'{representation.array}' is {array.shape} {array.dtype}: restore it, or write it again"
+        )
+    return array
+
+
+def chunk_problems(
+    representation: Representation, array: zarr.Array[Any], checksums: dict[str, str] | None, row: int
+) -> list[tuple[str, str]]:
+    """Return (chunk, problem) for the chunks of one run of datapoints, without reading their numbers.
+
+    `checksums` are those of the commit record; None where there is none, and only presence can be checked.
+    """
+    along = to_datapoints_first(representation.dims)[0]
+    grid = [range(-(-n // size)) for n, size in zip(array.shape, array.shards or array.chunks, strict=True)]
+    grid[along] = range(row, row + 1)
+    problems = []
+    for place in product(*grid):
+        key = array.metadata.encode_chunk_key(place)
+        found = files.chunk_tail(Path(representation.array, key))
+        if found is None and checksums is None:
+            problems.append(
+                (
+                    key,
+                    "is missing: it was lost, never written, or left out because it holds only the fill value (zarr "
+                    "does that unless write_empty_chunks=True); write it again, or leave this array out",
+                )
+            )
+        elif found is None:
+            problems.append((key, "is missing: restore it, or write this representation again"))
+        elif checksums is not None and found != checksums.get(key):
+            problems.append((key, "is not the chunk that was committed: restore it, or write this representation again"))
+    return problems
+
+
+def committed_checksums(representation: Representation) -> dict[str, str] | None:
+    """Return the checksum of every chunk from the commit record; None for arrays that others wrote."""
+    if representation.written < 0:
+        return None
+    record = read_record(Path(representation.array).parent)
+    if record is None or record[0].fingerprint != representation.fingerprint:
+        raise DsvccaError(
+            f"{representation}: its commit record is gone or has changed since it was listed: open the store again"
+        )
+    return record[1]
+
+
+def findings(representation: Representation) -> Iterator[tuple[str, str, str]]:
+    """Read one representation whole and yield (name, chunk, problem) for everything that is wrong with it."""
+    try:
+        array = open_array(representation)
+        checksums = committed_checksums(representation)
+    except DsvccaError as error:
+        yield representation.name, "", str(error)
+        return
+    along = to_datapoints_first(representation.dims)[0]
+    step = (array.shards or array.chunks)[along]
+    for row in range(-(-array.shape[along] // step)):
+        problems = chunk_problems(representation, array, checksums, row)
+        yield from ((representation.name, key, problem) for key, problem in problems)
+        stop = min((row + 1) * step, array.shape[along])
+        part = tuple(slice(row * step, stop) if axis == along else slice(None) for axis in range(array.ndim))
+        rows = f"rows {row * step} to {stop}"
+        try:
+            block = array[part]
+        except Exception as error:
+            yield representation.name, rows, f"cannot be read ({error}): restore it, or write it again"
+            continue
+        if not problems and not np.isfinite(block).all():
+            yield representation.name, rows, "holds NaN or infinite numbers: write it again without them"

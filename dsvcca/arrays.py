@@ -1,0 +1,76 @@
+"""What the kernels need beyond the array API standard.
+
+Kernels take the namespace of the arrays they are given (`namespace`), so that the same lines run on NumPy, CuPy and
+torch. Decisions about a few numbers (ranks, thresholds) are made in NumPy after one transfer (`to_numpy`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import array_api_compat as compat
+import numpy as np
+import numpy.typing as npt
+
+from dsvcca.errors import DsvccaError
+
+Array = Any
+"""An array of any library that follows the array API standard."""
+
+NumpyArray = npt.NDArray[Any]
+
+
+def namespace(*arrays: Array) -> Any:
+    """Return the array API namespace that `arrays` share."""
+    return compat.array_namespace(*arrays)
+
+
+def device(array: Array) -> Any:
+    """Return the device that holds `array`."""
+    return compat.device(array)
+
+
+def to_numpy(array: Array) -> NumpyArray:
+    """Return `array` as a NumPy array, copied from its device where it has to be."""
+    if isinstance(array, np.ndarray):
+        return array
+    if compat.is_cupy_array(array):
+        return np.asarray(array.get())
+    if compat.is_torch_array(array):
+        return np.asarray(array.detach().cpu())
+    try:
+        return np.asarray(array)
+    except RuntimeError:  # array_api_strict refuses its other devices, as CuPy would
+        return np.asarray(compat.to_device(array, namespace(array).Device("CPU_DEVICE")))
+
+
+def like(values: npt.ArrayLike, array: Array) -> Array:
+    """Return `values` in the library and on the device of `array`."""
+    return namespace(array).asarray(np.asarray(values), device=device(array))
+
+
+def adjoint(array: Array) -> Array:
+    """Return the conjugate transpose over the last two axes."""
+    xp = namespace(array)
+    turned = xp.matrix_transpose(array)
+    return xp.conj(turned) if xp.isdtype(array.dtype, "complex floating") else turned
+
+
+def significand_bits(dtype: Any) -> int | None:
+    """Return the significand bits that stored numbers of `dtype` carry, or None for exact (integer) types."""
+    name = str(dtype).rsplit(".", 1)[-1]
+    known = {"float16": 11, "bfloat16": 8, "float32": 24, "float64": 53}
+    if name in known:
+        return known[name]
+    if name.startswith(("int", "uint", "bool")):
+        return None
+    raise DsvccaError(
+        f"activations of type {name!r} cannot be compared: "
+        "store real numbers (float16, bfloat16, float32, float64, integers or booleans)"
+    )
+
+
+def as_float64(array: Array) -> Array:
+    """Return `array` as float64 without touching the caller's numbers."""
+    xp = namespace(array)
+    return xp.astype(array, xp.float64, copy=False)

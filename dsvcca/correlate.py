@@ -1,0 +1,217 @@
+"""What one correlate task does on a worker: read two panels, multiply, solve, commit the tile, return a receipt."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from dsvcca import files
+from dsvcca.arrays import Array, NumpyArray, adjoint, namespace, to_numpy
+from dsvcca.basis import RankRule, inverse_cholesky
+from dsvcca.correlations import corrected
+from dsvcca.measures import mean_correlation, projection_weighted
+from dsvcca.moments import grid_steps
+from dsvcca.plan import STRIP, tile_memory
+from dsvcca.results import write_tile
+from dsvcca.workspace import BasisRef, Pack
+
+SOLVED_TOGETHER = 4 << 20
+"""Bytes of cross blocks in one stack of solves."""
+
+
+@dataclass(frozen=True)
+class CorrelateTask:
+    """One tile: where its bases are, which pairs are wanted, where the numbers go. Never an array of data.
+
+    `x` and `y` are the bases of the two panels, `x_order` and `y_order` the place of each by its fingerprint: every
+    pair is computed in that order of its two sides, so that its bits do not depend on which came first.
+    """
+
+    workspace: str
+    out: str
+    tile: tuple[int, int]
+    panel: int
+    rows: int
+    x: tuple[BasisRef, ...]
+    y: tuple[BasisRef, ...]
+    x_order: tuple[int, ...]
+    y_order: tuple[int, ...]
+    wanted: bytes | None
+    rules: tuple[RankRule, ...]
+    measures: tuple[str, ...]
+    budget: int
+
+    def __str__(self) -> str:
+        return f"tile {self.tile[0]}-{self.tile[1]}"
+
+
+@dataclass(frozen=True)
+class TileReceipt:
+    """What the driver hears of a finished tile."""
+
+    tile: tuple[int, int]
+    comparisons: int
+
+
+class Panel:
+    """The bases of one panel: small parts in memory, columns read step by step."""
+
+    def __init__(self, workspace: str, refs: tuple[BasisRef, ...], rules: tuple[RankRule, ...]) -> None:
+        self.refs = refs
+        self.packs = {name: Pack(workspace, name) for name in dict.fromkeys(ref.pack for ref in refs)}
+        self.ranks: list[tuple[int, ...]] = []
+        self.loadings: list[Array] = []
+        self.inverses: list[Array] = []
+        self.sums: list[Array] = []
+        for ref in refs:
+            pack = self.packs[ref.pack]
+            s, nonzero = pack.part("singular_values", ref.position), pack.nonzero(ref.position)
+            ranks = tuple(rule.keep(s, nonzero) for rule in rules)
+            k = max(ranks)
+            self.ranks.append(ranks)
+            self.loadings.append(pack.part("loadings", ref.position)[:k])
+            self.inverses.append(inverse_cholesky(pack.part("cholesky", ref.position)[:k, :k]))
+            self.sums.append(pack.part("column_sums", ref.position)[:k])
+        self.columns = [max(ranks) for ranks in self.ranks]
+
+    def runs(self, most: int) -> Iterator[range]:
+        """Cut the panel into runs of at most `most` columns (or one basis)."""
+        start = total = 0
+        for i, k in enumerate(self.columns):
+            if i > start and total + k > most:
+                yield range(start, i)
+                start, total = i, 0
+            total += k
+        yield range(start, len(self.columns))
+
+    def slab(self, step: slice, run: range) -> Array:
+        """Return the columns of a run of bases for one step of the grid, (rows, columns) float32."""
+        read = {name: self.packs[name].rows(step) for name in {self.refs[i].pack for i in run}}
+        parts = []
+        for i in run:
+            place = self.packs[self.refs[i].pack].place(self.refs[i].position)
+            parts.append(read[self.refs[i].pack][:, place.start : place.start + self.columns[i]])
+        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+
+
+def correlate(task: CorrelateTask) -> TileReceipt:
+    """Compute and commit one tile."""
+    x = Panel(task.workspace, task.x, task.rules)
+    y = x if task.tile[0] == task.tile[1] else Panel(task.workspace, task.y, task.rules)
+    shape = (len(task.x), len(task.y))
+    wanted = np.ones(shape, dtype=bool)
+    if task.wanted is not None:
+        wanted = np.unpackbits(np.frombuffer(task.wanted, np.uint8), count=shape[0] * shape[1]).astype(bool).reshape(shape)
+    if y is x:
+        wanted &= np.tri(shape[0], dtype=bool).T
+    values = {name: np.full((*shape, len(task.rules)), np.nan) for name in task.measures}
+    most = _most_columns(task, max(sum(x.columns), sum(y.columns)))
+    for x_run in x.runs(most):
+        for y_run in y.runs(most):
+            if wanted[x_run.start : x_run.stop, y_run.start : y_run.stop].any():
+                block = _cross(x, x_run, y, y_run, task.rows)
+                _solve(task, x, x_run, y, y_run, block, wanted, values)
+    if y is x:
+        _fill_below(values)
+    with files.disk_errors(Path(task.out)):
+        write_tile(Path(task.out), task.tile, values, task.panel)
+    return TileReceipt(task.tile, int(wanted.sum()))
+
+
+def _most_columns(task: CorrelateTask, columns: int) -> int:
+    """Return the columns a run may have on each side, so that the task stays in its budget."""
+    while columns > 64 and tile_memory(columns, columns, task.rows) > task.budget:
+        columns = columns * 7 // 8
+    return columns
+
+
+def _cross(x: Panel, x_run: range, y: Panel, y_run: range, rows: int) -> Array:
+    """Return M = U_x^H U_y of two runs: float32 products of one step of the grid, summed in float64.
+
+    The left side is taken in strips, each a copy: a product of an array with itself would take another routine, and
+    its bits would differ.
+    """
+    m = None
+    for step in grid_steps(rows):
+        u_y = y.slab(step, y_run)
+        u_x = u_y if x is y and x_run == y_run else x.slab(step, x_run)
+        xp = namespace(u_x)
+        if m is None:
+            m = xp.zeros((u_x.shape[1], u_y.shape[1]), dtype=xp.float64, device=u_x.device)
+        for strip in grid_steps(u_x.shape[1], STRIP):
+            left = xp.asarray(u_x[:, strip], copy=True)
+            m[strip, :] += xp.matmul(adjoint(left), u_y)
+    return m
+
+
+def _solve(
+    task: CorrelateTask,
+    x: Panel,
+    x_run: range,
+    y: Panel,
+    y_run: range,
+    block: Array,
+    wanted: NumpyArray,
+    values: dict[str, NumpyArray],
+) -> None:
+    """Solve the wanted pairs of a block, in stacks of equal ranks."""
+    x_ends = np.cumsum([0, *(x.columns[i] for i in x_run)])
+    y_ends = np.cumsum([0, *(y.columns[j] for j in y_run)])
+    stacks: dict[tuple[tuple[int, ...], tuple[int, ...], bool], list[tuple[int, int]]] = {}
+    for a, b in np.argwhere(wanted[x_run.start : x_run.stop, y_run.start : y_run.stop]):
+        i, j = x_run[a], y_run[b]
+        swapped = task.x_order[i] > task.y_order[j]
+        stacks.setdefault((x.ranks[i], y.ranks[j], swapped), []).append((i, j))
+    for (x_ranks, y_ranks, swapped), pairs in stacks.items():
+        size = max(1, SOLVED_TOGETHER // (8 * max(x_ranks) * max(y_ranks)))
+        for some in (pairs[start : start + size] for start in range(0, len(pairs), size)):
+            i, j = np.asarray(some).T
+            m = _gather(block, x_ends[i - x_run.start], y_ends[j - y_run.start], max(x_ranks), max(y_ranks))
+            left, right = (y, x) if swapped else (x, y)
+            left_i, right_i = (j, i) if swapped else (i, j)
+            c = corrected(
+                adjoint(m) if swapped else m,
+                np.stack([left.sums[k] for k in left_i]),
+                np.stack([right.sums[k] for k in right_i]),
+                task.rows,
+                np.stack([left.inverses[k] for k in left_i]),
+                np.stack([right.inverses[k] for k in right_i]),
+            )
+            for place, (k_x, k_y) in enumerate(zip(x_ranks, y_ranks, strict=True)):
+                k_left, k_right = (k_y, k_x) if swapped else (k_x, k_y)
+                corner = c[:, :k_left, :k_right]
+                found = _measure(task.measures, corner, left, left_i, right, right_i, swapped)
+                for name, numbers in found.items():
+                    values[name][i, j, place] = to_numpy(numbers)
+
+
+def _gather(block: Array, rows: NumpyArray, columns: NumpyArray, k_x: int, k_y: int) -> Array:
+    """Return the (k_x, k_y) pieces of `block` that begin at the given rows and columns, stacked."""
+    return np.stack([block[r : r + k_x, c : c + k_y] for r, c in zip(rows, columns, strict=True)])
+
+
+def _measure(
+    measures: tuple[str, ...], c: Array, left: Panel, i: NumpyArray, right: Panel, j: NumpyArray, swapped: bool
+) -> dict[str, Array]:
+    if not any(name.startswith("pwcca") for name in measures):
+        mean, r2 = mean_correlation(c)
+        found = {"svcca": mean, "r2": r2}
+    else:
+        mean, r2, of_left, of_right = projection_weighted(c, i, j, left.loadings, right.loadings)
+        x, y = (of_right, of_left) if swapped else (of_left, of_right)
+        found = {"svcca": mean, "r2": r2, "pwcca_x": x, "pwcca_y": y}
+    return {name: found[name] for name in measures}
+
+
+def _fill_below(values: dict[str, NumpyArray]) -> None:
+    """Mirror the upper triangle of a tile on the diagonal."""
+    below = np.tril_indices(len(next(iter(values.values()))), -1)
+    original = {name: block.copy() for name, block in values.items()}
+    for name, block in values.items():
+        other = {"pwcca_x": "pwcca_y", "pwcca_y": "pwcca_x"}.get(name, name)
+        block[below] = original.get(other, block).swapaxes(0, 1)[below]
+
+

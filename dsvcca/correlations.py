@@ -1,0 +1,260 @@
+"""From two bases to canonical correlations.
+
+Everything here starts from the cross block M = U_x^H U_y of two bases (`cross`), centred and corrected for what
+storing U in few bits did to it (`corrected`). Its singular values are the canonical correlations (Björck & Golub
+1973); its singular vectors are the canonical directions.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+
+from dsvcca.arrays import Array, adjoint, as_float64, like, namespace, to_numpy
+from dsvcca.basis import Basis, RankRule, inverse_cholesky, whiten_in_memory
+from dsvcca.errors import DsvccaError, DsvccaWarning
+from dsvcca.moments import grid_steps
+
+EXCESS = 1e-6
+"""A canonical correlation above 1 + EXCESS is an error, below it rounding."""
+
+
+def corrected(
+    cross: Array, sums_x: Array, sums_y: Array, count: int, inverse_x: Array, inverse_y: Array
+) -> Array:
+    """Return C = L_x^-1 (M - conj(u_x) u_y^T / n) L_y^-H, the cross block of exactly orthonormal bases.
+
+    Parameters
+    ----------
+    cross : (..., k_x, k_y)
+        M, the float64 sum of products of the stored columns.
+    sums_x, sums_y : (..., k_x), (..., k_y)
+        Sums of the stored columns.
+    count : int
+        Rows, n.
+    inverse_x, inverse_y : (..., k_x, k_x), (..., k_y, k_y)
+        L^-1 of each basis.
+    """
+    xp = namespace(cross)
+    centred = cross - adjoint(sums_x[..., None, :]) * sums_y[..., None, :] / count
+    return xp.matmul(xp.matmul(inverse_x, centred), adjoint(inverse_y))
+
+
+def correlations_of(c: Array) -> Array:
+    """Return the canonical correlations (..., min(k_x, k_y)) of cross blocks (..., k_x, k_y), largest first.
+
+    By eigenvalues of C C^H: good to 1e-8 absolutely, which is enough for sums and means over them.
+    """
+    xp = namespace(c)
+    squared = xp.linalg.eigvalsh(_smaller_gram(c))
+    return xp.sqrt(xp.clip(xp.flip(squared, axis=-1), 0.0, 1.0))
+
+
+def smaller_side(c: Array) -> tuple[Array, Array]:
+    """Return correlations (..., k) and left vectors (..., k, k) of cross blocks whose left side is the smaller one."""
+    xp = namespace(c)
+    squared, vectors = xp.linalg.eigh(_smaller_gram(c))
+    return xp.sqrt(xp.clip(xp.flip(squared, axis=-1), 0.0, 1.0)), xp.flip(vectors, axis=-1)
+
+
+def _smaller_gram(c: Array) -> Array:
+    xp = namespace(c)
+    small = c if c.shape[-2] <= c.shape[-1] else adjoint(c)
+    gram = xp.matmul(small, adjoint(small))
+    check_excess(gram)
+    return gram
+
+
+def check_excess(gram: Array) -> None:
+    """Raise if a diagonal of C C^H shows a squared correlation above 1 by more than rounding."""
+    xp = namespace(gram)
+    worst = float(xp.max(xp.linalg.diagonal(gram)))
+    if not worst <= (1 + EXCESS) ** 2:
+        raise DsvccaError(
+            f"a canonical correlation of {worst**0.5:.6f} was found where 1 is the largest possible: "
+            "the bases are not orthonormal; remove the workspace and run again, and report it if it stays"
+        )
+
+
+@dataclass(frozen=True)
+class CanonicalCorrelations:
+    """Canonical correlations of two sets of activations, and the directions that give them.
+
+    Attributes
+    ----------
+    correlations : (c,) float64
+        Descending, in [0, 1]; c is the smaller of the two ranks.
+    x_rank, y_rank : int
+        Directions kept on each side.
+    x_directions, y_directions : (p, c), (q, c) float64
+        Columns w with (x - x_mean) w the canonical variates: uncorrelated, unit norm over the rows given, in pairs
+        of correlation `correlations`. Of each pair the largest weight of x is positive. Where correlations are equal
+        only the subspace is defined.
+    x_mean, y_mean : (p,), (q,) float64
+        Column means of the activations given.
+    x_weights, y_weights : (c,) float64
+        How much of the activations each variate accounts for, sum over neurons of |<variate, neuron>|: the weights of
+        PWCCA (Morcos et al. 2018, section 3).
+    """
+
+    correlations: Array
+    x_rank: int
+    y_rank: int
+    x_directions: Array
+    y_directions: Array
+    x_mean: Array
+    y_mean: Array
+    x_weights: Array
+    y_weights: Array
+
+    def variates(self, *, x: Array | None = None, y: Array | None = None) -> Array | tuple[Array, Array]:
+        """Return the canonical variates of activations, new ones or those compared.
+
+        Parameters
+        ----------
+        x, y : (m, p), (m, q), optional
+            Give one, or both.
+
+        Returns
+        -------
+        (m, c) float64, or a pair of them where both x and y were given.
+
+        Raises
+        ------
+        DsvccaError
+            If neither was given, or the number of neurons is another.
+        """
+        if x is None and y is None:
+            raise DsvccaError("variates() was given no activations: pass x=, y= or both")
+        of_x = None if x is None else _project(x, self.x_mean, self.x_directions, "x")
+        of_y = None if y is None else _project(y, self.y_mean, self.y_directions, "y")
+        if of_x is not None and of_y is not None:
+            return of_x, of_y
+        return of_y if of_x is None else of_x
+
+
+def cca(x: Array, y: Array, *, variance: float = 1.0, criterion: str = "variance") -> CanonicalCorrelations:
+    """Canonical correlations of two sets of activations on the same datapoints.
+
+    Both are centred and reduced to the directions that hold `variance` of their variance (singular vector CCA,
+    Raghu et al. 2017, section 2); dead, duplicate and constant neurons are harmless.
+
+    Parameters
+    ----------
+    x, y : (n, p), (n, q) array of any array API library
+        Activations, datapoints first. Read, never written to.
+    variance : float, default 1.0
+        Share of variance to keep on each side; 1.0 keeps every non-zero direction (plain CCA).
+    criterion : {"variance", "singular"}, default "variance"
+        Share of squared singular values, or of singular values.
+
+    Returns
+    -------
+    CanonicalCorrelations
+
+    Raises
+    ------
+    DsvccaError
+        If shapes do not fit, a number is not finite, a side is constant, or as many directions are kept as there are
+        degrees of freedom (every correlation would then be 1).
+
+    Warns
+    -----
+    DsvccaWarning
+        If some correlations are 1 whatever the data, or if there are fewer than 5 datapoints a kept direction.
+
+    Examples
+    --------
+    Canonical correlations do not change under invertible affine maps of either side.
+
+    >>> rng = np.random.default_rng(0)
+    >>> x = rng.standard_normal((500, 8))
+    >>> y = x @ rng.standard_normal((8, 8)) + 3.0
+    >>> bool(np.allclose(cca(x, y).correlations, 1.0))
+    True
+    """
+    x, y = _checked(x, "x"), _checked(y, "y")
+    if x.shape[0] != y.shape[0]:
+        raise DsvccaError(
+            f"x has {x.shape[0]} datapoints and y has {y.shape[0]}: "
+            "both must hold the same datapoints in the same order"
+        )
+    rule = RankRule(variance, criterion)
+    u_x, bx = whiten_in_memory(x, rule, "x")
+    u_y, by = whiten_in_memory(y, rule, "y")
+    xp = namespace(u_x, u_y)
+    warn_of_few_rows(bx.count, bx.rank, by.rank)
+    m = sum(xp.matmul(adjoint(u_x[step, :]), u_y[step, :]) for step in grid_steps(bx.count))
+    inverse_x, inverse_y = inverse_cholesky(bx.cholesky), inverse_cholesky(by.cholesky)
+    c = corrected(m, bx.column_sums, by.column_sums, bx.count, inverse_x, inverse_y)
+    left, rho, right = xp.linalg.svd(c, full_matrices=False)
+    if float(rho[0]) > 1 + EXCESS:
+        check_excess(xp.matmul(c, adjoint(c)))
+    right = adjoint(right)
+    x_directions = xp.matmul(_whitening(bx, inverse_x), left)
+    largest = to_numpy(xp.argmax(xp.abs(x_directions), axis=0))
+    sign = like(np.sign(to_numpy(x_directions)[largest, np.arange(largest.size)]), x_directions)
+    return CanonicalCorrelations(
+        correlations=xp.clip(rho, 0.0, 1.0),
+        x_rank=bx.rank,
+        y_rank=by.rank,
+        x_directions=x_directions * sign,
+        y_directions=xp.matmul(_whitening(by, inverse_y), right) * sign,
+        x_mean=bx.mean,
+        y_mean=by.mean,
+        x_weights=xp.sum(xp.abs(xp.matmul(adjoint(left), bx.loadings)), axis=1),
+        y_weights=xp.sum(xp.abs(xp.matmul(adjoint(right), by.loadings)), axis=1),
+    )
+
+
+def warn_of_few_rows(n: int, k_x: int, k_y: int) -> None:
+    """Warn where the number of rows alone makes correlations large."""
+    if k_x + k_y > n - 1:
+        warnings.warn(
+            f"{k_x + k_y - n + 1} of {min(k_x, k_y)} canonical correlations are 1 whatever the data: "
+            f"{k_x} + {k_y} kept directions in {n} rows; use more datapoints or keep fewer directions",
+            DsvccaWarning,
+            stacklevel=3,
+        )
+    elif n < 5 * (k_x + k_y):
+        warnings.warn(
+            f"{n} rows are fewer than 5 for each of the {k_x} + {k_y} kept directions: correlations of unrelated "
+            "activations will look large; use more datapoints or keep fewer directions",
+            DsvccaWarning,
+            stacklevel=3,
+        )
+
+
+def _whitening(basis: Basis, inverse: Array) -> Array:
+    """Return W (c, k) with z W the orthonormal columns: V S^-1 L^-H, from F = L^H S V^H."""
+    xp = namespace(basis.loadings)
+    s = like(basis.singular_values[: basis.rank], inverse)
+    vs = xp.matmul(adjoint(basis.loadings), inverse)  # V S
+    return xp.matmul(vs / (s * s), adjoint(inverse))
+
+
+def _checked(array: Array, name: str) -> Array:
+    try:
+        namespace(array)
+    except TypeError:
+        array = np.asarray(array)
+    if array.ndim != 2:
+        raise DsvccaError(
+            f"{name} has {array.ndim} axes {tuple(array.shape)}: give (datapoint, neuron); "
+            "average maps over space first, or take every position as a row"
+        )
+    if 0 in array.shape:
+        raise DsvccaError(f"{name} is empty, shape {tuple(array.shape)}: give (datapoint, neuron)")
+    xp = namespace(array)
+    if xp.isdtype(array.dtype, "complex floating"):
+        raise DsvccaError(f"{name} is complex ({array.dtype}): give real activations")
+    return array
+
+
+def _project(x: Array, mean: Array, directions: Array, name: str) -> Array:
+    x = _checked(x, name)
+    if x.shape[1] != mean.shape[0]:
+        raise DsvccaError(f"{name} has {x.shape[1]} neurons, the directions were found with {mean.shape[0]}")
+    return namespace(x, mean).matmul(as_float64(x) - mean, directions)

@@ -1,0 +1,210 @@
+"""How this package stores things: whole objects or none, every chunk with its checksum, errors in plain words."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from zarr.codecs import Crc32cCodec
+
+from dsvcca.errors import DsvccaError
+
+STAGING = ".uncommitted"
+"""Folder of a store in which objects are made; they exist once they are renamed out of it."""
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+CHUNK = 8 << 20
+"""Bytes of a chunk, about."""
+
+TAIL = 4  # bytes of the CRC-32C that ends every chunk written here
+
+
+def local_path(path: str | os.PathLike[str], what: str) -> Path:
+    """Return `path` as an absolute local path; URLs are refused."""
+    text = os.fspath(path)
+    if "://" in text:
+        raise DsvccaError(f"{what} {text!r} is a URL: only folders that all workers reach can be used so far")
+    return Path(text).expanduser().absolute()
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn what the operating system says about `path` into an error that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in FULL:
+            raise DsvccaError(
+                f"no space left to write '{path}' ({error.strerror}): free some or choose another place; "
+                "what was finished is kept, the same line goes on from there"
+            ) from error
+        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+            raise DsvccaError(f"'{path}' may not be written ({error.strerror}): check its permissions") from error
+        raise
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write `content` to `path` so that a reader sees all of it or nothing, whatever happens."""
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        with open(part, "w", encoding="utf-8") as file:
+            json.dump(content, file, indent=1, allow_nan=False)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def read_json(path: Path) -> Any:
+    """Return the content of a JSON file; what cannot be read as JSON is an error that names it."""
+    try:
+        return json.loads(path.read_bytes())
+    except ValueError as error:
+        raise DsvccaError(
+            f"'{path}' is damaged ({error}): restore it, or remove '{path.parent}' and write it again"
+        ) from error
+
+
+def write_group(folder: Path, **attributes: Any) -> None:
+    """Make `folder` a Zarr v3 group that carries `attributes`; what it holds must be written before."""
+    write_json(folder / "zarr.json", {"zarr_format": 3, "node_type": "group", "attributes": attributes})
+
+
+def create_array(
+    folder: Path,
+    shape: tuple[int, ...],
+    rows: int,
+    dtype: Any,
+    dims: Sequence[str],
+    inner: Sequence[int] = (),
+) -> zarr.Array[Any]:
+    """Create an array as this package stores numbers.
+
+    Chunked along rows only (unless `inner` gives the chunk's other lengths), uncompressed, each chunk ending in its
+    CRC-32C, NaN where nothing was written, and nothing left out because it looks empty.
+    """
+    kind = np.dtype(dtype).kind
+    array: zarr.Array[Any] = zarr.create_array(
+        str(folder),
+        shape=shape,
+        chunks=(max(1, rows), *(inner or (max(1, n) for n in shape[1:]))),
+        dtype=dtype,
+        fill_value=float("nan") if kind == "f" else 0,
+        compressors=[Crc32cCodec()],
+        dimension_names=list(dims),
+        chunk_key_encoding={"name": "default", "separator": "."},
+        config={"write_empty_chunks": True},
+    )
+    return array
+
+
+def even_rows(rows: int, row_bytes: int, target: int = CHUNK) -> int:
+    """Return the rows of a chunk near `target` bytes that waste nothing on the last one.
+
+    >>> even_rows(10_000, 1024)
+    5000
+    """
+    count = max(1, round(rows * row_bytes / target))
+    return -(-rows // count)
+
+
+def sync(path: Path) -> None:
+    """Bring the content of a file to the disk."""
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring the names in `folder` to the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def seal(folder: Path) -> dict[str, str]:
+    """Bring every file below `folder` to the disk and return the SHA-256 of each by its relative path."""
+    found = {}
+    for parent, _, names in os.walk(folder):
+        for name in sorted(names):
+            path = Path(parent, name)
+            with open(path, "rb") as file:
+                found[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
+                os.fsync(file.fileno())
+        sync_folder(Path(parent))
+    return dict(sorted(found.items()))
+
+
+def chunk_tail(path: Path) -> str | None:
+    """Return the last four bytes of a chunk, its CRC-32C, as hexadecimal digits; None if there is no such chunk."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(-TAIL, os.SEEK_END)
+            return file.read(TAIL).hex()
+    except OSError:
+        return None
+
+
+def stage(root: Path) -> Path:
+    """Return a new folder below `root` in which an object can be made unseen, after sweeping dead ones."""
+    folder = root / STAGING / f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(6)}"
+    for _ in range(100):
+        with suppress(FileNotFoundError):  # another process may remove the empty staging folder in between
+            os.makedirs(folder)
+            sweep(folder.parent)
+            return folder
+    raise DsvccaError(f"'{folder.parent}' vanishes as often as it is made: is something cleaning '{root}'?")
+
+
+def sweep(staging: Path) -> None:
+    """Remove what processes of this machine left uncommitted when they ended."""
+    mine = f"{socket.gethostname()}-"
+    for entry in list(os.scandir(staging)):
+        pid = entry.name.removeprefix(mine).split("-")[0]
+        if entry.name.startswith(mine) and pid.isdigit() and not _alive(int(pid)):
+            shutil.rmtree(entry.path, ignore_errors=True)
+
+
+def publish(folder: Path, target: Path) -> bool:
+    """Move a finished, sealed `folder` to `target` in one step; False if another process was there first."""
+    try:
+        os.rename(folder, target)
+    except OSError as error:
+        if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
+            return False
+        raise
+    sync_folder(target.parent)
+    discard(folder)
+    return True
+
+
+def discard(folder: Path) -> None:
+    """Remove a staging folder, and the folder of all staging once it is empty."""
+    shutil.rmtree(folder, ignore_errors=True)
+    with suppress(OSError):  # others are still writing
+        folder.parent.rmdir()
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,138 @@
+"""Labels and axes: how representations are told apart, and how people spell the axes of an array."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+
+from dsvcca.errors import DsvccaError
+
+Label = str | int | float | bool
+Labels = dict[str, Label]
+
+FIRST = ("model", "seed", "step")
+RESERVED = frozenset(
+    "activations bytes center criterion datapoints dims dtype if_exists keep measures memory name pairs rank rows "
+    "shape targets variance view weights x y".split()
+)
+LONGEST_NAME = 150
+
+LETTERS = {"n": "datapoint", "h": "height", "w": "width", "c": "channel", "t": "position", "d": "neuron"}
+COLUMNS = ("channel", "neuron")
+SPELLINGS = "'nhwc', 'nchw', 'ntd' (datapoint, position, neuron), 'tnd', or names such as ('datapoint', 'neuron')"
+
+
+def checked_labels(labels: Mapping[str, Any]) -> Labels:
+    """Return labels as plain str, int, float and bool, in the order model, seed, step, others, layer."""
+    found: Labels = {}
+    for name, value in labels.items():
+        if name in RESERVED or name.startswith(("x_", "y_")):
+            raise DsvccaError(f"label {name!r} is reserved: results and options use that word, choose another")
+        if not name.isidentifier():
+            raise DsvccaError(f"label name {name!r} is not a plain name: use letters, digits and _")
+        plain = value.item() if isinstance(value, np.generic) else value
+        if not isinstance(plain, (str, int, float, bool)):
+            raise DsvccaError(f"label {name}={value!r} is a {type(value).__name__}: use str, int, float or bool")
+        if isinstance(plain, float) and plain != plain:
+            raise DsvccaError(f"label {name} is NaN: leave the label out where there is nothing to say")
+        if plain == "":
+            raise DsvccaError(f"label {name} is empty: leave the label out where there is nothing to say")
+        found[name] = plain
+    if "layer" not in found:
+        raise DsvccaError("a representation needs a layer: pass layer='...'")
+    return {name: found[name] for name in label_order(found)}
+
+
+def label_order(names: Iterable[str]) -> list[str]:
+    """Return label names in the order in which people read them."""
+    names = set(names)
+    middle = sorted(names.difference(FIRST, ("layer",)))
+    return [name for name in (*FIRST, *middle, "layer") if name in names]
+
+
+def check_same_types(labels: Labels, others: Iterable[Labels], what: str) -> None:
+    """Raise if a label has another type here than in one of the others."""
+    known = {(name, type(value)): value for other in others for name, value in other.items()}
+    for name, value in labels.items():
+        clash = [(kind, seen) for (known_name, kind), seen in known.items() if known_name == name]
+        if clash and type(value) not in [kind for kind, _ in clash]:
+            kind, seen = clash[0]
+            raise DsvccaError(
+                f"label {name}={value!r} is {type(value).__name__}, but {what} has {name}={seen!r} "
+                f"({kind.__name__}): use one type for one label"
+            )
+
+
+def describe(labels: Mapping[str, Label]) -> str:
+    """Return labels as people write them: ``seed=0, step=100, layer='conv1'``."""
+    return ", ".join(f"{name}={value!r}" for name, value in labels.items())
+
+
+def folder_name(labels: Labels) -> str:
+    """Return a folder name that is safe on every file system and differs wherever the labels do.
+
+    >>> folder_name({"seed": 0, "layer": "../x"})
+    'seed=0,layer=..%2Fx'
+    """
+    name = ",".join(f"{name}={quote(str(value), safe=' ._-+')}" for name, value in labels.items())
+    if len(name) <= LONGEST_NAME:
+        return name
+    return f"{name[: LONGEST_NAME - 17]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
+
+
+def nearest(wanted: Any, known: Iterable[Any], limit: int = 8) -> str:
+    """Return what there is, for an error message: the closest first, then some others."""
+    names = list(dict.fromkeys(known))
+    close = get_close_matches(str(wanted), [str(name) for name in names], n=3)
+    if close:
+        return f"did you mean {' or '.join(map(repr, close))}?"
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return "there is " + ", ".join(map(repr, names[:limit])) + more
+
+
+def checked_dims(dims: str | Sequence[str] | None, shape: Sequence[int], what: str) -> tuple[str, ...]:
+    """Return the axis names of an array from the way a person spells them.
+
+    Only (datapoint, neuron) is guessed. Letters are looked at twice: maps declared channels-last whose shape is that
+    of channels-first maps are refused, since nothing later would notice.
+
+    Examples
+    --------
+    >>> checked_dims("nchw", (1000, 64, 7, 7), "conv1")
+    ('datapoint', 'channel', 'height', 'width')
+    """
+    if dims is None:
+        if len(shape) == 2:
+            return ("datapoint", "neuron")
+        raise DsvccaError(f"{what} has {len(shape)} axes {tuple(shape)} and no dims: pass dims={SPELLINGS}")
+    letters = isinstance(dims, str)
+    unknown = [letter for letter in dims if letter not in LETTERS] if letters else []
+    if unknown:
+        raise DsvccaError(f"dims={dims!r} has unknown letters {unknown}: use {SPELLINGS}")
+    names = tuple(LETTERS[letter] for letter in dims) if letters else tuple(dims)
+    if len(names) != len(shape):
+        raise DsvccaError(f"{what} has {len(shape)} axes {tuple(shape)}, dims={dims!r} names {len(names)}")
+    if len(set(names)) != len(names) or "datapoint" not in names or sum(n in COLUMNS for n in names) != 1:
+        raise DsvccaError(
+            f"dims={dims!r} must name 'datapoint' once and 'channel' or 'neuron' once, all names different: "
+            f"use {SPELLINGS}"
+        )
+    if letters and names[-3:] == ("height", "width", "channel"):
+        h, w, c = shape[-3:]
+        if w == c and h != w:
+            raise DsvccaError(
+                f"{what} of shape {tuple(shape)} looks like channels-first maps ({h} channels of {w} x {c}), but "
+                f"dims={dims!r} says channels last: pass dims='nchw', or, if it is right, the names {names}"
+            )
+    return names
+
+
+def to_datapoints_first(dims: tuple[str, ...]) -> tuple[int, ...]:
+    """Return the axes that bring an array with `dims` to (datapoint, *space, column)."""
+    first, last = dims.index("datapoint"), next(i for i, name in enumerate(dims) if name in COLUMNS)
+    return (first, *(i for i in range(len(dims)) if i not in (first, last)), last)

@@ -1,0 +1,149 @@
+"""One number per comparison, each with its definition.
+
+Notation: a cross block C (k_x, k_y) of two orthonormal bases has the singular values rho (canonical correlations)
+and vectors A, B; c = min(k_x, k_y); F are the loadings of a basis. Functions take stacks of cross blocks and return
+one number for each, so that a tile of comparisons is a few calls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from dsvcca.arrays import Array, NumpyArray, adjoint, like, namespace, to_numpy
+from dsvcca.correlations import CanonicalCorrelations, cca, correlations_of, smaller_side
+from dsvcca.errors import DsvccaError
+
+MEASURES = {
+    "svcca": "mean canonical correlation of the kept directions, sum(rho) / min(rank_x, rank_y); with all non-zero "
+    "directions kept it is mean CCA (Raghu et al. 2017, section 2)",
+    "pwcca_x": "projection weighted CCA, sum(a_i rho_i) / sum(a_i), a_i = sum over neurons j of x of "
+    "|<variate i, neuron j>| (Morcos et al. 2018, section 3)",
+    "pwcca_y": "projection weighted CCA with the weights from y: pwcca_y[i, j] = pwcca_x[j, i]",
+    "r2": "mean squared canonical correlation, sum(rho^2) / min(rank_x, rank_y)",
+}
+"""Name and definition of every measure that results can hold."""
+
+UNSAFE = 1e-5
+"""Below this correlation the larger side's vectors are not taken from the smaller side's."""
+
+SLICE = 1 << 21
+"""Numbers in one intermediate of the projection weights (16 MiB)."""
+
+
+def svcca(x: Array, y: Array, *, variance: float = 0.99, criterion: str = "variance") -> float:
+    """Singular vector canonical correlation analysis: the mean canonical correlation of the kept directions.
+
+    Raghu et al. 2017, section 2 (arXiv 1706.05806). Parameters and errors as for `cca`.
+
+    Parameters
+    ----------
+    x, y : (n, p), (n, q)
+        Activations, datapoints first.
+    variance : float, default 0.99
+        Share of variance to keep on each side; 1.0 gives mean CCA.
+    criterion : {"variance", "singular"}, default "variance"
+
+    Returns
+    -------
+    float
+        In [0, 1].
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> x = rng.standard_normal((500, 8))
+    >>> round(svcca(x, 2 * x + 1), 6)
+    1.0
+    """
+    rho = cca(x, y, variance=variance, criterion=criterion).correlations
+    return float(namespace(rho).mean(rho))
+
+
+def pwcca(x: Array, y: Array, *, variance: float = 1.0, side: str = "x") -> float:
+    """Projection weighted canonical correlation analysis, the definition of Morcos et al. 2018 (section 3).
+
+    Each correlation is weighted by how much of the original neurons of one side its variate accounts for. The weights
+    come from `side`, so exchanging x and y changes the number in the third digit.
+
+    Parameters
+    ----------
+    x, y : (n, p), (n, q)
+        Activations, datapoints first.
+    variance : float, default 1.0
+        Share of variance to keep on each side before the analysis.
+    side : {"x", "y"}, default "x"
+        Whose neurons weight.
+
+    Returns
+    -------
+    float
+        In [0, 1].
+    """
+    if side not in ("x", "y"):
+        raise DsvccaError(f"side={side!r}: use 'x' or 'y', whose neurons are to weight the correlations")
+    found: CanonicalCorrelations = cca(x, y, variance=variance)
+    weights = found.x_weights if side == "x" else found.y_weights
+    return float(_weighted(found.correlations, weights))
+
+
+def mean_correlation(c: Array) -> tuple[Array, Array]:
+    """Return (svcca, r2) of cross blocks (b, k_x, k_y): values only, no vectors."""
+    xp = namespace(c)
+    rho = correlations_of(c)
+    return xp.mean(rho, axis=-1), xp.mean(rho * rho, axis=-1)
+
+
+def projection_weighted(
+    c: Array, x: NumpyArray, y: NumpyArray, x_loadings: Sequence[Array], y_loadings: Sequence[Array]
+) -> tuple[Array, Array, Array, Array]:
+    """Return (svcca, r2, pwcca_x, pwcca_y) of cross blocks, without touching a row of data.
+
+    Parameters
+    ----------
+    c : (b, k_x, k_y)
+        Cross blocks of equal ranks.
+    x, y : (b,) int
+        Which representation each side is, an index into the loadings.
+    x_loadings, y_loadings : sequence of (K, p), (K, q)
+        Loadings F of every representation; the first k_x (k_y) rows are used.
+    """
+    xp = namespace(c)
+    if c.shape[1] > c.shape[2]:
+        mean, r2, pwcca_y, pwcca_x = projection_weighted(adjoint(c), y, x, y_loadings, x_loadings)
+        return mean, r2, pwcca_x, pwcca_y
+    rho, a = smaller_side(c)
+    b = xp.matmul(adjoint(c), a) / xp.maximum(rho, xp.full_like(rho, UNSAFE))[:, None, :]
+    for i in np.flatnonzero(to_numpy(rho[:, -1]) < UNSAFE):
+        left, values, right = xp.linalg.svd(c[int(i), :, :], full_matrices=False)
+        rho[int(i), :], a[int(i), :, :], b[int(i), :, :] = xp.clip(values, 0.0, 1.0), left, adjoint(right)
+    return (
+        xp.mean(rho, axis=-1),
+        xp.mean(rho * rho, axis=-1),
+        _weighted(rho, _weights(a, x, x_loadings)),
+        _weighted(rho, _weights(b, y, y_loadings)),
+    )
+
+
+def _weighted(rho: Array, weights: Array) -> Array:
+    xp = namespace(rho)
+    return xp.sum(weights * rho, axis=-1) / xp.sum(weights, axis=-1)
+
+
+def _weights(vectors: Array, which: NumpyArray, loadings: Sequence[Array]) -> Array:
+    """Return sum_j |(vectors^H F)_ij| for stacked vectors (b, k, c): (b, c), one product a representation."""
+    xp = namespace(vectors)
+    k, c = vectors.shape[1:]
+    found, order = [], []
+    for one in np.unique(which):
+        rows = np.flatnonzero(which == one)
+        f = loadings[int(one)][:k, :]
+        step = max(1, SLICE // (c * f.shape[1]))
+        for start in range(0, len(rows), step):
+            chosen = rows[start : start + step]
+            g = adjoint(xp.take(vectors, like(chosen, vectors), axis=0))
+            projected = xp.matmul(xp.reshape(g, (len(chosen) * c, k)), f)
+            found.append(xp.reshape(xp.sum(xp.abs(projected), axis=1), (len(chosen), c)))
+            order.append(chosen)
+    return xp.take(xp.concat(found, axis=0), like(np.argsort(np.concatenate(order)), vectors), axis=0)

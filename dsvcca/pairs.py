@@ -1,0 +1,134 @@
+"""Which comparisons of a population are wanted.
+
+Every rule but an explicit list is two small arrays: representations are compared when they are in the same group and
+at least one of them is a hub. Tiles are asked one by one; nothing of size N² is ever made.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from dsvcca.arrays import NumpyArray
+from dsvcca.errors import DsvccaError
+from dsvcca.labels import Labels, describe, label_order, nearest
+
+RULES = {
+    "all": "every representation with every other",
+    "over_training": "the same layer of the same network at all pairs of steps",
+    "to_last_step": "every layer of a network at every step with all its layers at its last step",
+    "across_seeds": "the same layer at the same step, between seeds",
+}
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Unordered pairs of representations, each with itself included where the rule says so.
+
+    Attributes
+    ----------
+    name : str
+        The rule, or "list".
+    groups : tuple of int
+        Group of each representation; empty for a list.
+    hubs : tuple of bool
+        Which of them are compared with everything in their group.
+    listed : tuple of (int, int)
+        The pairs of a list, smaller index first.
+    """
+
+    name: str
+    groups: tuple[int, ...] = ()
+    hubs: tuple[bool, ...] = ()
+    listed: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def count(self) -> int:
+        """Number of unordered pairs."""
+        if self.name == "list":
+            return len(self.listed)
+        size = Counter(self.groups)
+        hubs = Counter(g for g, hub in zip(self.groups, self.hubs, strict=True) if hub)
+        return sum(h * (h + 1) // 2 + h * (size[g] - h) for g, h in hubs.items())
+
+    def mask(self, rows: range, columns: range) -> NumpyArray:
+        """Return which pairs are wanted, (len(rows), len(columns)) bool; symmetric in its arguments."""
+        if self.name == "list":
+            found = np.zeros((len(rows), len(columns)), dtype=bool)
+            for i, j in self.listed:
+                for a, b in ((i, j), (j, i)):
+                    if a in rows and b in columns:
+                        found[a - rows.start, b - columns.start] = True
+            return found
+        g, h = np.asarray(self.groups), np.asarray(self.hubs)
+        r, c = slice(rows.start, rows.stop), slice(columns.start, columns.stop)
+        same: NumpyArray = g[r, None] == g[None, c]
+        return same & (h[r, None] | h[None, c])
+
+
+def choose_pairs(pairs: Any, labels: Sequence[Labels]) -> Pairs:
+    """Return the pairs that a rule or a list of (labels of x, labels of y) stands for.
+
+    Raises
+    ------
+    DsvccaError
+        If the rule is unknown, needs a label that is missing, or nothing fits.
+    """
+    if not isinstance(pairs, str):
+        return _listed(pairs, labels)
+    if pairs not in RULES:
+        raise DsvccaError(f"pairs={pairs!r} is unknown: {nearest(pairs, RULES)}; or give a list of (labels, labels)")
+    everyone = tuple(True for _ in labels)
+    if pairs == "all":
+        return Pairs("all", tuple(0 for _ in labels), everyone)
+    leaving_out = {"over_training": ("step",), "to_last_step": ("step", "layer"), "across_seeds": ("seed",)}[pairs]
+    for one in labels:
+        if leaving_out[0] not in one:
+            raise DsvccaError(f"pairs={pairs!r} needs a {leaving_out[0]!r} label, {describe(one)} has none")
+    codes: dict[Any, int] = {}
+    groups = tuple(
+        codes.setdefault(tuple(sorted((k, v) for k, v in one.items() if k not in leaving_out)), len(codes))
+        for one in labels
+    )
+    if pairs != "to_last_step":
+        return Pairs(pairs, groups, everyone)
+    last: dict[int, Any] = {}
+    for group, one in zip(groups, labels, strict=True):
+        last[group] = max(last.get(group, one["step"]), one["step"])
+    return Pairs(pairs, groups, tuple(one["step"] == last[g] for g, one in zip(groups, labels, strict=True)))
+
+
+def matching(wanted: Labels, labels: Sequence[Labels]) -> list[int]:
+    """Return which representations carry all the wanted labels.
+
+    Raises
+    ------
+    DsvccaError
+        If there is none.
+    """
+    found = [i for i, one in enumerate(labels) if all(one.get(name) == value for name, value in wanted.items())]
+    if not found:
+        for name, value in wanted.items():
+            known = [one[name] for one in labels if name in one]
+            if not known:
+                raise DsvccaError(f"there is no label {name!r}: {nearest(name, label_order({k for o in labels for k in o}))}")
+            if value not in known:
+                raise DsvccaError(f"nothing has {name}={value!r}: {nearest(value, known)}")
+        raise DsvccaError(f"nothing has all of {describe(wanted)}: leave some of the labels out")
+    return found
+
+
+def _listed(pairs: Any, labels: Sequence[Labels]) -> Pairs:
+    found = set()
+    for entry in pairs:
+        if len(entry) != 2 or not all(isinstance(side, dict) for side in entry):
+            raise DsvccaError(f"pairs={entry!r}: give (labels of x, labels of y), two dicts such as {{'layer': 'fc1'}}")
+        x, y = (matching(side, labels) for side in entry)
+        found |= {(min(i, j), max(i, j)) for i in x for j in y}
+    if not found:
+        raise DsvccaError("pairs is an empty list: give (labels of x, labels of y), or 'all'")
+    return Pairs("list", listed=tuple(sorted(found)))

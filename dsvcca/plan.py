@@ -1,0 +1,377 @@
+"""The plan: which comparisons, cut into which tasks, at what price. It reads no activations.
+
+A plan is frozen integers and labels. It prints itself, and it refuses before anything runs what cannot work.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from dask.utils import format_bytes, format_time, parse_bytes
+
+from dsvcca.activations import Representation
+from dsvcca.basis import RankRule
+from dsvcca.errors import DsvccaError
+from dsvcca.measures import MEASURES
+from dsvcca.moments import GRID
+from dsvcca.pairs import RULES, Pairs, choose_pairs
+from dsvcca.store import Store
+from dsvcca.views import VIEWS, choose_view, viewed_shape
+
+NUMERICS = 1
+"""Changes whenever the same inputs would give other bits."""
+
+PANEL = 128
+"""Representations in a panel: a fixed count, so that tiles never depend on workers or memory."""
+
+STRIP = 512
+"""Columns of one side in one matrix product."""
+
+PROCESS = 320 << 20
+"""Bytes of a worker process before it holds any array."""
+
+USABLE = 0.7
+"""Share of a worker's memory that a plan uses: above it Dask begins to warn and to spill."""
+
+TOGETHER = 32
+"""Representations reduced by one task, at most."""
+
+TASK_BYTES = 512 << 20
+"""Bytes of activations reduced by one task, about."""
+
+RATES = {"product": 60e9, "double": 30e9, "solve": 1.5e9, "bytes": 1e9}
+"""What one core is assumed to do a second: float32 and float64 products, small solves (flops), storage (bytes)."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Comparisons that were chosen, cut and priced; made by `plan_comparisons`.
+
+    Attributes
+    ----------
+    store : str
+        Path of the activation store.
+    representations : tuple of Representation
+        In the order of the results.
+    views : tuple of str
+        The view of each.
+    rules : tuple of RankRule
+        One, or one for each share of variance that was asked for.
+    listed : bool
+        Whether results have a `variance` dimension.
+    pairs : Pairs
+    measures : tuple of str
+    memory : int
+        Bytes of memory of one worker thread that the plan may count on.
+    panel : int
+        Representations in a panel.
+    """
+
+    store: str
+    representations: tuple[Representation, ...]
+    views: tuple[str, ...]
+    rules: tuple[RankRule, ...]
+    listed: bool
+    pairs: Pairs
+    measures: tuple[str, ...]
+    memory: int
+    panel: int = PANEL
+
+    @property
+    def rows(self) -> int:
+        """Rows of every basis, n."""
+        return viewed_shape(self.representations[0].logical_shape, self.views[0])[1]
+
+    @property
+    def widest(self) -> RankRule:
+        """The rule that keeps the most directions: bases are stored up to it, the others are prefixes."""
+        for rule in self.rules:
+            if all(rule.covers(other) for other in self.rules):
+                return rule
+        return RankRule(1.0)
+
+    @cached_property
+    def panels(self) -> tuple[range, ...]:
+        """Runs of representations that share memory."""
+        count = len(self.representations)
+        return tuple(range(i, min(i + self.panel, count)) for i in range(0, count, self.panel))
+
+    @cached_property
+    def tiles(self) -> tuple[tuple[int, int], ...]:
+        """Pairs of panels (i <= j) in which at least one comparison is wanted."""
+        p = self.panels
+        return tuple(
+            (i, j) for i in range(len(p)) for j in range(i, len(p)) if self.pairs.mask(p[i], p[j]).any()
+        )
+
+    @property
+    def budget(self) -> int:
+        """Bytes of arrays that a task may hold."""
+        return int(self.memory * USABLE) - PROCESS
+
+    @cached_property
+    def basis_fingerprints(self) -> tuple[str, ...]:
+        """What each basis is made from: it is made again only if this changes."""
+        return tuple(
+            hashlib.sha256(json.dumps([r.fingerprint, v, "center=all", "float32", NUMERICS]).encode()).hexdigest()
+            for r, v in zip(self.representations, self.views, strict=True)
+        )
+
+    @cached_property
+    def meaning(self) -> dict[str, Any]:
+        """Everything on which the numbers depend, without the representations."""
+        return {
+            "pairs": self.pairs.name,
+            "views": sorted(set(self.views)),
+            "center": "all",
+            "variance": [rule.variance for rule in self.rules],
+            "criterion": self.rules[0].criterion,
+            "rank": self.rules[0].rank,
+            "rank_rule": [str(rule) for rule in self.rules],
+            "measures": list(self.measures),
+            "rows": self.rows,
+            "precision": "bases float32, products float32 summed in float64 every 4096 rows, solves float64",
+            "numerics": NUMERICS,
+            "panel": self.panel,
+        }
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Digest of everything on which the results depend."""
+        explicit = [list(p) for p in self.pairs.listed]
+        content = [self.meaning, self.listed, self.basis_fingerprints, explicit, [r.labels for r in self.representations]]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    def assumed_ranks(self) -> list[int]:
+        """Ranks taken for the price before any is known: a third of the columns, or all of them."""
+        shapes = (viewed_shape(r.logical_shape, v) for r, v in zip(self.representations, self.views, strict=True))
+        rule = self.widest
+        share = 1 if rule.rank is None and rule.variance == 1 else 3
+        return [max(1, min(c // share, n - 2, rule.rank or c)) for _, n, c in shapes]
+
+    def price(self, ranks: Sequence[int] | None = None) -> Price:
+        """Return what the plan costs, for known ranks or for assumed ones."""
+        k = list(ranks or self.assumed_ranks())
+        n, weighted = self.rows, any(m.startswith("pwcca") for m in self.measures)
+        columns = [viewed_shape(r.logical_shape, v)[2] for r, v in zip(self.representations, self.views, strict=True)]
+        reduce_flops = sum(n * c * c + 9 * c**3 + 2 * n * c * q for c, q in zip(columns, k, strict=True))
+        passes = [
+            1 if holds_whole(n, c, self.budget) else 2 for c in columns
+        ]
+        product = solve = 0.0
+        basis_read = 0
+        sums = [sum(k[i] for i in p) for p in self.panels]
+        for i, j in self.tiles:
+            product += 2.0 * n * sums[i] * sums[j] / (2 if i == j else 1)
+            basis_read += 4 * n * (sums[i] + (sums[j] if i != j else 0))
+        mean_rank = sum(k) / len(k)
+        mean_columns = sum(columns) / len(columns)
+        per_pair = 4 * mean_rank**3 * len(self.rules)
+        if weighted:
+            per_pair += (8 * mean_rank**3 + 4 * mean_rank**2 * mean_columns / 20) * len(self.rules)
+        solve = per_pair * self.pairs.count
+        read = sum(r.nbytes * times for r, times in zip(self.representations, passes, strict=True)) + basis_read
+        written = 4 * n * sum(k) + 8 * len(self.measures) * len(self.rules) * 2 * self.panel**2 * len(self.tiles)
+        largest = max(reduce_memory(n, c, q, self.budget) for c, q in zip(columns, k, strict=True))
+        tile = tile_memory(max(sums), max(sums), n)
+        return Price(
+            comparisons=self.pairs.count,
+            reduce_tasks=len(self.reduce_tasks(range(len(self.representations)))),
+            tiles=len(self.tiles),
+            bytes_read=read,
+            bytes_written=written,
+            flops=reduce_flops + product + solve,
+            memory=PROCESS + max(largest, min(tile, self.budget)),
+            seconds=reduce_flops / RATES["double"]
+            + product / RATES["product"]
+            + solve / RATES["solve"]
+            + (read + written) / RATES["bytes"],
+        )
+
+    def reduce_tasks(self, wanted: Sequence[int]) -> list[tuple[int, ...]]:
+        """Cut the representations that need a basis into tasks of a few seconds."""
+        tasks: list[list[int]] = []
+        size = 0
+        for i in wanted:
+            nbytes = self.representations[i].nbytes
+            if not tasks or len(tasks[-1]) == TOGETHER or size + nbytes > TASK_BYTES:
+                tasks.append([])
+                size = 0
+            tasks[-1].append(i)
+            size += nbytes
+        return [tuple(task) for task in tasks]
+
+    def check(self, ranks: Sequence[int] | None = None) -> None:
+        """Raise if a task cannot be done in the plan's memory."""
+        if self.budget <= 0:
+            raise DsvccaError(
+                f"memory={format_bytes(self.memory)} a worker is too little: the process alone takes "
+                f"{format_bytes(PROCESS)} and tasks use {USABLE:.0%} of a worker; give at least 1 GiB"
+            )
+        for i, (r, view) in enumerate(zip(self.representations, self.views, strict=True)):
+            _, n, c = viewed_shape(r.logical_shape, view)
+            needed = reduce_memory(n, c, 1 if ranks is None else ranks[i], self.budget)
+            if ranks is not None:
+                needed = max(needed, tile_memory(ranks[i], ranks[i], n))
+            if needed > self.budget:
+                raise DsvccaError(
+                    f"{r} ({n} rows, {c} columns as view {view!r}) needs {format_bytes(needed)} of arrays in a task, "
+                    f"memory={format_bytes(self.memory)} leaves {format_bytes(self.budget)}: raise memory to "
+                    f"{format_bytes(int((needed + PROCESS) / USABLE) + 1)} or more"
+                )
+
+    def __str__(self) -> str:
+        price = self.price()
+        views = ", ".join(f"{v} ({self.views.count(v)})" for v in sorted(set(self.views)))
+        rules = "; ".join(str(rule) for rule in self.rules)
+        what = RULES.get(self.pairs.name, "a list")
+        known = "the same ids" if self.representations[0].ids else "the same number, by its ids not proven"
+        return "\n".join(
+            [
+                f"plan for {self.store}",
+                f"  representations  {len(self.representations):,} ({self.rows:,} rows each; datapoints: {known})",
+                f"  views            {views}",
+                f"  kept             {rules}",
+                f"  pairs            {self.pairs.name}: {what}",
+                f"  measures         {', '.join(self.measures)}",
+                f"  comparisons      {price.comparisons:,} in {price.tiles:,} tiles of {self.panel} x {self.panel}",
+                f"  tasks            {price.reduce_tasks:,} reduce, {price.tiles:,} correlate",
+                f"  read             {format_bytes(price.bytes_read)}, if no basis is there yet",
+                f"  written          {format_bytes(price.bytes_written)}",
+                f"  arithmetic       {price.flops / 1e9:,.1f} GFLOP",
+                f"  memory           {format_bytes(price.memory)} a worker thread at the most, of {format_bytes(self.memory)}",
+                f"  time             about {format_time(price.seconds)} of one core (assuming {RATES['product'] / 1e9:.0f} "
+                "GFLOP/s and ranks a third of the columns)",
+            ]
+        )
+
+
+@dataclass(frozen=True)
+class Price:
+    """What a plan costs: counts, bytes, floating point operations, and seconds of one core."""
+
+    comparisons: int
+    reduce_tasks: int
+    tiles: int
+    bytes_read: int
+    bytes_written: int
+    flops: float
+    memory: int
+    seconds: float
+
+
+def holds_whole(n: int, c: int, budget: int) -> bool:
+    """Return whether the rows of a representation stay in memory between its two passes."""
+    return 8 * n * c <= budget // 3
+
+
+def reduce_memory(n: int, c: int, k: int, budget: int) -> int:
+    """Return the bytes of arrays that reducing one representation takes."""
+    grams = 8 * c * c * 6  # running and new co-moment, its outer product, eigenvectors, LAPACK's work
+    slab = 8 * min(n, GRID) * c * 4 + (48 << 20)  # rows shifted, viewed, projected; pieces as read
+    held = 8 * n * c if holds_whole(n, c, budget) else 0
+    columns = 4 * n * k if 4 * n * k <= budget // 6 else 8 * GRID * k
+    return grams + slab + held + columns
+
+
+def tile_memory(x_columns: int, y_columns: int, n: int) -> int:
+    """Return the bytes of arrays that correlating `x_columns` with `y_columns` takes."""
+    rows = min(n, GRID)
+    slabs = 4 * rows * (x_columns + y_columns) * 2  # as stored and as decoded
+    strip = 4 * min(STRIP, x_columns) * (y_columns + rows)
+    return slabs + strip + 8 * x_columns * y_columns + (64 << 20)
+
+
+def plan_comparisons(
+    store: Store,
+    pairs: Any = "all",
+    *,
+    view: str = "auto",
+    variance: float | Sequence[float] = 0.99,
+    criterion: str = "variance",
+    rank: int | None = None,
+    measures: Sequence[str] = tuple(MEASURES),
+    memory: int | str = "1 GiB",
+) -> Plan:
+    """Plan comparisons of a population: choose, cut, price, and refuse what cannot work. Reads no activations.
+
+    Parameters
+    ----------
+    store : Store
+        The population: an opened store, or what `select` left of it.
+    pairs : str or list, default "all"
+        "all", "over_training", "to_last_step", "across_seeds", or a list of (labels of x, labels of y).
+    view : {"auto", "neurons", "mean", "max", "positions"}, default "auto"
+        How stored activations become rows and columns; "auto" is neurons where there is no space, else mean.
+    variance : float or list of float, default 0.99
+        Share of variance kept of every representation; a list gives the results a `variance` dimension. 1.0 keeps
+        every non-zero direction.
+    criterion : {"variance", "singular"}, default "variance"
+        Share of squared singular values, or of singular values.
+    rank : int, optional
+        Keep this many directions instead.
+    measures : sequence of str, default all
+        Of `MEASURES`. Without the pwcca ones no vectors are computed.
+    memory : int or str, default "1 GiB"
+        Memory of one worker thread; tasks are fitted into 70 % of it.
+
+    Returns
+    -------
+    Plan
+        `print(plan)` shows its price.
+
+    Raises
+    ------
+    DsvccaError
+        If representations cannot be compared, an option is unknown, or a task cannot fit into the memory.
+    """
+    found = tuple(store.representations)
+    if not found:
+        raise DsvccaError(f"'{store.path}' holds no committed representation: write some first")
+    views = tuple(choose_view(r.logical_shape) if view == "auto" else view for r in found)
+    for r, v in zip(found, views, strict=True):
+        if v not in VIEWS:
+            viewed_shape(r.logical_shape, v)  # raises with the names there are
+        _check_alike(found[0], views[0], r, v)
+    unknown = [m for m in measures if m not in MEASURES]
+    if unknown or not measures:
+        raise DsvccaError(f"unknown measures {unknown}: choose from {', '.join(MEASURES)}")
+    listed = not isinstance(variance, (int, float))
+    shares = [float(v) for v in variance] if not isinstance(variance, (int, float)) else [float(variance)]
+    if not shares or len(set(shares)) != len(shares):
+        raise DsvccaError(f"variance={variance!r}: give one share, or a list of different ones")
+    plan = Plan(
+        store=store.path,
+        representations=found,
+        views=views,
+        rules=tuple(RankRule(share, criterion, rank) for share in shares),
+        listed=listed,
+        pairs=choose_pairs(pairs, [r.labels for r in found]),
+        measures=tuple(m for m in MEASURES if m in measures),
+        memory=parse_bytes(memory),
+    )
+    plan.check()
+    return plan
+
+
+def _check_alike(first: Representation, first_view: str, other: Representation, view: str) -> None:
+    if first.logical_shape[0] != other.logical_shape[0]:
+        raise DsvccaError(
+            f"{first} has {first.logical_shape[0]} datapoints and {other} has {other.logical_shape[0]}: all "
+            "representations need the same datapoints in the same order; select() those that have"
+        )
+    if first.ids != other.ids and first.ids and other.ids:
+        raise DsvccaError(f"{first} and {other} were written with other datapoint ids: select() those that agree")
+    rows, others = viewed_shape(first.logical_shape, first_view)[1], viewed_shape(other.logical_shape, view)[1]
+    if rows != others:
+        raise DsvccaError(
+            f"{first} has {rows} rows as view {first_view!r} and {other} has {others} as {view!r}: rows must be the "
+            "same positions; select() layers of one size, or use view='mean'"
+        )
+
+

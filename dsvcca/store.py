@@ -1,0 +1,254 @@
+"""The activation store: one Zarr v3 group, one array a representation.
+
+    activations.zarr/                         group; its attributes hold the number of datapoints
+      datapoints/                             array of datapoint ids, once they are known
+      seed=0,step=100,layer=conv1/            one group a representation, see `dsvcca.activations`
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from dsvcca import files
+from dsvcca.activations import FORMAT, KEY, Representation, findings, read_attributes, read_ids, read_records
+from dsvcca.errors import DsvccaError
+from dsvcca.foreign import foreign_representations
+from dsvcca.labels import Label, label_order, nearest
+from dsvcca.writer import Writer, claim_ids
+
+
+class Store:
+    """Activations of a population on the same datapoints; made by `create_store` and `open_store`.
+
+    Attributes
+    ----------
+    path : str
+    datapoints : int
+        Rows that every representation has.
+    """
+
+    def __init__(
+        self, path: Path, datapoints: int, where: Mapping[str, Sequence[Label]], foreign: Sequence[Representation] = ()
+    ) -> None:
+        self._root = path
+        self.path = str(path)
+        self.datapoints = datapoints
+        self._where = dict(where)
+        self._foreign = list(foreign)
+        self._records: dict[str, Representation] = {}
+
+    def __repr__(self) -> str:
+        chosen = "".join(f", {name} in {list(values)}" for name, values in self._where.items())
+        return (
+            f"<dsvcca store {self.path!r}: {len(self.representations)} representations, "
+            f"{self.datapoints} datapoints{chosen}>"
+        )
+
+    @property
+    def representations(self) -> list[Representation]:
+        """Committed representations in order of arrival, the newest version of each."""
+        found = self._foreign or read_records(self._root, self._records)
+        return [r for r in found if all(r.labels.get(name) in allowed for name, allowed in self._where.items())]
+
+    @property
+    def index(self) -> pd.DataFrame:
+        """One row a representation: its labels, shape, dims, dtype, bytes and name."""
+        rows = self.representations
+        columns: dict[str, list[Any]] = {
+            name: [r.labels.get(name) for r in rows] for name in label_order({k for r in rows for k in r.labels})
+        }
+        for name in ("shape", "dims", "dtype", "name"):
+            columns[name] = [getattr(r, name) for r in rows]
+        columns["bytes"] = [r.nbytes for r in rows]
+        return pd.DataFrame(columns)
+
+    def select(self, **labels: Label | Sequence[Label]) -> Store:
+        """Return a narrower store.
+
+        Parameters
+        ----------
+        **labels
+            One value or a list of values for each label.
+
+        Raises
+        ------
+        DsvccaError
+            If a label or a value is in none of the representations.
+        """
+        rows = self.representations
+        where = dict(self._where)
+        for name, value in labels.items():
+            known = {r.labels[name]: None for r in rows if name in r.labels}
+            if not known:
+                names = label_order({k for r in rows for k in r.labels})
+                raise DsvccaError(f"no representation has a label {name!r}: {nearest(name, names)}")
+            values = [value] if np.ndim(value) == 0 else list(value)  # type: ignore[arg-type]
+            where[name] = [v.item() if isinstance(v, np.generic) else v for v in values]
+            for wanted in where[name]:
+                if wanted not in known:
+                    raise DsvccaError(f"no representation has {name}={wanted!r}: {nearest(wanted, known)}")
+        narrower = Store(self._root, self.datapoints, where, self._foreign)
+        narrower._records = self._records
+        if not narrower.representations:
+            raise DsvccaError(f"no representation has all of {where}: look at store.index")
+        return narrower
+
+    def write(
+        self,
+        activations: Any,
+        *,
+        layer: str,
+        dims: str | Sequence[str] | None = None,
+        if_exists: str = "error",
+        datapoints: Any = None,
+        **labels: Label,
+    ) -> bool:
+        """Write one representation.
+
+        Parameters
+        ----------
+        activations : (n, ..., c) array
+            All datapoints, in the order of the store.
+        layer : str
+        dims : str or sequence of str, optional
+            Axes of `activations`: "nhwc", "nchw", "ntd", "tnd" or names; guessed for two axes only. Channels or
+            neurons are stored last.
+        if_exists : {"error", "skip", "replace"}, default "error"
+            What to do where the labels are there already.
+        datapoints : sequence of int or str, optional
+            Ids of the rows; compared with the store's, or, if it has none yet, kept as the store's.
+        **labels
+            model=, seed=, step=, ...: str, int, float or bool.
+
+        Returns
+        -------
+        bool
+            Whether it was written (False: skipped).
+
+        Raises
+        ------
+        DsvccaError
+            For another number of datapoints or other ids, NaN or infinite numbers, dims not given, labels that clash
+            or exist, no space. Nothing is left behind.
+        """
+        with self.writer(layer=layer, dims=dims, if_exists=if_exists, **labels) as writer:
+            if not writer.skipped:
+                writer.append(activations, datapoints=datapoints)
+        return not writer.skipped
+
+    def writer(
+        self,
+        *,
+        layer: str,
+        dims: str | Sequence[str] | None = None,
+        if_exists: str = "error",
+        **labels: Label,
+    ) -> Writer:
+        """Return a context in which a representation is written batch by batch.
+
+        Whole chunks are buffered; the representation appears when the context ends, and not at all if it ends in an
+        error. Parameters and errors as for `write`.
+        """
+        if self._foreign:
+            raise DsvccaError(f"'{self.path}' was written by others and is only read: create_store() a new one")
+        return Writer(self._root, self.datapoints, {**labels, "layer": layer}, dims, if_exists, self._records)
+
+    def verify(self) -> pd.DataFrame:
+        """Read every chunk of every representation and return what is wrong, one row a finding.
+
+        Columns: name, chunk, problem. Empty where everything is as it was written. Never holds more than a chunk.
+        """
+        found = [finding for representation in self.representations for finding in findings(representation)]
+        return pd.DataFrame(found, columns=["name", "chunk", "problem"])
+
+    @property
+    def ids(self) -> str | None:
+        """Digest of the datapoint ids; None where only their number is known."""
+        return read_ids(self._root)
+
+
+def create_store(path: str | os.PathLike[str], *, datapoints: Any) -> Store:
+    """Create an activation store, or open it if it is there already with the same datapoints.
+
+    Parameters
+    ----------
+    path : path
+        A folder that does not exist yet, or such a store.
+    datapoints : int or sequence of int or str
+        Number of datapoints, or their ids in order. All representations have the same datapoints in the same order;
+        with ids that is checked instead of believed.
+
+    Returns
+    -------
+    Store
+
+    Raises
+    ------
+    DsvccaError
+        If something else lies at `path`, or a store of other datapoints.
+    """
+    root = files.local_path(path, "store")
+    count = datapoints if isinstance(datapoints, (int, np.integer)) else len(datapoints)
+    if isinstance(datapoints, bool) or count < 2:
+        raise DsvccaError(f"datapoints={datapoints!r}: a store needs at least 2 datapoints")
+    if not root.exists() or (root.is_dir() and not any(root.iterdir())):
+        with files.disk_errors(root):
+            root.parent.mkdir(parents=True, exist_ok=True)
+            folder = files.stage(root.parent)
+            files.write_group(folder, **{KEY: {"format": FORMAT, "kind": "activations", "datapoints": int(count)}})
+            if not files.publish(folder, root):
+                files.discard(folder)  # another process was faster
+    store = open_store(root)
+    if store.datapoints != count or store._foreign:
+        raise DsvccaError(
+            f"'{root}' is a store of {store.datapoints} datapoints, {count} were asked for: choose another path"
+        )
+    if not isinstance(datapoints, (int, np.integer)):
+        claim_ids(root, int(count), datapoints)
+    return store
+
+
+def open_store(
+    path: str | os.PathLike[str],
+    *,
+    labels: Any = None,
+    dims: str | Sequence[str] | Mapping[str, str | Sequence[str]] | None = None,
+) -> Store:
+    """Open an activation store, or the Zarr arrays of somebody else.
+
+    Parameters
+    ----------
+    path : path
+        A store made by `create_store`, or any Zarr v2 or v3 array or group.
+    labels : str, mapping or callable, optional
+        For arrays that others wrote: a pattern for their paths such as ``"{model}/{step}/{layer}"``, a mapping from
+        path to labels, or a function from path to labels. By default ``key=value`` parts of a path are labels and the
+        rest of it is the layer.
+    dims : str, sequence of str, or mapping from path to them, optional
+        For arrays that others wrote: their axes, where the arrays do not name them themselves.
+
+    Raises
+    ------
+    DsvccaError
+        If there is nothing, or nothing that can be read as activations.
+    """
+    root = files.local_path(path, "store")
+    if not root.exists():
+        raise DsvccaError(f"there is no store at '{root}': check the path, or create_store(path, datapoints=...)")
+    about = read_attributes(root)
+    if about is None:
+        found = foreign_representations(root, labels, dims)
+        return Store(root, found[0].logical_shape[0], {}, found)
+    if about.get("kind") != "activations":
+        raise DsvccaError(f"'{root}' holds {about.get('kind')}, not activations: give the path of a store")
+    if about.get("format") != FORMAT:
+        raise DsvccaError(f"'{root}' has format {about.get('format')}, this version reads {FORMAT}: update dsvcca")
+    if labels is not None or dims is not None:
+        raise DsvccaError(f"'{root}' knows its labels and dims: leave labels= and dims= out")
+    return Store(root, int(about["datapoints"]), {})

@@ -1,0 +1,227 @@
+"""The workspace: bases on disk, many packed into one, found again by what they were made from.
+
+    <store>.workspace/
+      pack-<digest>/                 group; its zarr.json is the commit record, written last
+        columns                      (n, sum of ranks) float32, the orthonormal columns U side by side
+        cholesky, loadings, ...      what else belongs to each basis, end to end, float64
+
+Packs are immutable and may be removed at any time: a plan that needs them makes them again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import zarr
+
+from dsvcca import files
+from dsvcca.activations import FORMAT, KEY, read_attributes
+from dsvcca.arrays import Array, NumpyArray, to_numpy
+from dsvcca.basis import Basis, RankRule
+from dsvcca.errors import DsvccaError
+from dsvcca.moments import GRID
+
+COLUMNS = "columns"
+CHUNK_COLUMNS = 1024
+PARTS = ("cholesky", "column_sums", "singular_values", "loadings", "mean", "neuron_norms", "row_norms")
+
+
+@dataclass(frozen=True)
+class BasisRef:
+    """Where a basis lies: small enough to travel with a task.
+
+    Attributes
+    ----------
+    pack : str
+    position : int
+        Place of the basis in its pack.
+    """
+
+    pack: str
+    position: int
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What is known of a stored basis without reading it."""
+
+    fingerprint: str
+    ref: BasisRef
+    rule: RankRule
+    rank: int
+
+
+class Pack:
+    """A committed pack, opened for reading; every chunk is compared with the commit record."""
+
+    def __init__(self, workspace: str, name: str) -> None:
+        folder = Path(workspace, name)
+        about = read_attributes(folder)
+        if about is None:
+            raise DsvccaError(f"'{folder}' is gone or was never committed: run the same line again to make it anew")
+        for key, checksum in about["checksums"].items():
+            if files.chunk_tail(folder / key) != checksum:
+                raise DsvccaError(
+                    f"'{folder / key}' is missing or not what was committed: remove '{folder}' and run the same line "
+                    "again"
+                )
+        self._folder = folder
+        self._about = about["bases"]
+        self._rows = int(about["rows"])
+        self._ends = np.cumsum([one["rank"] for one in self._about])
+        self._columns = zarr.open_array(str(folder / COLUMNS), mode="r")
+        self._parts: dict[str, NumpyArray] = {}
+
+    def part(self, part: str, position: int) -> NumpyArray:
+        """Return one of `PARTS` of one basis: (k, k), (k,), (c,), (k, c), (c,), (c,) or (n,) float64."""
+        shapes = [_shape(part, one["rank"], one["neurons"], self._rows) for one in self._about]
+        if part not in self._parts:
+            self._parts[part] = np.asarray(zarr.open_array(str(self._folder / part), mode="r")[:])
+        ends = np.cumsum([np.prod(shape) for shape in shapes], dtype=np.int64)
+        start = int(ends[position - 1]) if position else 0
+        return self._parts[part][start : int(ends[position])].reshape(shapes[position])
+
+    def nonzero(self, position: int) -> int:
+        """Return how many singular values of one basis are not zero."""
+        return int(self._about[position]["nonzero"])
+
+    def rows(self, step: slice) -> NumpyArray:
+        """Return the columns of all bases of the pack for one step of the grid."""
+        try:
+            return np.asarray(self._columns[step])
+        except Exception as error:
+            raise DsvccaError(
+                f"rows {step.start} to {step.stop} of '{self._folder / COLUMNS}' cannot be read ({error}): remove "
+                f"'{self._folder}' and run the same line again"
+            ) from error
+
+    def place(self, position: int) -> slice:
+        """Return which of the pack's columns belong to a basis."""
+        return slice(int(self._ends[position]) - self._about[position]["rank"], int(self._ends[position]))
+
+
+class PackWriter:
+    """Takes bases one after another, and commits them as one pack when its context ends."""
+
+    def __init__(self, workspace: str, rows: int, rule: RankRule) -> None:
+        self.root = Path(workspace)
+        self._rows, self._rule = rows, rule
+        self._bases: list[tuple[str, Basis]] = []
+        self._held: list[NumpyArray] = []
+        self._streamed: zarr.Array[Any] | None = None
+
+    def __enter__(self) -> PackWriter:
+        self._folder = files.stage(self.root)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        files.discard(self._folder)
+
+    @property
+    def columns(self) -> int:
+        """Columns held so far."""
+        return sum(held.shape[1] for held in self._held)
+
+    def add(self, fingerprint: str, columns: Array, basis: Basis) -> None:
+        """Add a basis whose columns are in memory."""
+        self._held.append(to_numpy(columns))
+        self._bases.append((fingerprint, basis))
+
+    def stream(self, k: int) -> zarr.Array[Any]:
+        """Return the array for the columns of the only basis of this pack, to be filled by slabs."""
+        self._streamed = self._create(k)
+        return self._streamed
+
+    def add_streamed(self, fingerprint: str, basis: Basis) -> None:
+        """Add the basis whose columns were streamed."""
+        self._bases.append((fingerprint, basis))
+
+    def commit(self) -> list[Receipt]:
+        """Write, seal and publish the pack; return where each basis is."""
+        if self._streamed is None:
+            array = self._create(self.columns)
+            for start in range(0, self._rows, GRID):
+                array[start : start + GRID] = np.concatenate([held[start : start + GRID] for held in self._held], axis=1)
+        for part in PARTS:
+            flat = np.concatenate([to_numpy(getattr(basis, part)).ravel() for _, basis in self._bases])
+            files.create_array(self._folder / part, flat.shape, flat.size, "float64", ("value",))[:] = flat
+        content = files.seal(self._folder)
+        bases = [
+            {
+                "fingerprint": fingerprint,
+                "rank": basis.rank,
+                "neurons": int(basis.singular_values.shape[0]),
+                "nonzero": basis.nonzero,
+                "rule": asdict(self._rule),
+            }
+            for fingerprint, basis in self._bases
+        ]
+        record = {
+            "format": FORMAT,
+            "kind": "pack",
+            "rows": self._rows,
+            "bases": bases,
+            "checksums": {key: files.chunk_tail(self._folder / key) for key in content if "/c" in key},
+        }
+        files.write_group(self._folder, **{KEY: record})
+        name = "pack-" + hashlib.sha256(repr([content, bases]).encode()).hexdigest()[:24]
+        files.publish(self._folder, self.root / name)  # if it is there already, it is the same
+        return _receipts(name, bases)
+
+    def _create(self, columns: int) -> zarr.Array[Any]:
+        rows = min(GRID, self._rows)
+        array: zarr.Array[Any] = files.create_array(
+            self._folder / COLUMNS, (self._rows, columns), rows, "float32", ("row", "direction"), (min(columns, CHUNK_COLUMNS),)
+        )
+        return array
+
+
+def find_bases(workspace: str) -> dict[str, list[Receipt]]:
+    """Return every committed basis of a workspace by its fingerprint."""
+    found: dict[str, list[Receipt]] = {}
+    if not os.path.isdir(workspace):
+        return found
+    for entry in sorted(os.scandir(workspace), key=lambda e: e.name):
+        if entry.name.startswith("pack-"):
+            about = read_attributes(Path(entry.path))
+            for receipt in [] if about is None else _receipts(entry.name, about["bases"]):
+                found.setdefault(receipt.fingerprint, []).append(receipt)
+    return found
+
+
+def ensure_workspace(workspace: str) -> None:
+    """Make the workspace if it is not there; refuse a folder that is something else."""
+    root = Path(workspace)
+    about = read_attributes(root)
+    if about is None:
+        if root.exists() and any(root.iterdir()):
+            raise DsvccaError(f"workspace '{root}' is a folder of something else: choose another workspace=")
+        with files.disk_errors(root):
+            root.mkdir(parents=True, exist_ok=True)
+            files.write_group(root, **{KEY: {"format": FORMAT, "kind": "workspace"}})
+    elif about.get("kind") != "workspace":
+        raise DsvccaError(f"workspace '{root}' holds {about.get('kind')}: choose another workspace=")
+
+
+def _receipts(name: str, bases: Sequence[dict[str, Any]]) -> list[Receipt]:
+    return [
+        Receipt(one["fingerprint"], BasisRef(name, place), RankRule(**one["rule"]), one["rank"])
+        for place, one in enumerate(bases)
+    ]
+
+
+def _shape(part: str, k: int, c: int, n: int) -> tuple[int, ...]:
+    if part == "cholesky":
+        return (k, k)
+    if part == "loadings":
+        return (k, c)
+    return ({"column_sums": k, "row_norms": n}.get(part, c),)
