@@ -96,7 +96,7 @@ def read_record(folder: Path) -> tuple[Representation, dict[str, str]] | None:
     if about is None:
         return None
     try:
-        content = {key: about[key] for key in ("shape", "dtype", "dims", "files")}
+        content = {key: about[key] for key in ("shape", "dtype", "dims", "content")}
         return (
             Representation(
                 name=folder.name,
@@ -153,12 +153,14 @@ def read_pieces(representation: Representation) -> Iterator[NumpyArray]:
     checksums = committed_checksums(representation)
     axes = to_datapoints_first(representation.dims)
     along = axes[0]
-    rows, step = array.shape[along], (array.shards or array.chunks)[along]
+    rows, chunk = array.shape[along], (array.shards or array.chunks)[along]
     size = max(1, PIECE * rows // max(representation.nbytes, 1))
+    step = max(1, size // chunk) * chunk  # whole chunks, several at once where they are small
     for start in range(0, rows, step):
         stop = min(start + step, rows)
-        for key, problem in chunk_problems(representation, array, checksums, start // step):
-            raise DsvccaError(f"{representation}: chunk '{key}' of '{representation.array}' {problem}")
+        for row in range(start // chunk, -(-stop // chunk)):
+            for key, problem in chunk_problems(representation, array, checksums, row):
+                raise DsvccaError(f"{representation}: chunk '{key}' of '{representation.array}' {problem}")
         part = tuple(slice(start, stop) if axis == along else slice(None) for axis in range(array.ndim))
         try:
             block = np.asarray(array[part]).transpose(axes)
@@ -174,7 +176,7 @@ def read_pieces(representation: Representation) -> Iterator[NumpyArray]:
 def open_array(representation: Representation) -> zarr.Array[Any]:
     """Open the array of a representation and check that it is the one its record describes."""
     try:
-        array = zarr.open_array(representation.array, mode="r")
+        array = zarr.open_array(representation.array, mode="r", zarr_format=3 if representation.written >= 0 else None)
     except Exception as error:
         raise DsvccaError(
             f"{representation}: there is no readable array at '{representation.array}' ({error}): restore it, or "

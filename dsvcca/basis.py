@@ -8,7 +8,7 @@ Cholesky factor kept beside them, so that every later product can be corrected e
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,7 +16,7 @@ import numpy as np
 
 from dsvcca.arrays import Array, NumpyArray, adjoint, as_float64, like, namespace, significand_bits, to_numpy
 from dsvcca.errors import DsvccaError
-from dsvcca.moments import Moments, grid_steps, moments_over
+from dsvcca.moments import Moments, Rows, grid_steps, moments_over
 from dsvcca.views import apply_view
 
 CRITERIA = ("variance", "singular")
@@ -156,21 +156,20 @@ class Basis:
         return int(self.cholesky.shape[0])
 
 
-def decompose(moments: Moments, bits: int | None) -> Spectrum:
+def decompose(moments: Moments, largest: float, bits: int | None) -> Spectrum:
     """Return the spectrum of centred activations from their co-moment (one frequency).
 
-    A direction is zero if its eigenvalue is at most max(n, c) eps of the largest, or at most what rounding the stored
+    `largest` is the largest absolute value as stored, mean included. A direction is zero if its eigenvalue is at most max(n, c) eps of the largest, or at most what rounding the stored
     numbers to `bits` significand bits can make of nothing: 4 n u² / 12 with u the largest spacing between stored
     numbers. A channel that is constant after batch norm is zero by this rule, whatever its constant.
     """
     xp = namespace(moments.comoment)
     eigenvalues, vectors = xp.linalg.eigh(moments.comoment[0, :, :])
     s2 = np.maximum(to_numpy(eigenvalues)[::-1], 0.0)
-    largest = to_numpy(moments.largest)[0]
     n, c = moments.count, s2.shape[0]
     spacing = 0.0
-    if bits is not None and largest.max() > 0:
-        spacing = 2.0 ** (math.ceil(math.log2(largest.max())) - bits)
+    if bits is not None and largest > 0:
+        spacing = 2.0 ** (math.ceil(math.log2(largest)) - bits)
     zero = max(max(n, c) * float(np.finfo(np.float64).eps) * float(s2[0]), 4 * n * spacing**2 / 12)
     return Spectrum(np.sqrt(s2), xp.flip(vectors, axis=1), int(np.count_nonzero(s2 > zero)))
 
@@ -205,15 +204,13 @@ class InMemory:
         return namespace(self.slabs[0]).concat(self.slabs, axis=0)
 
 
-def whiten(
-    slabs: Callable[[], Iterable[Array]], rule: RankRule, columns: Columns, *, bits: int | None, name: str
-) -> Basis:
-    """Return the basis of a representation, reading its rows twice: moments, then projection.
+def whiten(rows: Rows, rule: RankRule, columns: Columns, *, bits: int | None, name: str) -> Basis:
+    """Return the basis of a representation, passing over its rows twice: moments, then projection.
 
     Parameters
     ----------
-    slabs : callable
-        Starts a pass over the rows on the fixed grid: slabs (1, rows, c), as `moments.on_grid` yields them.
+    rows : Rows
+        Of one frequency.
     rule : RankRule
         Which directions to keep.
     columns : Columns
@@ -228,12 +225,12 @@ def whiten(
     DsvccaError
         If a number is not finite, no direction is left, or there are too few rows for the directions.
     """
-    moments = moments_over(slabs())
+    moments = moments_over(rows)
     xp = namespace(moments.comoment)
     neuron_powers = xp.linalg.diagonal(moments.comoment[0, :, :])
     if not bool(xp.all(xp.isfinite(neuron_powers))):
-        raise _not_finite(slabs(), name)
-    spectrum = decompose(moments, bits)
+        raise _not_finite(rows(), name)
+    spectrum = decompose(moments, float(xp.max(rows.largest)), bits)
     n = moments.count
     if spectrum.nonzero == 0:
         raise DsvccaError(
@@ -249,17 +246,16 @@ def whiten(
     shift, offset = moments.shift[0, :], moments.sums[0, :] / n
     v = spectrum.vectors[:, :k]
     s = like(spectrum.singular_values[:k], v)
-    w = v / s
-    projected_mean = xp.matmul(offset[None, :], w)
+    w = adjoint(v / s)  # long rows: the product below is then a quarter faster
+    projected_mean = xp.matmul(w, offset)
     columns.start(n, k)
     gram, sums, row_norms = 0.0, 0.0, []
-    for slab in slabs():
-        z = slab[0, :, :] - shift
-        stored = as_float64(columns.append(xp.matmul(z, w) - projected_mean))
+    for shifted in rows():
+        z = shifted[0, :, :]
+        stored = as_float64(columns.append(adjoint(xp.matmul(w, adjoint(z))) - projected_mean))
         gram = gram + xp.matmul(adjoint(stored), stored)
         sums = sums + xp.sum(stored, axis=0)
-        z = z - offset
-        row_norms.append(xp.sum(z * z, axis=1))
+        row_norms.append(xp.vecdot(z, z) - 2 * xp.matmul(z, offset) + xp.vecdot(offset, offset))
     cholesky = xp.linalg.cholesky(gram - adjoint(sums[None, :]) * sums[None, :] / n)
     return Basis(
         count=n,
@@ -279,7 +275,7 @@ def whiten_in_memory(x: Array, rule: RankRule, name: str) -> tuple[Array, Basis]
     viewed = apply_view(x, "neurons")
     columns = InMemory("float64")
     basis = whiten(
-        lambda: (viewed[:, step, :] for step in grid_steps(viewed.shape[1])),
+        Rows(lambda: (viewed[:, step, :] for step in grid_steps(viewed.shape[1])), keep=True),
         rule,
         columns,
         bits=significand_bits(x.dtype),

@@ -89,12 +89,16 @@ class Panel:
 
     def slab(self, step: slice, run: range) -> Array:
         """Return the columns of a run of bases for one step of the grid, (rows, columns) float32."""
-        read = {name: self.packs[name].rows(step) for name in {self.refs[i].pack for i in run}}
-        parts = []
-        for i in run:
-            place = self.packs[self.refs[i].pack].place(self.refs[i].position)
-            parts.append(read[self.refs[i].pack][:, place.start : place.start + self.columns[i]])
-        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+        slab = np.empty((step.stop - step.start, sum(self.columns[i] for i in run)), dtype=np.float32)
+        ends = np.cumsum([0, *(self.columns[i] for i in run)])
+        for name in dict.fromkeys(self.refs[i].pack for i in run):
+            pack = self.packs[name]
+            read = pack.rows(step)
+            for start, i in zip(ends, run, strict=False):
+                if self.refs[i].pack == name:
+                    k, first = self.columns[i], pack.place(self.refs[i].position).start
+                    slab[:, start : start + k] = read[:, first : first + k]
+        return slab
 
 
 def correlate(task: CorrelateTask) -> TileReceipt:
@@ -108,7 +112,7 @@ def correlate(task: CorrelateTask) -> TileReceipt:
     if y is x:
         wanted &= np.tri(shape[0], dtype=bool).T
     values = {name: np.full((*shape, len(task.rules)), np.nan) for name in task.measures}
-    most = _most_columns(task, max(sum(x.columns), sum(y.columns)))
+    most = _most_columns(task, sum(x.columns), 0 if y is x else sum(y.columns))
     for x_run in x.runs(most):
         for y_run in y.runs(most):
             if wanted[x_run.start : x_run.stop, y_run.start : y_run.stop].any():
@@ -121,29 +125,34 @@ def correlate(task: CorrelateTask) -> TileReceipt:
     return TileReceipt(task.tile, int(wanted.sum()))
 
 
-def _most_columns(task: CorrelateTask, columns: int) -> int:
+def _most_columns(task: CorrelateTask, x_columns: int, y_columns: int) -> int:
     """Return the columns a run may have on each side, so that the task stays in its budget."""
-    while columns > 64 and tile_memory(columns, columns, task.rows) > task.budget:
-        columns = columns * 7 // 8
-    return columns
+    if tile_memory(x_columns, y_columns, task.rows) <= task.budget:
+        return max(x_columns, y_columns)
+    most = max(x_columns, y_columns)
+    while most > 64 and tile_memory(most, most, task.rows) > task.budget:
+        most = most * 7 // 8
+    return most
 
 
 def _cross(x: Panel, x_run: range, y: Panel, y_run: range, rows: int) -> Array:
     """Return M = U_x^H U_y of two runs: float32 products of one step of the grid, summed in float64.
 
     The left side is taken in strips, each a copy: a product of an array with itself would take another routine, and
-    its bits would differ.
+    its bits would differ. Of a run with itself only what lies right of the diagonal strips is made.
     """
     m = None
+    itself = x is y and x_run == y_run
     for step in grid_steps(rows):
         u_y = y.slab(step, y_run)
-        u_x = u_y if x is y and x_run == y_run else x.slab(step, x_run)
+        u_x = u_y if itself else x.slab(step, x_run)
         xp = namespace(u_x)
         if m is None:
             m = xp.zeros((u_x.shape[1], u_y.shape[1]), dtype=xp.float64, device=u_x.device)
         for strip in grid_steps(u_x.shape[1], STRIP):
             left = xp.asarray(u_x[:, strip], copy=True)
-            m[strip, :] += xp.matmul(adjoint(left), u_y)
+            right = slice(strip.start if itself else 0, u_y.shape[1])
+            m[strip, right] += xp.matmul(adjoint(left), u_y[:, right])
     return m
 
 

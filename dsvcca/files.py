@@ -138,16 +138,26 @@ def sync_folder(folder: Path) -> None:
 
 
 def seal(folder: Path) -> dict[str, str]:
-    """Bring every file below `folder` to the disk and return the SHA-256 of each by its relative path."""
+    """Bring every file below `folder` to the disk and return the checksum of each chunk by its relative path."""
     found = {}
     for parent, _, names in os.walk(folder):
-        for name in sorted(names):
+        for name in names:
             path = Path(parent, name)
-            with open(path, "rb") as file:
-                found[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
-                os.fsync(file.fileno())
+            sync(path)
+            if name != "zarr.json":
+                found[path.relative_to(folder).as_posix()] = str(chunk_tail(path))
         sync_folder(Path(parent))
     return dict(sorted(found.items()))
+
+
+def digest(folder: Path) -> str:
+    """Return the SHA-256 of the names and contents of all files below `folder`."""
+    found = hashlib.sha256()
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        with path.open("rb") as file:
+            found.update(f"{path.relative_to(folder).as_posix()} {path.stat().st_size} ".encode())
+            found.update(hashlib.file_digest(file, "sha256").digest())
+    return found.hexdigest()
 
 
 def chunk_tail(path: Path) -> str | None:

@@ -1,4 +1,4 @@
-"""Streaming co-moments: count, shift, sum and centred Gram of a stretch of rows; they merge.
+"""Rows on a fixed grid, and their streaming co-moments: count, shift, sum and centred Gram; they merge.
 
 Rows are taken in steps of one fixed grid (`GRID` rows), whatever the chunks, the memory or the number of workers:
 every product and every sum is then the same to the last bit however the work was cut.
@@ -6,13 +6,16 @@ every product and every sum is then the same to the last bit however the work wa
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from dsvcca.arrays import Array, adjoint, as_float64, namespace
 
 GRID = 4096
 """Rows in one step of the grid on which all products and sums are made."""
+
+SHIFT_ROWS = 256
+"""Rows whose mean is the shift: near enough to the mean of all for nothing to cancel."""
 
 
 @dataclass(frozen=True)
@@ -29,15 +32,12 @@ class Moments:
         Column sums of the shifted rows.
     comoment : (f, c, c) float64
         Gram of the rows minus their own mean, Z^H Z.
-    largest : (f, c) float64
-        Largest absolute value of each column as stored, mean included: how coarsely it was rounded.
     """
 
     count: int
     shift: Array
     sums: Array
     comoment: Array
-    largest: Array
 
     @property
     def mean(self) -> Array:
@@ -74,25 +74,58 @@ def on_grid(pieces: Iterable[Array], grid: int = GRID) -> Iterator[Array]:
         yield waiting[0] if len(waiting) == 1 else namespace(waiting[0]).concat(waiting, axis=1)
 
 
-def moments_of(slab: Array, shift: Array) -> Moments:
+class Rows:
+    """Rows of one representation on the grid, shifted to about zero mean, as often as asked.
+
+    Parameters
+    ----------
+    pieces : callable
+        Starts a pass over the rows: pieces (f, rows, c) of any length and any real floating type.
+    keep : bool
+        Whether rows stay in memory after the first pass; otherwise each pass calls `pieces` again.
+
+    Attributes
+    ----------
+    shift : (f, c) float64
+        Mean of the first `SHIFT_ROWS` rows, subtracted from every row: what is left has little to cancel.
+    largest : (f, c)
+        Largest absolute value of each column as stored, mean included: how coarsely it was rounded.
+    """
+
+    def __init__(self, pieces: Callable[[], Iterable[Array]], *, keep: bool) -> None:
+        self._pieces, self._keep = pieces, keep
+        self._kept: list[Array] = []
+        self.shift: Array = None
+        self.largest: Array = None
+
+    def __call__(self) -> Iterator[Array]:
+        """Yield the shifted rows, (f, rows, c) float64, one step of the grid at a time."""
+        first_pass = self.shift is None
+        for slab in self._kept or on_grid(self._pieces()):
+            xp = namespace(slab)
+            if self.shift is None:
+                self.shift = xp.mean(as_float64(slab[:, : min(SHIFT_ROWS, slab.shape[1]), :]), axis=1)
+            if first_pass:
+                largest = xp.maximum(xp.max(slab, axis=1), -xp.min(slab, axis=1))
+                self.largest = largest if self.largest is None else xp.maximum(self.largest, largest)
+                if self._keep:
+                    self._kept.append(slab)
+            yield slab - self.shift[:, None, :]
+
+
+def moments_of(shifted: Array, shift: Array) -> Moments:
     """Return the moments of one step of rows.
 
     Parameters
     ----------
-    slab : (f, rows, c), any real floating type
+    shifted : (f, rows, c) float64
+        The rows minus `shift`.
     shift : (f, c) float64
     """
-    xp = namespace(slab, shift)
-    z = slab - shift[:, None, :]
-    sums = xp.sum(z, axis=1)
-    gram = xp.matmul(adjoint(z), z)
-    largest = xp.maximum(xp.max(slab, axis=1), -xp.min(slab, axis=1))
-    return Moments(slab.shape[1], shift, sums, gram - _outer(sums) / slab.shape[1], largest)
-
-
-def _outer(v: Array) -> Array:
-    """Return conj(v) v^T for every row of `v` (f, c): (f, c, c)."""
-    return adjoint(v[:, None, :]) * v[:, None, :]
+    xp = namespace(shifted)
+    sums = xp.sum(shifted, axis=1)
+    gram = xp.matmul(adjoint(shifted), shifted)
+    return Moments(shifted.shape[1], shift, sums, gram - _outer(sums) / shifted.shape[1])
 
 
 def merge(first: Moments, second: Moments) -> Moments:
@@ -100,24 +133,21 @@ def merge(first: Moments, second: Moments) -> Moments:
 
     Both must have been taken with the same shift.
     """
-    xp = namespace(first.sums, second.sums)
     n1, n2 = first.count, second.count
-    d = second.sums / n2 - first.sums / n1
-    between = _outer(d) * (n1 * n2 / (n1 + n2))
-    return Moments(
-        n1 + n2,
-        first.shift,
-        first.sums + second.sums,
-        first.comoment + second.comoment + between,
-        xp.maximum(first.largest, second.largest),
-    )
+    between = _outer(second.sums / n2 - first.sums / n1) * (n1 * n2 / (n1 + n2))
+    return Moments(n1 + n2, first.shift, first.sums + second.sums, first.comoment + second.comoment + between)
 
 
-def moments_over(slabs: Iterable[Array]) -> Moments:
-    """Return the moments of all slabs, in order; the shift is the mean of the first."""
-    steps = iter(slabs)
-    first = next(steps)
-    total = moments_of(first, namespace(first).mean(as_float64(first), axis=1))
-    for slab in steps:
-        total = merge(total, moments_of(slab, total.shift))
+def moments_over(rows: Rows) -> Moments:
+    """Return the moments of all rows, merged in the order of the grid."""
+    total: Moments | None = None
+    for shifted in rows():
+        step = moments_of(shifted, rows.shift)
+        total = step if total is None else merge(total, step)
+    assert total is not None  # a representation has at least two rows
     return total
+
+
+def _outer(v: Array) -> Array:
+    """Return conj(v) v^T for every row of `v` (f, c): (f, c, c)."""
+    return adjoint(v[:, None, :]) * v[:, None, :]

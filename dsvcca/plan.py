@@ -178,7 +178,7 @@ class Plan:
         read = sum(r.nbytes * times for r, times in zip(self.representations, passes, strict=True)) + basis_read
         written = 4 * n * sum(k) + 8 * len(self.measures) * len(self.rules) * 2 * self.panel**2 * len(self.tiles)
         largest = max(reduce_memory(n, c, q, self.budget) for c, q in zip(columns, k, strict=True))
-        tile = tile_memory(max(sums), max(sums), n)
+        tile = tile_memory(max(sums), max(sums) if len(sums) > 1 else 0, n)
         return Price(
             comparisons=self.pairs.count,
             reduce_tasks=len(self.reduce_tasks(range(len(self.representations)))),
@@ -280,11 +280,11 @@ def reduce_memory(n: int, c: int, k: int, budget: int) -> int:
 
 
 def tile_memory(x_columns: int, y_columns: int, n: int) -> int:
-    """Return the bytes of arrays that correlating `x_columns` with `y_columns` takes."""
-    rows = min(n, GRID)
-    slabs = 4 * rows * (x_columns + y_columns) * 2  # as stored and as decoded
-    strip = 4 * min(STRIP, x_columns) * (y_columns + rows)
-    return slabs + strip + 8 * x_columns * y_columns + (64 << 20)
+    """Return the bytes of arrays that correlating `x_columns` with `y_columns` takes (with themselves: y_columns 0)."""
+    rows, right = min(n, GRID), y_columns or x_columns
+    slabs = 4 * rows * (x_columns + y_columns)
+    strip = 4 * min(STRIP, x_columns) * (right + rows)
+    return slabs + strip + 8 * x_columns * right + (96 << 20)  # a pack as read, stacks of solves
 
 
 def plan_comparisons(

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from dsvcca import files
 from dsvcca.activations import Representation, read_pieces
 from dsvcca.arrays import Array, as_float64, significand_bits
 from dsvcca.basis import InMemory, RankRule, whiten
-from dsvcca.moments import on_grid
+from dsvcca.moments import Rows
 from dsvcca.plan import Plan, holds_whole
 from dsvcca.views import apply_view, viewed_shape
 from dsvcca.workspace import CHUNK_COLUMNS, PackWriter, Receipt
@@ -65,35 +64,20 @@ def reduce(task: ReduceTask) -> list[Receipt]:
 def _add(pack: PackWriter, representation: Representation, view: str, fingerprint: str, task: ReduceTask) -> bool:
     """Whiten one representation into the pack; return whether the pack can take another."""
     _, n, c = viewed_shape(representation.logical_shape, view)
-    slabs = _Rows(representation, view, keep=holds_whole(n, c, task.budget))
+    rows = Rows(
+        lambda: (apply_view(piece, view) for piece in read_pieces(representation)),
+        keep=holds_whole(n, c, task.budget),
+    )
     bits, name = significand_bits(representation.dtype), str(representation)
     if 4 * n * min(n, c) <= task.budget // 6:
         columns = InMemory("float32")
-        basis = whiten(slabs, task.rule, columns, bits=bits, name=name)
+        basis = whiten(rows, task.rule, columns, bits=bits, name=name)
         pack.add(fingerprint, columns.array(), basis)
         return True
     streamed = _Streamed(pack)
-    basis = whiten(slabs, task.rule, streamed, bits=bits, name=name)
+    basis = whiten(rows, task.rule, streamed, bits=bits, name=name)
     pack.add_streamed(fingerprint, basis)
     return False
-
-
-class _Rows:
-    """Rows of a representation on the fixed grid, as often as asked: kept in memory, or read again."""
-
-    def __init__(self, representation: Representation, view: str, keep: bool) -> None:
-        self.representation, self.view, self.keep = representation, view, keep
-        self.kept: list[Array] = []
-
-    def __call__(self) -> Iterator[Array]:
-        if self.kept:
-            yield from self.kept
-            return
-        pieces = (apply_view(piece, self.view) for piece in read_pieces(self.representation))
-        for slab in on_grid(pieces):
-            if self.keep:
-                self.kept.append(slab)
-            yield slab
 
 
 class _Streamed:
