@@ -4,7 +4,7 @@
       activations/                            array (datapoint, ..., channel), chunked along datapoints
 
 A representation exists once its record does. Nothing is ever changed in place: replacing writes a new version beside
-the old one (``...~2``) and the newest counts. This module is the only reader of activations.
+the old one (``...@2``) and the newest counts. This module is the only reader of activations.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ def read_records(root: Path, known: dict[str, Representation]) -> list[Represent
             known[name] = record[0]
     newest: dict[str, tuple[int, str]] = {}
     for name in names.intersection(known):
-        stem, _, version = name.partition("~")
+        stem, _, version = name.partition("@")
         newest[stem] = max(newest.get(stem, (0, "")), (int(version or 1), name))
     return sorted((known[name] for _, name in newest.values()), key=lambda r: (r.written, r.name))
 
@@ -215,7 +215,7 @@ def chunk_problems(
         elif found is None:
             problems.append((key, "is missing: restore it, or write this representation again"))
         elif checksums is not None and found != checksums.get(key):
-            problems.append((key, "is not the chunk that was committed: restore it, or write this representation again"))
+            problems.append((key, "is not the chunk that was committed: restore it, or write it again"))
     return problems
 
 

@@ -159,9 +159,10 @@ class Basis:
 def decompose(moments: Moments, largest: float, bits: int | None) -> Spectrum:
     """Return the spectrum of centred activations from their co-moment (one frequency).
 
-    `largest` is the largest absolute value as stored, mean included. A direction is zero if its eigenvalue is at most max(n, c) eps of the largest, or at most what rounding the stored
-    numbers to `bits` significand bits can make of nothing: 4 n u² / 12 with u the largest spacing between stored
-    numbers. A channel that is constant after batch norm is zero by this rule, whatever its constant.
+    A direction is zero if its eigenvalue is at most max(n, c) eps of the largest, or at most what rounding the stored
+    numbers to `bits` significand bits can make of nothing: 4 n u² / 12, u the spacing of stored numbers at `largest`,
+    the largest absolute value as stored. A channel that is constant after batch norm is zero by this rule, whatever
+    its constant.
     """
     xp = namespace(moments.comoment)
     eigenvalues, vectors = xp.linalg.eigh(moments.comoment[0, :, :])
@@ -229,7 +230,7 @@ def whiten(rows: Rows, rule: RankRule, columns: Columns, *, bits: int | None, na
     xp = namespace(moments.comoment)
     neuron_powers = xp.linalg.diagonal(moments.comoment[0, :, :])
     if not bool(xp.all(xp.isfinite(neuron_powers))):
-        raise _not_finite(rows(), name)
+        raise _not_finite(rows.stored(), name)
     spectrum = decompose(moments, float(xp.max(rows.largest)), bits)
     n = moments.count
     if spectrum.nonzero == 0:
@@ -249,7 +250,9 @@ def whiten(rows: Rows, rule: RankRule, columns: Columns, *, bits: int | None, na
     w = adjoint(v / s)  # long rows: the product below is then a quarter faster
     projected_mean = xp.matmul(w, offset)
     columns.start(n, k)
-    gram, sums, row_norms = 0.0, 0.0, []
+    gram: Array = 0.0
+    sums: Array = 0.0
+    row_norms: list[Array] = []
     for shifted in rows():
         z = shifted[0, :, :]
         stored = as_float64(columns.append(adjoint(xp.matmul(w, adjoint(z))) - projected_mean))

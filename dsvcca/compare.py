@@ -59,7 +59,11 @@ def compare(
             DsvccaWarning,
             stacklevel=2,
         )
-    about = {"dsvcca_version": version("dsvcca"), "array_library": "numpy", "datapoint_ids": plan.representations[0].ids or "not known"}
+    about = {
+        "dsvcca_version": version("dsvcca"),
+        "array_library": "numpy",
+        "datapoint_ids": plan.representations[0].ids or "not known",
+    }
     root = results.create_results(out, plan, about)
     tiles = results.missing_tiles(root, plan)
     if not tiles:
@@ -70,9 +74,8 @@ def compare(
         _check_cluster(plan, client)
 
     bases = make_bases(plan, place, tiles, client)
-    ranks = kept_ranks(plan, place, bases)
+    ranks = results.write_ranks(root, kept_ranks(plan, place, bases))
     plan.check([int(r) for r in ranks.max(axis=1)])
-    results.write_ranks(root, ranks)
     results.add_warnings(root, warn_of_few_rows(plan, ranks))
 
     tasks = tile_tasks(plan, place, root, tiles, bases)
@@ -117,7 +120,6 @@ def tile_tasks(
     plan: Plan, workspace: str, out: Path, tiles: Sequence[tuple[int, int]], bases: dict[int, BasisRef]
 ) -> list[CorrelateTask]:
     """Return one task a tile."""
-    order = np.argsort(np.argsort(plan.basis_fingerprints, kind="stable"), kind="stable")
     tasks = []
     for i, j in tiles:
         x, y = plan.panels[i], plan.panels[j]
@@ -131,8 +133,6 @@ def tile_tasks(
                 rows=plan.rows,
                 x=tuple(bases[k] for k in x),
                 y=tuple(bases[k] for k in y),
-                x_order=tuple(int(order[k]) for k in x),
-                y_order=tuple(int(order[k]) for k in y),
                 wanted=None if mask.all() else np.packbits(mask).tobytes(),
                 rules=plan.rules,
                 measures=plan.measures,

@@ -15,8 +15,12 @@ from dsvcca.correlations import corrected
 from dsvcca.measures import mean_correlation, projection_weighted
 from dsvcca.moments import grid_steps
 from dsvcca.plan import STRIP, tile_memory
-from dsvcca.results import write_tile
+from dsvcca.results import MIRRORED, write_tile
 from dsvcca.workspace import BasisRef, Pack
+
+SHAPE, LEAST, ROWS = 64, 1024, 16
+"""Both sides of a product are multiples of SHAPE columns, its right side has LEAST of them or more, and it runs over
+ROWS rows or more: no edges, and never small enough (10^6 multiplications) for BLAS's routine for small products."""
 
 SOLVED_TOGETHER = 4 << 20
 """Bytes of cross blocks in one stack of solves."""
@@ -24,11 +28,7 @@ SOLVED_TOGETHER = 4 << 20
 
 @dataclass(frozen=True)
 class CorrelateTask:
-    """One tile: where its bases are, which pairs are wanted, where the numbers go. Never an array of data.
-
-    `x` and `y` are the bases of the two panels, `x_order` and `y_order` the place of each by its fingerprint: every
-    pair is computed in that order of its two sides, so that its bits do not depend on which came first.
-    """
+    """One tile: where the bases of its two panels are, which pairs are wanted, where the numbers go. Never data."""
 
     workspace: str
     out: str
@@ -37,8 +37,6 @@ class CorrelateTask:
     rows: int
     x: tuple[BasisRef, ...]
     y: tuple[BasisRef, ...]
-    x_order: tuple[int, ...]
-    y_order: tuple[int, ...]
     wanted: bytes | None
     rules: tuple[RankRule, ...]
     measures: tuple[str, ...]
@@ -57,7 +55,11 @@ class TileReceipt:
 
 
 class Panel:
-    """The bases of one panel: small parts in memory, columns read step by step."""
+    """The bases of one panel: small parts in memory, columns read step by step.
+
+    `keys` order bases by what they hold: every pair is solved in that order of its two sides, so that its bits do not
+    depend on which of them came first.
+    """
 
     def __init__(self, workspace: str, refs: tuple[BasisRef, ...], rules: tuple[RankRule, ...]) -> None:
         self.refs = refs
@@ -66,11 +68,13 @@ class Panel:
         self.loadings: list[Array] = []
         self.inverses: list[Array] = []
         self.sums: list[Array] = []
+        self.keys: list[tuple[bytes, bytes]] = []
         for ref in refs:
             pack = self.packs[ref.pack]
             s, nonzero = pack.part("singular_values", ref.position), pack.nonzero(ref.position)
             ranks = tuple(rule.keep(s, nonzero) for rule in rules)
             k = max(ranks)
+            self.keys.append((s.tobytes(), pack.part("loadings", ref.position).tobytes()))
             self.ranks.append(ranks)
             self.loadings.append(pack.part("loadings", ref.position)[:k])
             self.inverses.append(inverse_cholesky(pack.part("cholesky", ref.position)[:k, :k]))
@@ -87,17 +91,24 @@ class Panel:
             total += k
         yield range(start, len(self.columns))
 
-    def slab(self, step: slice, run: range) -> Array:
-        """Return the columns of a run of bases for one step of the grid, (rows, columns) float32."""
-        slab = np.empty((step.stop - step.start, sum(self.columns[i] for i in run)), dtype=np.float32)
+    def slab(self, step: slice, run: range, least: int) -> Array:
+        """Return the columns of a run of bases for one step of the grid, float32, padded with zeros.
+
+        (rows, columns), rows at least `ROWS`, columns a multiple of `SHAPE` and at least `least`.
+        """
         ends = np.cumsum([0, *(self.columns[i] for i in run)])
+        rows, columns = step.stop - step.start, int(ends[-1])
+        padded = max(least, -(-columns // SHAPE) * SHAPE)
+        slab = np.empty((max(rows, ROWS), padded), dtype=np.float32)
+        slab[rows:] = 0
+        slab[:, columns:] = 0
         for name in dict.fromkeys(self.refs[i].pack for i in run):
             pack = self.packs[name]
             read = pack.rows(step)
             for start, i in zip(ends, run, strict=False):
                 if self.refs[i].pack == name:
                     k, first = self.columns[i], pack.place(self.refs[i].position).start
-                    slab[:, start : start + k] = read[:, first : first + k]
+                    slab[:rows, start : start + k] = read[:, first : first + k]
         return slab
 
 
@@ -108,7 +119,8 @@ def correlate(task: CorrelateTask) -> TileReceipt:
     shape = (len(task.x), len(task.y))
     wanted = np.ones(shape, dtype=bool)
     if task.wanted is not None:
-        wanted = np.unpackbits(np.frombuffer(task.wanted, np.uint8), count=shape[0] * shape[1]).astype(bool).reshape(shape)
+        bits = np.frombuffer(task.wanted, np.uint8)
+        wanted = np.unpackbits(bits, count=shape[0] * shape[1]).astype(bool).reshape(shape)
     if y is x:
         wanted &= np.tri(shape[0], dtype=bool).T
     values = {name: np.full((*shape, len(task.rules)), np.nan) for name in task.measures}
@@ -138,20 +150,21 @@ def _most_columns(task: CorrelateTask, x_columns: int, y_columns: int) -> int:
 def _cross(x: Panel, x_run: range, y: Panel, y_run: range, rows: int) -> Array:
     """Return M = U_x^H U_y of two runs: float32 products of one step of the grid, summed in float64.
 
-    The left side is taken in strips, each a copy: a product of an array with itself would take another routine, and
-    its bits would differ. Of a run with itself only what lies right of the diagonal strips is made.
+    The bits of a product must not depend on which bases share a panel. So slabs are padded with zeros to shapes for
+    which BLAS has no special routine (`SHAPE`), and the left side is taken in strips, each a copy: an array times
+    itself would take another routine as well. Of a run with itself only what lies right of the diagonal is made.
     """
     m = None
     itself = x is y and x_run == y_run
     for step in grid_steps(rows):
-        u_y = y.slab(step, y_run)
-        u_x = u_y if itself else x.slab(step, x_run)
+        u_y = y.slab(step, y_run, LEAST)
+        u_x = u_y if itself else x.slab(step, x_run, SHAPE)
         xp = namespace(u_x)
         if m is None:
             m = xp.zeros((u_x.shape[1], u_y.shape[1]), dtype=xp.float64, device=u_x.device)
         for strip in grid_steps(u_x.shape[1], STRIP):
             left = xp.asarray(u_x[:, strip], copy=True)
-            right = slice(strip.start if itself else 0, u_y.shape[1])
+            right = slice(min(strip.start, u_y.shape[1] - LEAST) if itself else 0, u_y.shape[1])
             m[strip, right] += xp.matmul(adjoint(left), u_y[:, right])
     return m
 
@@ -172,7 +185,7 @@ def _solve(
     stacks: dict[tuple[tuple[int, ...], tuple[int, ...], bool], list[tuple[int, int]]] = {}
     for a, b in np.argwhere(wanted[x_run.start : x_run.stop, y_run.start : y_run.stop]):
         i, j = x_run[a], y_run[b]
-        swapped = task.x_order[i] > task.y_order[j]
+        swapped = x.keys[i] > y.keys[j]
         stacks.setdefault((x.ranks[i], y.ranks[j], swapped), []).append((i, j))
     for (x_ranks, y_ranks, swapped), pairs in stacks.items():
         size = max(1, SOLVED_TOGETHER // (8 * max(x_ranks) * max(y_ranks)))
@@ -216,11 +229,11 @@ def _measure(
 
 
 def _fill_below(values: dict[str, NumpyArray]) -> None:
-    """Mirror the upper triangle of a tile on the diagonal."""
-    below = np.tril_indices(len(next(iter(values.values()))), -1)
+    """Mirror the upper triangle of a tile on the diagonal; of a representation with itself both sides are one."""
+    size = len(next(iter(values.values())))
+    below, diagonal = np.tril_indices(size, -1), np.diag_indices(size)
     original = {name: block.copy() for name, block in values.items()}
     for name, block in values.items():
-        other = {"pwcca_x": "pwcca_y", "pwcca_y": "pwcca_x"}.get(name, name)
-        block[below] = original.get(other, block).swapaxes(0, 1)[below]
-
-
+        block[below] = original.get(MIRRORED.get(name, name), block).swapaxes(0, 1)[below]
+    if "pwcca_x" in values and "pwcca_y" in values:
+        values["pwcca_y"][diagonal] = values["pwcca_x"][diagonal]

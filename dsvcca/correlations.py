@@ -21,9 +21,7 @@ EXCESS = 1e-6
 """A canonical correlation above 1 + EXCESS is an error, below it rounding."""
 
 
-def corrected(
-    cross: Array, sums_x: Array, sums_y: Array, count: int, inverse_x: Array, inverse_y: Array
-) -> Array:
+def corrected(cross: Array, sums_x: Array, sums_y: Array, count: int, inverse_x: Array, inverse_y: Array) -> Array:
     """Return C = L_x^-1 (M - conj(u_x) u_y^T / n) L_y^-H, the cross block of exactly orthonormal bases.
 
     Parameters

@@ -73,21 +73,22 @@ def raise_failures(failures: Sequence[Failure], total: int) -> None:
     if not failures:
         return
     first = failures[0]
-    sentences = list(dict.fromkeys(str(f.error) if isinstance(f.error, DsvccaError) else _unforeseen(f) for f in failures))
+    sentences = list(dict.fromkeys(_sentence(f) for f in failures))
     more = f" (and {len(sentences) - 5} more)" if len(sentences) > 5 else ""
     raise DsvccaError(
-        "\n".join(sentences[:5]) + more + (
-            f"\n{total - len(failures)} of {total} tasks finished and are kept: mend this and run the same line again"
-        )
+        "\n".join(sentences[:5])
+        + more
+        + (f"\n{total - len(failures)} of {total} tasks finished and are kept: mend this and run the same line again")
     ) from first.error
 
 
 def active_client() -> Client | None:
     """Return the Dask client that is active in this process, if there is one."""
     try:
-        return default_client()
+        client: Client = default_client()
     except ValueError:
         return None
+    return client
 
 
 def threads_of(client: Client) -> int:
@@ -115,12 +116,14 @@ def local_client(workers: int, memory: int | str | None = None) -> Iterator[Clie
             dashboard_address=None,
             env=WORKER_ENVIRONMENT,
         ) as cluster,
-        Client(cluster) as client,
+        Client(cluster, set_as_default=False) as client,
     ):
         yield client
 
 
-def _here(function: Callable[[Task], Receipt], tasks: Sequence[Task]) -> Iterator[tuple[Task, Any, BaseException | None]]:
+def _here(
+    function: Callable[[Task], Receipt], tasks: Sequence[Task]
+) -> Iterator[tuple[Task, Any, BaseException | None]]:
     for task in tasks:
         try:
             yield task, guarded(function, task), None
@@ -135,15 +138,15 @@ def _on_cluster(
     name = title.replace(" ", "-")
 
     def submit(task: Task) -> Any:
-        future = client.submit(guarded, function, task, pure=False, key=None, retries=1, priority=0)
+        future = client.submit(guarded, function, task, pure=False)
         running[future.key] = task
         return future
 
-    running: dict[str, Task] = {}
+    running: dict[Any, Task] = {}
     window = max(2, AHEAD * threads_of(client))
     first = [submit(task) for _, task in zip(range(window), waiting, strict=False)]
     log.info("%s: %d tasks, %d at a time", name, len(tasks), window)
-    completed = as_completed(first)
+    completed = as_completed(first, loop=client.loop)
     for future in completed:
         task = running.pop(future.key)
         if future.cancelled() or future.status == "lost":
@@ -202,9 +205,7 @@ def _wait_for_workers(client: Client) -> None:
     try:
         client.wait_for_workers(1, timeout=30)
     except TimeoutError as error:
-        raise DsvccaError(
-            f"the cluster at {client.scheduler.address} has no workers after 30 s: start some, then run the same line"
-        ) from error
+        raise DsvccaError(f"{client} has no workers after 30 s: start some, then run the same line") from error
 
 
 def _translated(error: BaseException | None, task: Any) -> BaseException | None:
@@ -216,5 +217,7 @@ def _translated(error: BaseException | None, task: Any) -> BaseException | None:
     return error
 
 
-def _unforeseen(failure: Failure) -> str:
+def _sentence(failure: Failure) -> str:
+    if isinstance(failure.error, DsvccaError):
+        return str(failure.error)
     return f"{failure.task}: {type(failure.error).__name__}: {failure.error}"

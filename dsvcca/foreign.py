@@ -112,5 +112,3 @@ def _fingerprint(where: Path, array: zarr.Array[Any]) -> str:
             entries.append((os.path.relpath(os.path.join(parent, name), where), status.st_size, status.st_mtime_ns))
     content = [str(where), list(array.shape), str(array.dtype), sorted(entries)]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
-
-

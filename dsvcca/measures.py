@@ -132,7 +132,10 @@ def _weighted(rho: Array, weights: Array) -> Array:
 
 
 def _weights(vectors: Array, which: NumpyArray, loadings: Sequence[Array]) -> Array:
-    """Return sum_j |(vectors^H F)_ij| for stacked vectors (b, k, c): (b, c), one product a representation."""
+    """Return sum_j |(vectors^H F)_ij| for stacked vectors (b, k, c): (b, c).
+
+    One product a pair, each of one size, so that its bits do not depend on what else is in the stack.
+    """
     xp = namespace(vectors)
     k, c = vectors.shape[1:]
     found, order = [], []
@@ -142,8 +145,7 @@ def _weights(vectors: Array, which: NumpyArray, loadings: Sequence[Array]) -> Ar
         step = max(1, SLICE // (c * f.shape[1]))
         for start in range(0, len(rows), step):
             chosen = rows[start : start + step]
-            g = adjoint(xp.take(vectors, like(chosen, vectors), axis=0))
-            projected = xp.matmul(xp.reshape(g, (len(chosen) * c, k)), f)
-            found.append(xp.reshape(xp.sum(xp.abs(projected), axis=1), (len(chosen), c)))
+            g = xp.matmul(adjoint(xp.take(vectors, like(chosen, vectors), axis=0)), f)
+            found.append(xp.sum(xp.abs(g), axis=-1))
             order.append(chosen)
     return xp.take(xp.concat(found, axis=0), like(np.argsort(np.concatenate(order)), vectors), axis=0)

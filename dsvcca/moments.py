@@ -101,7 +101,7 @@ class Rows:
     def __call__(self) -> Iterator[Array]:
         """Yield the shifted rows, (f, rows, c) float64, one step of the grid at a time."""
         first_pass = self.shift is None
-        for slab in self._kept or on_grid(self._pieces()):
+        for slab in self.stored():
             xp = namespace(slab)
             if self.shift is None:
                 self.shift = xp.mean(as_float64(slab[:, : min(SHIFT_ROWS, slab.shape[1]), :]), axis=1)
@@ -111,6 +111,10 @@ class Rows:
                 if self._keep:
                     self._kept.append(slab)
             yield slab - self.shift[:, None, :]
+
+    def stored(self) -> Iterator[Array]:
+        """Yield the rows as they are stored, one step of the grid at a time."""
+        yield from self._kept or on_grid(self._pieces())
 
 
 def moments_of(shifted: Array, shift: Array) -> Moments:

@@ -66,8 +66,8 @@ class Pairs:
             return found
         g, h = np.asarray(self.groups), np.asarray(self.hubs)
         r, c = slice(rows.start, rows.stop), slice(columns.start, columns.stop)
-        same: NumpyArray = g[r, None] == g[None, c]
-        return same & (h[r, None] | h[None, c])
+        wanted: NumpyArray = (g[r, None] == g[None, c]) & (h[r, None] | h[None, c])
+        return wanted
 
 
 def choose_pairs(pairs: Any, labels: Sequence[Labels]) -> Pairs:
@@ -115,7 +115,8 @@ def matching(wanted: Labels, labels: Sequence[Labels]) -> list[int]:
         for name, value in wanted.items():
             known = [one[name] for one in labels if name in one]
             if not known:
-                raise DsvccaError(f"there is no label {name!r}: {nearest(name, label_order({k for o in labels for k in o}))}")
+                names = label_order({k for one in labels for k in one})
+                raise DsvccaError(f"there is no label {name!r}: {nearest(name, names)}")
             if value not in known:
                 raise DsvccaError(f"nothing has {name}={value!r}: {nearest(value, known)}")
         raise DsvccaError(f"nothing has all of {describe(wanted)}: leave some of the labels out")

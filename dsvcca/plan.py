@@ -105,9 +105,7 @@ class Plan:
     def tiles(self) -> tuple[tuple[int, int], ...]:
         """Pairs of panels (i <= j) in which at least one comparison is wanted."""
         p = self.panels
-        return tuple(
-            (i, j) for i in range(len(p)) for j in range(i, len(p)) if self.pairs.mask(p[i], p[j]).any()
-        )
+        return tuple((i, j) for i in range(len(p)) for j in range(i, len(p)) if self.pairs.mask(p[i], p[j]).any())
 
     @property
     def budget(self) -> int:
@@ -144,7 +142,8 @@ class Plan:
     def fingerprint(self) -> str:
         """Digest of everything on which the results depend."""
         explicit = [list(p) for p in self.pairs.listed]
-        content = [self.meaning, self.listed, self.basis_fingerprints, explicit, [r.labels for r in self.representations]]
+        labels = [r.labels for r in self.representations]
+        content = [self.meaning, self.listed, self.basis_fingerprints, explicit, labels]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def assumed_ranks(self) -> list[int]:
@@ -160,9 +159,7 @@ class Plan:
         n, weighted = self.rows, any(m.startswith("pwcca") for m in self.measures)
         columns = [viewed_shape(r.logical_shape, v)[2] for r, v in zip(self.representations, self.views, strict=True)]
         reduce_flops = sum(n * c * c + 9 * c**3 + 2 * n * c * q for c, q in zip(columns, k, strict=True))
-        passes = [
-            1 if holds_whole(n, c, self.budget) else 2 for c in columns
-        ]
+        passes = [1 if holds_whole(n, c, self.budget) else 2 for c in columns]
         product = solve = 0.0
         basis_read = 0
         sums = [sum(k[i] for i in p) for p in self.panels]
@@ -244,9 +241,9 @@ class Plan:
                 f"  read             {format_bytes(price.bytes_read)}, if no basis is there yet",
                 f"  written          {format_bytes(price.bytes_written)}",
                 f"  arithmetic       {price.flops / 1e9:,.1f} GFLOP",
-                f"  memory           {format_bytes(price.memory)} a worker thread at the most, of {format_bytes(self.memory)}",
-                f"  time             about {format_time(price.seconds)} of one core (assuming {RATES['product'] / 1e9:.0f} "
-                "GFLOP/s and ranks a third of the columns)",
+                f"  memory           {format_bytes(price.memory)} a worker thread, of {format_bytes(self.memory)}",
+                f"  time             about {format_time(price.seconds)} of one core, if it does "
+                f"{RATES['product'] / 1e9:.0f} GFLOP/s and ranks are a third of the columns",
             ]
         )
 
@@ -373,5 +370,3 @@ def _check_alike(first: Representation, first_view: str, other: Representation, 
             f"{first} has {rows} rows as view {first_view!r} and {other} has {others} as {view!r}: rows must be the "
             "same positions; select() layers of one size, or use view='mean'"
         )
-
-

@@ -1,4 +1,4 @@
-"""What one reduce task does on a worker: read representations, whiten each once, commit their bases, return receipts."""
+"""What one reduce task does on a worker: read representations, whiten each, commit their bases, return receipts."""
 
 from __future__ import annotations
 

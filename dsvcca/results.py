@@ -1,10 +1,10 @@
 """The results store: one Zarr v3 group that xarray opens, one chunk a tile, one commit marker a tile.
 
-    results.zarr/                zarr.json holds what every number means and which plan made it
-      svcca, pwcca_x, ...        (x, y[, variance]) float64, NaN where no comparison was asked for
-      rank_x, rank_y             (x[, variance]), (y[, variance])
-      x_layer, y_layer, ...      labels
-      commits/0-3.json           tile (0, 3) and its mirror are complete: checksums of their chunks
+results.zarr/                zarr.json holds what every number means and which plan made it
+  svcca, pwcca_x, ...        (x, y[, variance]) float64, NaN where no comparison was asked for
+  rank_x, rank_y             (x[, variance]), (y[, variance])
+  x_layer, y_layer, ...      labels
+  commits/0-3.json           tile (0, 3) and its mirror are complete: checksums of their chunks
 """
 
 from __future__ import annotations
@@ -29,6 +29,9 @@ from dsvcca.measures import MEASURES
 from dsvcca.plan import Plan
 
 COMMITS = "commits"
+
+MIRRORED = {"pwcca_x": "pwcca_y", "pwcca_y": "pwcca_x"}
+"""Measures that exchange when x and y do."""
 
 
 def create_results(out: str | os.PathLike[str], plan: Plan, about: Mapping[str, Any]) -> Path:
@@ -72,11 +75,10 @@ def write_tile(root: Path, tile: tuple[int, int], values: Mapping[str, NumpyArra
     values : mapping
         For each measure (rows, columns, variances); the mirror of `pwcca_x` is `pwcca_y`, of the others themselves.
     """
-    mirrored = {"pwcca_x": "pwcca_y", "pwcca_y": "pwcca_x"}
     checksums: dict[str, str | None] = {}
     for name, block in values.items():
         array = zarr.open_array(str(root / name), mode="r+")
-        for target, (i, j) in ((block, tile), (values[mirrored.get(name, name)].swapaxes(0, 1), tile[::-1])):
+        for target, (i, j) in ((block, tile), (values[MIRRORED.get(name, name)].swapaxes(0, 1), tile[::-1])):
             if (i, j) == tile and target is not block:
                 continue  # a tile on the diagonal is its own mirror
             rows, columns = slice(i * panel, i * panel + target.shape[0]), slice(j * panel, j * panel + target.shape[1])
@@ -88,14 +90,16 @@ def write_tile(root: Path, tile: tuple[int, int], values: Mapping[str, NumpyArra
     files.write_json(root / COMMITS / f"{tile[0]}-{tile[1]}.json", checksums)
 
 
-def write_ranks(root: Path, ranks: NumpyArray) -> None:
-    """Write the kept ranks (representations, variances) unless they are there."""
+def write_ranks(root: Path, ranks: NumpyArray) -> NumpyArray:
+    """Add kept ranks (representations, variances; 0 where not known) to those that are there; return all of them."""
     for name in ("rank_x", "rank_y"):
         array = zarr.open_array(str(root / name), mode="r+")
-        wanted = ranks if array.ndim == 2 else ranks[:, 0]
-        if not np.array_equal(np.asarray(array[:]), wanted):
-            array[:] = wanted
+        there = np.asarray(array[:]).reshape(ranks.shape)
+        merged = np.where(ranks > 0, ranks, there)
+        if not np.array_equal(merged, there):
+            array[:] = merged.reshape(array.shape)
             files.seal(root / name)
+    return merged
 
 
 def add_warnings(root: Path, sentences: Sequence[str]) -> None:
@@ -119,8 +123,14 @@ def open_results(out: str | os.PathLike[str]) -> xr.Dataset:
     root = files.local_path(out, "results")
     _results_attributes(root)
     found: xr.Dataset = xr.open_zarr(str(root), consolidated=False, chunks=None, mask_and_scale=False)
-    found.attrs = {k: v for k, v in found.attrs.items() if k != KEY}
-    return found
+    names = label_order({str(c)[2:] for c in found.coords if str(c).startswith("x_")})
+    coordinates = ["x", *(f"x_{n}" for n in names), "y", *(f"y_{n}" for n in names), "variance"]
+    variables = [*MEASURES, "rank_x", "rank_y"]
+    return xr.Dataset(
+        {name: found[name].variable for name in variables if name in found},
+        {name: found[name].variable for name in coordinates if name in found},
+        {name: value for name, value in found.attrs.items() if name != KEY},
+    )
 
 
 def select(
@@ -186,12 +196,8 @@ def to_frame(results: xr.Dataset, *, measures: Sequence[str] | None = None) -> p
     values = {name: results[name].transpose("x", "y", ...).values for name in chosen}
     first = values[chosen[0]]
     xs, ys = results["x"].values, results["y"].values
-    once = np.ones(first.shape[:2], dtype=bool)
-    both = {int(i): place for place, i in enumerate(ys)}
-    rows_of = {int(i): place for place, i in enumerate(xs)}
-    for a, i in enumerate(xs):
-        for j in (j for j in both if j < i and j in rows_of and int(i) in both):
-            once[a, both[j]] = False
+    twice = np.isin(xs, ys)[:, None] & np.isin(ys, xs)[None, :]
+    once = ~twice | (xs[:, None] <= ys[None, :])
     at = np.argwhere(np.isfinite(first) & (once if first.ndim == 2 else once[..., None]))
     columns: dict[str, Any] = {}
     for side, axis in (("x", 0), ("y", 1)):

@@ -1,8 +1,8 @@
 """The activation store: one Zarr v3 group, one array a representation.
 
-    activations.zarr/                         group; its attributes hold the number of datapoints
-      datapoints/                             array of datapoint ids, once they are known
-      seed=0,step=100,layer=conv1/            one group a representation, see `dsvcca.activations`
+activations.zarr/                         group; its attributes hold the number of datapoints
+  datapoints/                             array of datapoint ids, once they are known
+  seed=0,step=100,layer=conv1/            one group a representation, see `dsvcca.activations`
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class Store:
             if not known:
                 names = label_order({k for r in rows for k in r.labels})
                 raise DsvccaError(f"no representation has a label {name!r}: {nearest(name, names)}")
-            values = [value] if np.ndim(value) == 0 else list(value)  # type: ignore[arg-type]
+            values: list[Any] = [value] if np.ndim(value) == 0 else list(value)  # type: ignore[arg-type]
             where[name] = [v.item() if isinstance(v, np.generic) else v for v in values]
             for wanted in where[name]:
                 if wanted not in known:

@@ -150,7 +150,8 @@ class PackWriter:
         if self._streamed is None:
             array = self._create(self.columns)
             for start in range(0, self._rows, GRID):
-                array[start : start + GRID] = np.concatenate([held[start : start + GRID] for held in self._held], axis=1)
+                stop = start + GRID
+                array[start:stop] = np.concatenate([held[start:stop] for held in self._held], axis=1)
         for part in PARTS:
             flat = np.concatenate([to_numpy(getattr(basis, part)).ravel() for _, basis in self._bases])
             files.create_array(self._folder / part, flat.shape, flat.size, "float64", ("value",))[:] = flat
@@ -178,10 +179,9 @@ class PackWriter:
 
     def _create(self, columns: int) -> zarr.Array[Any]:
         rows = min(GRID // 2, self._rows)  # half a step of the grid: less is wasted on the last chunk
-        array: zarr.Array[Any] = files.create_array(
-            self._folder / COLUMNS, (self._rows, columns), rows, "float32", ("row", "direction"), (min(columns, CHUNK_COLUMNS),)
-        )
-        return array
+        inner = (min(columns, CHUNK_COLUMNS),)
+        dims = ("row", "direction")
+        return files.create_array(self._folder / COLUMNS, (self._rows, columns), rows, "float32", dims, inner)
 
 
 def find_bases(workspace: str) -> dict[str, list[Receipt]]:

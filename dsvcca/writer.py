@@ -151,7 +151,7 @@ class Writer:
         stem = folder_name(self.labels)
         version = 1
         while True:
-            target = self._root / (stem if version == 1 else f"{stem}~{version}")
+            target = self._root / (stem if version == 1 else f"{stem}@{version}")
             if not target.exists() and files.publish(self._folder, target):
                 return
             other = read_attributes(target)
@@ -183,7 +183,7 @@ class Writer:
 def plain_ids(ids: Any) -> NumpyArray:
     """Return datapoint ids as integers: integers as they are, strings as 64 bits of their BLAKE2b digest."""
     array = np.asarray(ids)
-    if array.ndim != 1 or array.dtype.kind not in "iuUO" and array.dtype.kind != "T":
+    if array.ndim != 1 or array.dtype.kind not in "iuUOT":
         raise DsvccaError(f"datapoint ids must be a sequence of integers or strings, found {array.dtype} {array.shape}")
     if array.dtype.kind in "iu":
         return array.astype(np.uint64)

@@ -1,0 +1,40 @@
+# Two commands on a machine with Python (3.11 or newer) and pip:
+#   make demo    train, compare, draw; everything goes to ./demo
+#   make test    lint, types and the fast tests
+# Each makes the environment that it needs in .venv.
+
+PYTHON ?= python3
+VENV   ?= .venv
+TORCH  ?= torch==2.13.0
+BIN    := $(VENV)/bin
+
+.PHONY: demo test slow bench lint env clean
+
+demo: env
+	$(BIN)/dsvcca demo demo
+
+test: lint
+	$(BIN)/python -m pytest -m "not slow"
+
+slow: env
+	$(BIN)/python -m pytest -m slow
+
+bench: env
+	$(BIN)/python benchmarks/population.py
+
+lint: env
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+env: $(VENV)/.ready
+
+# PyTorch first and by itself: where a CPU build is at hand it is taken, and what follows is satisfied with it.
+# Another build: make test TORCH="torch --index-url ..."
+$(VENV)/.ready: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check $(TORCH)
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) demo .pytest_cache .mypy_cache .ruff_cache .hypothesis

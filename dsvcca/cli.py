@@ -1,0 +1,223 @@
+"""The command line."""
+
+from __future__ import annotations
+
+import functools
+import sys
+import warnings
+from collections.abc import Callable
+from contextlib import ExitStack
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any, ParamSpec, TypeVar
+
+import typer
+from dask.utils import format_bytes
+from distributed import Client
+from rich.console import Console
+from rich.table import Table
+
+from dsvcca import execute
+from dsvcca.compare import compare as compare_plan
+from dsvcca.errors import DsvccaError, DsvccaWarning
+from dsvcca.labels import Label, label_order
+from dsvcca.plan import Plan, plan_comparisons
+from dsvcca.results import to_frame
+from dsvcca.store import Store, open_store
+
+app = typer.Typer(
+    name="dsvcca",
+    help="Compare neural-network representations by SVCCA and PWCCA, out of core and on a cluster.\n\n"
+    "Start with 'dsvcca demo'. With activations of your own: 'dsvcca info STORE', 'dsvcca plan STORE', "
+    "'dsvcca compare STORE RESULTS'.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+StorePath = Annotated[Path, typer.Argument(metavar="STORE", help="An activation store, or Zarr arrays of others.")]
+Where = Annotated[
+    list[str] | None,
+    typer.Option("--where", "-w", help="Only these: LABEL=VALUE or LABEL=VALUE,VALUE; may be repeated."),
+]
+LabelPattern = Annotated[
+    str | None, typer.Option(help="For arrays of others: labels from paths, such as '{model}/{step}/{layer}'.")
+]
+Dims = Annotated[str | None, typer.Option(help="For arrays of others: their axes, such as 'nhwc' or 'ntd'.")]
+PairsRule = Annotated[str, typer.Option(help="all, over_training, to_last_step or across_seeds.")]
+View = Annotated[str, typer.Option(help="auto, neurons, mean, max or positions.")]
+Variance = Annotated[list[float], typer.Option(help="Share of variance to keep; repeat for several.")]
+Criterion = Annotated[str, typer.Option(help="variance, or singular for the letter of the SVCCA paper's appendix.")]
+Rank = Annotated[int | None, typer.Option(help="Keep this many directions instead.")]
+Memory = Annotated[str, typer.Option(help="Memory of one worker thread, such as '1.5 GiB'.")]
+
+
+def plain_errors(command: Callable[P, R]) -> Callable[P, R]:
+    """Print what a person can mend without a traceback, and warnings without their source line."""
+
+    @functools.wraps(command)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        def show(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+            print(f"warning: {message}", file=sys.stderr)
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("default", DsvccaWarning)
+            warnings.showwarning = show
+            try:
+                return command(*args, **kwargs)
+            except DsvccaError as error:
+                print(f"error: {error}", file=sys.stderr)
+                raise typer.Exit(1) from None
+            except KeyboardInterrupt:
+                print("stopped: what was finished is kept, the same line goes on from there", file=sys.stderr)
+                raise typer.Exit(130) from None
+
+    return wrapped
+
+
+@app.callback(invoke_without_command=True)
+def main(
+    show_version: Annotated[bool, typer.Option("--version", help="Show the version and stop.")] = False,
+) -> None:
+    if show_version:
+        print(f"dsvcca {version('dsvcca')}")
+        raise typer.Exit
+
+
+@app.command()
+@plain_errors
+def demo(
+    folder: Annotated[Path, typer.Argument(help="Where everything goes; run it again to go on.")] = Path("demo"),
+    seeds: Annotated[int, typer.Option(min=3, help="Networks to train.")] = 3,
+    workers: Annotated[int, typer.Option(min=1, help="Processes of the local cluster.")] = 2,
+) -> None:
+    """Train small convnets on real images, compare all layers at all steps, and draw what came out."""
+    from dsvcca.demo import run_demo
+
+    run_demo(folder, seeds=seeds, workers=workers)
+
+
+@app.command()
+@plain_errors
+def info(store: StorePath, where: Where = None, labels: LabelPattern = None, dims: Dims = None) -> None:
+    """Show what a store holds: labels, shapes, bytes."""
+    opened = _opened(store, where, labels, dims)
+    found = opened.representations
+    print(f"{opened.path}: {len(found)} representations of {opened.datapoints} datapoints, ", end="")
+    print(f"{format_bytes(sum(r.nbytes for r in found))}; datapoint ids {opened.ids or 'not known'}")
+    for name in label_order({k for r in found for k in r.labels}):
+        values = list(dict.fromkeys(r.labels[name] for r in found if name in r.labels))
+        more = f" ... {len(values) - 12} more" if len(values) > 12 else ""
+        print(f"  {name:10} {', '.join(map(str, values[:12]))}{more}")
+    table = Table(box=None, pad_edge=False)
+    for heading in ("layer", "shape", "type", "axes", "representations"):
+        table.add_column(heading)
+    kinds: dict[tuple[str, str, str, str], int] = {}
+    for r in found:
+        key = (str(r.labels["layer"]), str(r.shape), r.dtype, ", ".join(r.dims))
+        kinds[key] = kinds.get(key, 0) + 1
+    for key, count in kinds.items():
+        table.add_row(*key, str(count))
+    Console(soft_wrap=True).print(table)
+
+
+@app.command()
+@plain_errors
+def verify(store: StorePath, where: Where = None, labels: LabelPattern = None, dims: Dims = None) -> None:
+    """Read every chunk of a store and say what is missing or damaged; exit status 1 if anything is."""
+    opened = _opened(store, where, labels, dims)
+    found = opened.verify()
+    for row in found.itertuples():
+        print(f"{row.name}: {row.chunk} {row.problem}")
+    print(f"{len(opened.representations)} representations read, {len(found)} problems")
+    if len(found):
+        raise typer.Exit(1)
+
+
+@app.command()
+@plain_errors
+def plan(
+    store: StorePath,
+    pairs: PairsRule = "all",
+    where: Where = None,
+    view: View = "auto",
+    variance: Variance = [0.99],
+    criterion: Criterion = "variance",
+    rank: Rank = None,
+    memory: Memory = "1 GiB",
+    labels: LabelPattern = None,
+    dims: Dims = None,
+) -> None:
+    """Show what a comparison would cost; reads no activations and computes nothing."""
+    print(_plan(_opened(store, where, labels, dims), pairs, view, variance, criterion, rank, memory))
+
+
+@app.command()
+@plain_errors
+def compare(
+    store: StorePath,
+    out: Annotated[Path, typer.Argument(metavar="RESULTS", help="Results folder; the same line again resumes.")],
+    pairs: PairsRule = "all",
+    where: Where = None,
+    view: View = "auto",
+    variance: Variance = [0.99],
+    criterion: Criterion = "variance",
+    rank: Rank = None,
+    memory: Memory = "1 GiB",
+    workers: Annotated[int, typer.Option(min=0, help="Local Dask workers; 0 works in this process.")] = 0,
+    scheduler: Annotated[str | None, typer.Option(help="Address of a Dask scheduler to use instead.")] = None,
+    workspace: Annotated[Path | None, typer.Option(help="Where bases are kept; default beside the store.")] = None,
+    table: Annotated[Path | None, typer.Option(help="Also write one row a comparison to this CSV file.")] = None,
+    labels: LabelPattern = None,
+    dims: Dims = None,
+) -> None:
+    """Compare representations and write labelled results that xarray opens."""
+    if workers and scheduler:
+        raise DsvccaError("--workers starts a cluster and --scheduler names one: give one of them")
+    chosen = _plan(_opened(store, where, labels, dims), pairs, view, variance, criterion, rank, memory)
+    print(chosen)
+    with ExitStack() as stack:
+        client = None
+        if scheduler:
+            client = stack.enter_context(_connected(scheduler))
+        elif workers:
+            client = stack.enter_context(execute.local_client(workers, chosen.memory))
+        results = compare_plan(chosen, out, client=client, workspace=workspace)
+    if table is not None:
+        to_frame(results).to_csv(table, index=False)
+        print(f"table    {table}")
+    print(f"results  {out}   (dsvcca.open_results({str(out)!r}))")
+
+
+def _opened(store: Path, where: list[str] | None, labels: str | None, dims: str | None) -> Store:
+    opened = open_store(store, labels=labels, dims=dims)
+    return opened.select(**_where(opened, where)) if where else opened
+
+
+def _where(store: Store, conditions: list[str]) -> dict[str, list[Label]]:
+    """Return LABEL=VALUE,VALUE conditions with values of the type the store's labels have."""
+    chosen: dict[str, list[Label]] = {}
+    for condition in conditions:
+        name, equals, values = condition.partition("=")
+        if not equals:
+            raise DsvccaError(f"--where {condition!r} is not LABEL=VALUE: write for example --where layer=conv1")
+        known = {str(r.labels[name]): r.labels[name] for r in store.representations if name in r.labels}
+        chosen[name] = [known.get(value, value) for value in values.split(",")]
+    return chosen
+
+
+def _plan(
+    store: Store, pairs: str, view: str, variance: list[float], criterion: str, rank: int | None, memory: str
+) -> Plan:
+    share = variance[0] if len(variance) == 1 else variance
+    return plan_comparisons(store, pairs, view=view, variance=share, criterion=criterion, rank=rank, memory=memory)
+
+
+def _connected(address: str) -> Any:
+    try:
+        return Client(address, timeout=10)
+    except (OSError, TimeoutError, ValueError) as error:
+        raise DsvccaError(f"no Dask scheduler answers at {address!r} ({error}): check the address, start it") from error

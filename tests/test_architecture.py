@@ -1,0 +1,66 @@
+"""The house: two wings and one door. Imports point downwards only, third parties included."""
+
+import ast
+import sys
+from pathlib import Path
+
+import dsvcca
+
+PACKAGE = Path(dsvcca.__file__).parent
+MATHS = ["arrays", "views", "moments", "basis", "correlations", "measures"]
+DATA = ["files", "labels", "activations", "foreign", "writer", "store", "pairs", "plan", "workspace", "results"]
+DOOR = ["progress", "execute", "reduce", "correlate", "compare"]
+FACE = ["plot", "demo", "cli"]
+ORDER = ["errors", *MATHS, *DATA, *DOOR, *FACE]
+
+ALLOWED = {
+    "zarr": {"files", "activations", "foreign", "writer", "workspace", "results"},
+    "dask": {"plan", "cli"},
+    "distributed": {"execute", "compare", "cli"},
+    "torch": {"demo", "torch"},
+    "array_api_compat": {"arrays"},
+    "cupy": {"arrays"},
+    "matplotlib": {"plot", "demo"},
+    "xarray": {"results", "compare", "plot", "demo"},
+    "typer": {"cli"},
+}
+
+
+def imports(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module == "dsvcca":
+            yield from (f"dsvcca.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module
+
+
+def test_every_module_has_its_place_in_the_order():
+    found = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"}
+    assert found == set(ORDER)
+
+
+def test_modules_import_only_from_below():
+    for place, name in enumerate(ORDER):
+        for imported in imports(PACKAGE / f"{name}.py"):
+            if imported.startswith("dsvcca.torch"):
+                assert name in FACE
+            elif imported.startswith("dsvcca."):
+                other = imported.split(".")[1]
+                assert ORDER.index(other) < place, f"{name} imports {other}, which stands above it"
+
+
+def test_third_parties_are_imported_where_they_belong():
+    for path in PACKAGE.rglob("*.py"):
+        name = "torch" if path.parent.name == "torch" else path.stem
+        for imported in imports(path):
+            party = imported.split(".")[0]
+            assert name in ALLOWED.get(party, {name}), f"{name} imports {party}"
+
+
+def test_maths_knows_numpy_and_nothing_of_storage_or_clusters():
+    for name in MATHS:
+        parties = {i.split(".")[0] for i in imports(PACKAGE / f"{name}.py")} - set(sys.stdlib_module_names)
+        assert parties <= {"dsvcca", "numpy", "array_api_compat"}, name
+        assert not {i.split(".")[1] for i in imports(PACKAGE / f"{name}.py") if i.startswith("dsvcca.")} & set(DATA)

@@ -1,0 +1,547 @@
+"""The engine: the numbers are right, and their bits do not depend on how the work was cut, placed or interrupted."""
+
+import os
+import pickle
+import random
+import subprocess
+import sys
+import textwrap
+import time
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+import zarr
+from distributed import Client
+
+import dsvcca
+from dsvcca import DsvccaError, DsvccaWarning, execute
+from dsvcca.compare import make_bases, tile_tasks
+from dsvcca.plan import NUMERICS, holds_whole, tile_memory
+from dsvcca.reduce import reduce_tasks
+from dsvcca.results import missing_tiles
+from dsvcca.workspace import ensure_workspace
+from tests.populations import activations, same_bits, write_population
+
+
+@pytest.fixture(scope="module")
+def population(tmp_path_factory):
+    return write_population(tmp_path_factory.mktemp("p") / "s.zarr")
+
+
+@pytest.fixture(scope="module")
+def plan(population):
+    return dsvcca.plan_comparisons(population[0], variance=[0.9, 0.99, 1.0])
+
+
+@pytest.fixture(scope="module")
+def results(plan, tmp_path_factory):
+    return dsvcca.compare(plan, tmp_path_factory.mktemp("r") / "r.zarr")
+
+
+@pytest.fixture(scope="module", params=[1, 2], ids=["one worker", "two workers"])
+def client(request):
+    with execute.local_client(request.param, "1.5 GiB") as client:
+        yield client
+
+
+def files_and_times(*folders):
+    return {p: p.stat().st_mtime_ns for folder in folders for p in Path(folder).rglob("*")}
+
+
+def test_every_number_is_the_one_in_memory(population, results):
+    arrays = list(population[1].values())
+    for i in range(len(arrays)):
+        for j in range(i, len(arrays)):  # PWCCA: near ties between correlations magnify the rounding of directions
+            for place, share in enumerate((0.9, 0.99, 1.0)):
+                x, y = arrays[i], arrays[j]
+                found = dsvcca.cca(x, y, variance=share)
+                assert abs(results.svcca.values[i, j, place] - dsvcca.svcca(x, y, variance=share)) < 2e-7
+                assert abs(results.pwcca_x.values[i, j, place] - dsvcca.pwcca(x, y, variance=share)) < 1e-5
+                assert abs(results.pwcca_y.values[i, j, place] - dsvcca.pwcca(x, y, variance=share, side="y")) < 1e-5
+                assert abs(results.r2.values[i, j, place] - np.mean(found.correlations**2)) < 5e-7
+                assert results.rank_x.values[i, place] == found.x_rank
+                assert results.rank_y.values[j, place] == found.y_rank
+
+
+def test_both_sides_of_the_diagonal_are_filled(results):
+    assert np.array_equal(results.svcca.values, results.svcca.values.swapaxes(0, 1))
+    assert np.array_equal(results.pwcca_x.values, results.pwcca_y.values.swapaxes(0, 1))
+    assert not np.allclose(results.pwcca_x.values, results.pwcca_y.values)
+    assert np.abs(np.diagonal(results.svcca.values) - 1).max() < 2.2e-7
+
+
+@pytest.mark.parametrize("variance", [0.99, [0.5, 0.9]])
+@pytest.mark.parametrize("condition", [1e2, 1e5])
+def test_float32_on_disk_gives_float64_correlations(tmp_path, variance, condition):
+    """Condition numbers up to 1e5, means 30 times the deviation; the truth is the in-memory route on what is stored."""
+    rng = np.random.default_rng(0)
+    n, p = 5000, 40
+    store = dsvcca.create_store(tmp_path / "s.zarr", datapoints=n)
+    shared = rng.standard_normal((n, p))
+    stored = []
+    for seed in range(3):
+        u = np.linalg.qr(shared + 0.7 * rng.standard_normal((n, p)))[0]
+        v = np.linalg.qr(rng.standard_normal((p, p)))[0]
+        x = u * np.geomspace(1, 1 / condition, p) @ v
+        x = (x / x.std() + 30).astype("f4")
+        stored.append(x)
+        store.write(x, layer="l", seed=seed)
+    found = dsvcca.compare(
+        dsvcca.plan_comparisons(store, variance=[1.0, *np.atleast_1d(variance)]), tmp_path / "r.zarr"
+    )
+    for i, j in ((0, 1), (0, 2), (1, 2), (1, 1)):
+        for place, share in enumerate(found.variance.values):
+            assert abs(found.svcca.values[i, j, place] - dsvcca.svcca(stored[i], stored[j], variance=share)) < 1e-6
+
+
+def test_a_cluster_gives_the_bits_of_this_process(plan, results, client, tmp_path):
+    found = dsvcca.compare(plan, tmp_path / "r.zarr", client=client, workspace=tmp_path / "w")
+    assert same_bits(found, results)
+
+
+@pytest.mark.parametrize("panel", [1, 3, 5])
+def test_the_size_of_a_panel_changes_no_bit(plan, results, tmp_path, panel):
+    found = dsvcca.compare(replace(plan, panel=panel), tmp_path / "r.zarr", workspace=tmp_path / "w")
+    assert same_bits(found, results)
+
+
+def test_the_memory_changes_no_bit(tmp_path):
+    """A plan whose memory forces tiles to be cut and rows to be read twice."""
+    store = dsvcca.create_store(tmp_path / "s.zarr", datapoints=14_000)
+    for seed in range(4):
+        store.write(activations(seed, n=14_000, p=600, shared=100), layer="a", seed=seed)
+    ample = dsvcca.plan_comparisons(store, variance=1.0, memory="4 GiB")
+    tight = replace(ample, memory=int((320 + 170) * 2**20 / 0.7))
+    assert not holds_whole(14_000, 600, tight.budget)
+    assert tile_memory(2400, 0, 14_000) > tight.budget
+    one = dsvcca.compare(ample, tmp_path / "r1.zarr", workspace=tmp_path / "w1")
+    other = dsvcca.compare(tight, tmp_path / "r2.zarr", workspace=tmp_path / "w2")
+    assert same_bits(one, other)
+
+
+def test_the_order_of_arrival_changes_no_bit(population, results, tmp_path):
+    _, arrays = population
+    store = dsvcca.create_store(tmp_path / "s.zarr", datapoints=600)
+    keys = list(arrays)
+    order = random.Random(0).sample(range(len(keys)), len(keys))
+    for i in order:
+        seed, step, layer = keys[i]
+        store.write(arrays[keys[i]], layer=layer, seed=seed, step=step)
+    found = dsvcca.compare(dsvcca.plan_comparisons(store, variance=[0.9, 0.99, 1.0]), tmp_path / "r.zarr")
+    for name in ("svcca", "r2", "pwcca_x", "pwcca_y"):
+        assert np.array_equal(found[name].values, results[name].values[np.ix_(order, order)])
+
+
+@pytest.mark.parametrize("chunk", [100, 599])
+def test_other_chunks_change_no_bit(population, results, tmp_path, chunk):
+    """The same numbers in arrays of others, chunked along rows and along columns."""
+    group = zarr.create_group(tmp_path / "g.zarr")
+    for (seed, step, layer), x in population[1].items():
+        group.create_array(f"seed={seed}/step={step}/{layer}", data=x, chunks=(chunk, 7))
+    plan = dsvcca.plan_comparisons(dsvcca.open_store(tmp_path / "g.zarr"), variance=[0.9, 0.99, 1.0])
+    assert same_bits(dsvcca.compare(plan, tmp_path / "r.zarr", workspace=tmp_path / "w"), results)
+
+
+def test_maps_read_in_pieces_have_the_bits_of_maps_in_memory(tmp_path):
+    rng = np.random.default_rng(0)
+    maps = [rng.standard_normal((300, 6, 5, 8)).astype("f4") for _ in range(2)]
+    store = dsvcca.create_store(tmp_path / "s.zarr", datapoints=300)
+    for seed, x in enumerate(maps):
+        store.write(x, layer="conv", seed=seed, dims="nhwc")
+    for view, by_hand in (
+        ("mean", lambda x: x.astype("f8").mean(axis=(1, 2))),
+        ("max", lambda x: x.max(axis=(1, 2))),
+        ("positions", lambda x: x.reshape(-1, 8)),
+    ):
+        found = dsvcca.compare(dsvcca.plan_comparisons(store, view=view), tmp_path / f"{view}.zarr")
+        assert abs(float(found.svcca[0, 1]) - dsvcca.svcca(by_hand(maps[0]), by_hand(maps[1]))) < 2e-7
+        assert found.attrs["views"] == [view]
+
+
+def test_the_same_line_again_computes_nothing(population, plan, tmp_path, caplog):
+    out, workspace = tmp_path / "r.zarr", tmp_path / "w"
+    first = dsvcca.compare(plan, out, workspace=workspace)
+    before = files_and_times(out, workspace, population[0].path)
+    again = dsvcca.compare(plan, out, workspace=workspace)
+    assert files_and_times(out, workspace, population[0].path) == before
+    assert same_bits(first, again)
+
+
+def test_another_plan_reuses_the_bases(population, plan, tmp_path):
+    workspace = tmp_path / "w"
+    dsvcca.compare(plan, tmp_path / "r.zarr", workspace=workspace)
+    before = files_and_times(workspace)
+    narrower = dsvcca.plan_comparisons(population[0].select(seed=[0, 1]), variance=0.9)
+    dsvcca.compare(narrower, tmp_path / "r2.zarr", workspace=workspace)
+    assert files_and_times(workspace) == before
+
+
+def test_a_resumed_run_does_what_is_missing_and_gives_the_same_bits(plan, results, tmp_path):
+    plan = replace(plan, panel=3)
+    out, workspace = tmp_path / "r.zarr", tmp_path / "w"
+    dsvcca.compare(plan, out, workspace=workspace)
+    assert len(plan.tiles) == 10
+    gone = [out / "commits" / "0-2.json", out / "svcca" / "c.1.3.0"]
+    for path in gone:
+        path.unlink()
+    assert missing_tiles(out, plan) == [(0, 2), (1, 3)]
+    kept = files_and_times(out / "commits")
+    found = dsvcca.compare(plan, out, workspace=workspace)
+    assert same_bits(found, results)
+    done = {p.name for p, t in files_and_times(out / "commits").items() if kept.get(p) != t and p.is_file()}
+    assert done == {"0-2.json", "1-3.json"}
+
+
+def test_a_run_killed_at_any_moment_resumes_to_the_same_bits(population, plan, results, tmp_path):
+    """The driver is killed while it reduces and correlates; what it finished is kept."""
+    out, workspace = tmp_path / "r.zarr", tmp_path / "w"
+    code = f"""
+        import dsvcca
+        from dataclasses import replace
+        store = dsvcca.open_store({population[0].path!r})
+        plan = replace(dsvcca.plan_comparisons(store, variance=[.9, .99, 1.0]), panel=1)
+        print("ready", flush=True)
+        dsvcca.compare(plan, {str(out)!r}, workspace={str(workspace)!r})
+    """
+    rng = random.Random(0)
+    finished = []
+    for _ in range(4):
+        process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], stdout=subprocess.PIPE)
+        process.stdout.readline()
+        time.sleep(rng.uniform(0.05, 0.5))
+        process.kill()
+        process.wait()
+        process.stdout.close()
+        finished.append(len(list((out / "commits").glob("*-*.json"))) if (out / "commits").exists() else 0)
+    found = dsvcca.compare(replace(plan, panel=1), out, workspace=workspace)
+    assert finished == sorted(finished)
+    assert same_bits(found, results)
+
+
+def test_a_larger_plan_can_be_checked_and_cut_before_it_runs(plan):
+    text = str(plan)
+    for words in ("12 (600 rows each", "neurons (12)", "78 in 1 tiles", "svcca, pwcca_x", "worker thread", "GFLOP"):
+        assert words in text
+
+
+def test_results_say_how_they_were_made(results):
+    attributes = results.attrs
+    assert attributes["views"] == ["neurons"]
+    assert attributes["rows"] == 600
+    assert attributes["variance"] == [0.9, 0.99, 1.0]
+    assert attributes["criterion"] == "variance"
+    assert attributes["numerics"] == NUMERICS
+    assert "float64" in attributes["precision"]
+    assert attributes["dsvcca_version"]
+    assert "sum(rho)" in results.svcca.attrs["definition"]
+    assert results.svcca.dims == ("x", "y", "variance")
+    assert {"x_layer", "x_seed", "x_step", "y_layer", "y_seed", "y_step"} <= set(results.coords)
+
+
+def test_one_share_of_variance_gives_no_dimension(population, tmp_path):
+    found = dsvcca.compare(dsvcca.plan_comparisons(population[0], rank=5), tmp_path / "r.zarr")
+    assert found.svcca.dims == ("x", "y")
+    assert set(found.rank_x.values) == {5}
+    assert isinstance(found, xr.Dataset)
+
+
+def test_select_and_to_frame(results):
+    part = dsvcca.select(results, x={"layer": "a", "seed": 0}, y={"step": 10})
+    assert dict(part.sizes) == {"x": 2, "y": 6, "variance": 3}
+    frame = dsvcca.to_frame(results)
+    assert len(frame) == 78 * 3
+    assert list(frame.columns) == [
+        *("x_seed", "x_step", "x_layer", "rank_x", "y_seed", "y_step", "y_layer", "rank_y", "variance"),
+        *("svcca", "pwcca_x", "pwcca_y", "r2"),
+    ]
+    row = frame.iloc[17]
+    cell = dsvcca.select(
+        results,
+        x={"seed": row.x_seed, "step": row.x_step, "layer": row.x_layer},
+        y={"seed": row.y_seed, "step": row.y_step, "layer": row.y_layer},
+    ).sel(variance=row.variance)
+    assert float(cell.pwcca_x.squeeze()) == row.pwcca_x
+    assert int(cell.rank_y.squeeze()) == row.rank_y
+    assert len(dsvcca.to_frame(part, measures=["svcca"])) == 3 * (2 * 6 - 0)
+    with pytest.raises(DsvccaError, match="results have no label 'color'"):
+        dsvcca.select(results, x={"color": 1})
+    with pytest.raises(DsvccaError, match="nothing in these results has layer='z'"):
+        dsvcca.select(results, y={"layer": "z"})
+    with pytest.raises(DsvccaError, match="has all of"):
+        dsvcca.select(results.isel(x=[0, 11]), x={"seed": 0, "step": 10})
+    with pytest.raises(DsvccaError, match="results have no"):
+        dsvcca.to_frame(results, measures=["cka"])
+
+
+def test_measures_without_vectors(population, results, tmp_path):
+    found = dsvcca.compare(
+        dsvcca.plan_comparisons(population[0], measures=["svcca"], variance=[0.9, 0.99, 1.0]), tmp_path / "r.zarr"
+    )
+    assert "pwcca_x" not in found
+    assert np.abs(found.svcca.values - results.svcca.values).max() < 2e-8
+
+
+@pytest.mark.parametrize("pairs", ["over_training", "to_last_step", "across_seeds"])
+def test_only_what_was_asked_for_is_filled(population, results, tmp_path, pairs):
+    store, arrays = population
+    plan = replace(dsvcca.plan_comparisons(store, pairs, variance=[0.9, 0.99, 1.0]), panel=4)
+    found = dsvcca.compare(plan, tmp_path / "r.zarr")
+    keys = list(arrays)
+    wanted = np.array(
+        [
+            [
+                {
+                    "over_training": a[0] == b[0] and a[2] == b[2],
+                    "to_last_step": a[0] == b[0] and 10 in (a[1], b[1]),
+                    "across_seeds": a[1:] == b[1:],
+                }[pairs]
+                for b in keys
+            ]
+            for a in keys
+        ]
+    )
+    assert np.array_equal(np.isfinite(found.svcca.values[..., 0]), wanted)
+    assert np.array_equal(found.svcca.values[wanted], results.svcca.values[wanted])
+    assert plan.pairs.count == np.triu(wanted).sum()
+
+
+def test_a_list_of_pairs(population, results, tmp_path):
+    plan = dsvcca.plan_comparisons(
+        population[0], [({"seed": 0, "layer": "a"}, {"seed": 1, "step": 10})], variance=[0.9, 0.99, 1.0]
+    )
+    found = dsvcca.compare(plan, tmp_path / "r.zarr")
+    filled = np.isfinite(found.svcca.values[..., 0])
+    assert filled.sum() == 2 * plan.pairs.count == 2 * 4
+    assert np.array_equal(found.pwcca_x.values[filled], results.pwcca_x.values[filled])
+
+
+def test_tiles_nobody_asked_for_are_never_written(population, tmp_path):
+    plan = replace(dsvcca.plan_comparisons(population[0], "over_training"), panel=2)
+    dsvcca.compare(plan, tmp_path / "r.zarr")
+    assert len(plan.tiles) < 21
+    assert len(list((tmp_path / "r.zarr" / "svcca").glob("c.*"))) == 2 * len(plan.tiles) - sum(
+        i == j for i, j in plan.tiles
+    )
+
+
+def test_tasks_carry_paths_and_never_arrays(tmp_path):
+    store = dsvcca.create_store(tmp_path / "s.zarr", datapoints=300)
+    for seed in range(130):
+        store.write(activations(seed, n=300, p=6), layer="a_layer_with_a_long_name", seed=seed, step=100000 + seed)
+    plan = dsvcca.plan_comparisons(store, "over_training")
+    ensure_workspace(str(tmp_path / "w"))
+    bases = make_bases(plan, str(tmp_path / "w"), plan.tiles, None)
+    tasks = tile_tasks(plan, str(tmp_path / "w"), tmp_path / "r.zarr", plan.tiles, bases)
+    assert max(len(pickle.dumps(task)) for task in tasks) < 20_000
+    assert max(len(pickle.dumps(task)) for task in reduce_tasks(plan, str(tmp_path / "w"), list(range(130)))) < 20_000
+
+
+def test_a_client_that_is_active_but_not_passed_is_named(plan, client, tmp_path):
+    message = r"a Dask client is active .* but was not passed"
+    with Client(client.cluster) as active, pytest.warns(DsvccaWarning, match=message):
+        assert execute.active_client() is active
+        dsvcca.compare(plan, tmp_path / "r.zarr", workspace=tmp_path / "w")
+
+
+def test_a_cluster_with_less_memory_than_planned_is_refused(population, client, tmp_path):
+    plan = dsvcca.plan_comparisons(population[0], memory="3 GiB")
+    with pytest.raises(DsvccaError, match="the plan counts on 3.00 GiB a worker thread, .* has 1.50 GiB"):
+        dsvcca.compare(plan, tmp_path / "r.zarr", client=client)
+
+
+def test_a_failing_representation_is_named_and_the_others_are_kept(population, client, tmp_path):
+    store = dsvcca.create_store(tmp_path / "s.zarr", datapoints=600)
+    for seed in range(40):
+        store.write(activations(seed), layer="a", seed=seed)
+    Path(store.select(seed=7).representations[0].array, "c.0.0").unlink()
+    plan = dsvcca.plan_comparisons(store)
+    with pytest.raises(
+        DsvccaError, match=r"seed=7, layer='a': chunk 'c.0.0' .* is missing[\s\S]*1 of 2 tasks finished"
+    ):
+        dsvcca.compare(plan, tmp_path / "r.zarr", client=client, workspace=tmp_path / "w")
+    assert len(list((tmp_path / "w").glob("pack-*"))) == 1
+    assert missing_tiles(tmp_path / "r.zarr", plan) == [(0, 0)]
+
+
+def damaged(x, kind):
+    x = x.copy()
+    if kind == "nan":
+        x[17, 3] = np.nan
+    if kind == "constant":
+        x[:] = 3.0
+    return x
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [("nan", r"1 numbers are NaN or infinite, the first in row 17"), ("constant", "every neuron is constant")],
+)
+def test_bad_numbers_in_arrays_of_others_are_errors(tmp_path, kind, message):
+    group = zarr.create_group(tmp_path / "g.zarr")
+    group.create_array("a", data=activations(0))
+    group.create_array("b", data=damaged(activations(1), kind))
+    plan = dsvcca.plan_comparisons(dsvcca.open_store(tmp_path / "g.zarr"))
+    with pytest.raises(DsvccaError, match=rf"layer='b': {message}"):
+        dsvcca.compare(plan, tmp_path / "r.zarr")
+    assert not list((tmp_path / "r.zarr" / "commits").glob("*-*.json"))
+
+
+def test_too_few_rows_for_the_kept_directions_is_an_error(tmp_path):
+    store = dsvcca.create_store(tmp_path / "s.zarr", datapoints=20)
+    store.write(np.random.default_rng(0).standard_normal((20, 30)), layer="wide")
+    with pytest.raises(DsvccaError, match="19 kept directions in 20 rows leave no freedom"):
+        dsvcca.compare(dsvcca.plan_comparisons(store, variance=1.0), tmp_path / "r.zarr")
+
+
+def test_few_rows_warn_and_the_warning_stays_with_the_results(tmp_path):
+    store = dsvcca.create_store(tmp_path / "s.zarr", datapoints=60)
+    for seed, p in enumerate((20, 50)):
+        store.write(np.random.default_rng(seed).standard_normal((60, p)), layer="l", seed=seed)
+    with pytest.warns(DsvccaWarning, match="keep more directions than there are degrees of freedom .* up to 41"):
+        found = dsvcca.compare(dsvcca.plan_comparisons(store, variance=1.0), tmp_path / "r.zarr")
+    assert "41 of their correlations are 1" in found.attrs["warnings"][0]
+    with pytest.warns(DsvccaWarning, match="fewer than 5 rows a kept direction"):
+        dsvcca.compare(dsvcca.plan_comparisons(store.select(seed=0), rank=10), tmp_path / "r2.zarr")
+
+
+def test_results_of_another_plan_are_refused(population, plan, results, tmp_path):
+    out = tmp_path / "r.zarr"
+    dsvcca.compare(plan, out)
+    with pytest.raises(DsvccaError, match=r"results of another plan \(variance is \[0.9, 0.99, 1.0\] there"):
+        dsvcca.compare(dsvcca.plan_comparisons(population[0], variance=0.5), out)
+    with pytest.raises(DsvccaError, match="compares other representations"):
+        dsvcca.compare(dsvcca.plan_comparisons(population[0].select(seed=0), variance=[0.9, 0.99, 1.0]), out)
+    with pytest.raises(DsvccaError, match="does not hold results"):
+        dsvcca.compare(plan, population[0].path)
+    with pytest.raises(DsvccaError, match="there are no results at"):
+        dsvcca.open_results(tmp_path / "nothing")
+    with pytest.raises(DsvccaError, match="does not hold results"):
+        dsvcca.open_results(population[0].path)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "a").write_text("")
+    with pytest.raises(DsvccaError, match="is a folder of something else"):
+        dsvcca.compare(plan, tmp_path / "r3.zarr", workspace=tmp_path / "folder")
+    with pytest.raises(DsvccaError, match="holds activations"):
+        dsvcca.compare(plan, tmp_path / "r3.zarr", workspace=population[0].path)
+    with pytest.raises(DsvccaError, match="holds results, not activations"):
+        dsvcca.open_store(out)
+
+
+def test_a_representation_replaced_after_planning_is_noticed(tmp_path):
+    store, _ = write_population(tmp_path / "s.zarr", seeds=2, steps=(0,))
+    plan = dsvcca.plan_comparisons(store)
+    record = Path(store.representations[0].array).parent / "zarr.json"
+    record.write_text(record.read_text().replace('"content": "', '"content": "0'))
+    with pytest.raises(DsvccaError, match="its commit record is gone or has changed"):
+        dsvcca.compare(plan, tmp_path / "r.zarr")
+
+
+def test_replaced_activations_make_another_plan(tmp_path):
+    store, _ = write_population(tmp_path / "s.zarr", seeds=2, steps=(0,))
+    first = dsvcca.compare(dsvcca.plan_comparisons(store), tmp_path / "r.zarr")
+    store.write(activations(77), layer="a", seed=0, step=0, if_exists="replace")
+    plan = dsvcca.plan_comparisons(store)
+    with pytest.raises(DsvccaError, match="other activations under the same labels"):
+        dsvcca.compare(plan, tmp_path / "r.zarr")
+    second = dsvcca.compare(plan, tmp_path / "r2.zarr")
+    assert not np.allclose(first.svcca.values, dsvcca.select(second).svcca.values)
+
+
+def test_damaged_bases_are_errors_that_name_the_pack(plan, tmp_path):
+    out, workspace = tmp_path / "r.zarr", tmp_path / "w"
+    dsvcca.compare(plan, out, workspace=workspace)
+    (out / "commits" / "0-0.json").unlink()
+    (pack,) = workspace.glob("pack-*")
+    chunk = pack / "columns" / "c.0.0"
+    good = chunk.read_bytes()
+    chunk.write_bytes(good[:100] + b"\x01\x02" + good[102:])
+    with pytest.raises(DsvccaError, match=r"rows 0 to 600 of .*columns' cannot be read"):
+        dsvcca.compare(plan, out, workspace=workspace)
+    chunk.unlink()
+    with pytest.raises(DsvccaError, match=r"c.0.0' is missing or not what was committed"):
+        dsvcca.compare(plan, out, workspace=workspace)
+
+
+def test_no_space_for_bases_or_results_is_an_error(population, tmp_path):
+    code = f"""
+        import resource, dsvcca
+        resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000))
+        store = dsvcca.open_store({population[0].path!r})
+        try:
+            dsvcca.compare(dsvcca.plan_comparisons(store), {str(tmp_path / "r.zarr")!r}, workspace={str(tmp_path / "w")!r})
+        except dsvcca.DsvccaError as error:
+            print(error)
+    """
+    said = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True, capture_output=True, text=True)
+    assert "no space left to write" in said.stdout
+    found = dsvcca.compare(dsvcca.plan_comparisons(population[0]), tmp_path / "r.zarr", workspace=tmp_path / "w")
+    assert np.isfinite(found.svcca.values).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"pairs": "everything"}, "pairs='everything' is unknown"),
+        ({"pairs": []}, "pairs is an empty list"),
+        ({"pairs": [({"layer": "q"}, {"layer": "a"})]}, "nothing has layer='q'"),
+        ({"pairs": [({"leyer": "q"}, {"layer": "a"})]}, "there is no label 'leyer': did you mean 'layer'"),
+        ({"pairs": [({"layer": "a", "seed": 0, "step": 99}, {"layer": "a"})]}, "nothing has step=99"),
+        ({"pairs": ["ab"]}, "give \\(labels of x, labels of y\\)"),
+        ({"view": "fourier"}, "unknown view 'fourier'"),
+        ({"variance": 0}, r"must lie in \(0, 1\]"),
+        ({"variance": 1.5}, r"must lie in \(0, 1\]"),
+        ({"variance": []}, "give one share"),
+        ({"variance": [0.9, 0.9]}, "list of different ones"),
+        ({"criterion": "both"}, "criterion='both' is unknown"),
+        ({"rank": 0}, "rank=0 keeps nothing"),
+        ({"measures": ["cka"]}, r"unknown measures \['cka'\]"),
+        ({"measures": []}, "unknown measures"),
+        ({"memory": "200 MiB"}, "is too little"),
+    ],
+)
+def test_plans_that_cannot_work_are_refused(population, options, message):
+    with pytest.raises(DsvccaError, match=message):
+        dsvcca.plan_comparisons(population[0], **options)
+
+
+def test_plans_across_unlike_populations_are_refused(tmp_path):
+    group = zarr.create_group(tmp_path / "g.zarr")
+    group.create_array("a", data=np.ones((30, 4)))
+    group.create_array("b", data=np.ones((31, 4)))
+    with pytest.raises(DsvccaError, match="layer='a' has 30 datapoints and layer='b' has 31"):
+        dsvcca.plan_comparisons(dsvcca.open_store(tmp_path / "g.zarr"))
+    store = dsvcca.create_store(tmp_path / "s.zarr", datapoints=30)
+    with pytest.raises(DsvccaError, match="holds no committed representation"):
+        dsvcca.plan_comparisons(store)
+    store.write(np.ones((30, 4, 4, 3)), layer="a", dims="nhwc")
+    store.write(np.ones((30, 2, 2, 3)), layer="b", dims="nhwc")
+    with pytest.raises(DsvccaError, match="has 480 rows as view 'positions' and layer='b' has 120"):
+        dsvcca.plan_comparisons(store, view="positions")
+    with pytest.raises(DsvccaError, match="view='neurons' needs"):
+        dsvcca.plan_comparisons(store, view="neurons")
+    with pytest.raises(DsvccaError, match="pairs='over_training' needs a 'step' label"):
+        dsvcca.plan_comparisons(store, "over_training")
+    with pytest.raises(DsvccaError, match="needs .* of arrays in a task, memory=1.00 GiB leaves .*: raise memory to"):
+        big = dsvcca.create_store(tmp_path / "big.zarr", datapoints=30)
+        big.write(np.ones((30, 20_000), np.float32), layer="wide")
+        dsvcca.plan_comparisons(big)
+
+
+def test_blas_threads_are_one_inside_a_task_and_restored_after():
+    from threadpoolctl import threadpool_info, threadpool_limits
+
+    with threadpool_limits(2):
+        assert execute.guarded(lambda _: max(lib["num_threads"] for lib in threadpool_info()), None) == 1
+        assert max(lib["num_threads"] for lib in threadpool_info()) == 2
+
+
+def test_a_task_that_kills_its_worker_is_told_in_plain_words(client):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        _, failures = execute.run(os._exit, [9], client=client, title="dying")
+    with pytest.raises(DsvccaError, match="was on a worker that died, 4 times over"):
+        execute.raise_failures(failures, 1)

@@ -1,0 +1,392 @@
+"""The activation store: what goes in comes out, whole or not at all, and everything else says why."""
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+import zarr
+
+import dsvcca
+from dsvcca import DsvccaError
+from dsvcca.activations import read_pieces
+
+
+@pytest.fixture
+def store(tmp_path):
+    return dsvcca.create_store(tmp_path / "s.zarr", datapoints=100)
+
+
+@pytest.fixture
+def x():
+    return np.random.default_rng(0).standard_normal((100, 5)).astype(np.float32)
+
+
+def whole(store, **labels):
+    (representation,) = store.select(**labels).representations
+    return np.concatenate(list(read_pieces(representation)))
+
+
+def test_what_is_written_is_read_and_its_labels_are_in_the_index(store, x):
+    store.write(x, layer="fc", model="m", seed=3, step=100, lr=0.1, shuffled=True)
+    assert np.array_equal(whole(store, layer="fc"), x)
+    row = store.index.iloc[0]
+    assert (row.model, row.seed, row.step, row.lr, row.shuffled, row.layer) == ("m", 3, 100, 0.1, True, "fc")
+    assert row["shape"] == (100, 5)
+    assert row["bytes"] == 2000
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "int8", "uint8", "bool"])
+def test_types_are_kept(store, dtype):
+    values = (np.arange(300).reshape(100, 3) % 2).astype(dtype)
+    store.write(values, layer="fc")
+    assert store.index.dtype[0] == dtype
+    assert np.array_equal(whole(store, layer="fc"), values)
+
+
+@pytest.mark.parametrize(
+    ("dims", "shape", "axes"),
+    [
+        ("nhwc", (100, 3, 4, 5), (0, 1, 2, 3)),
+        ("nchw", (100, 5, 3, 4), (0, 2, 3, 1)),
+        ("tnd", (7, 100, 5), (1, 0, 2)),
+        ("ntd", (100, 7, 5), (0, 1, 2)),
+        (("neuron", "datapoint"), (5, 100), (1, 0)),
+    ],
+)
+def test_axes_are_stored_datapoints_first_and_channels_last(store, dims, shape, axes):
+    values = np.random.default_rng(0).standard_normal(shape)
+    store.write(values, layer="l", dims=dims)
+    assert np.array_equal(whole(store, layer="l"), values.transpose(axes))
+    assert store.index.dims[0][0] == "datapoint"
+    assert store.index.dims[0][-1] in ("channel", "neuron")
+
+
+@pytest.mark.parametrize("batch", [1, 7, 64, 100])
+def test_a_writer_takes_batches_of_any_size(store, x, batch):
+    with store.writer(layer="fc") as writer:
+        for start in range(0, 100, batch):
+            writer.append(x[start : start + batch])
+    assert np.array_equal(whole(store, layer="fc"), x)
+
+
+def test_chunks_are_8_MiB_along_datapoints_and_waste_nothing(tmp_path):
+    store = dsvcca.create_store(tmp_path / "s.zarr", datapoints=10_000)
+    store.write(np.ones((10_000, 512), np.float32), layer="fc")
+    array = zarr.open_array(store.representations[0].array, mode="r")
+    assert array.chunks == (5000, 512)
+    assert 4 << 20 <= 5000 * 512 * 4 <= 16 << 20
+    assert np.isnan(array.fill_value)
+
+
+def test_all_zero_activations_are_written_chunk_by_chunk(store):
+    store.write(np.zeros((100, 3), np.float32), layer="dead")
+    assert Path(store.representations[0].array, "c.0.0").exists()
+    assert np.array_equal(whole(store, layer="dead"), np.zeros((100, 3)))
+
+
+def test_plain_zarr_and_xarray_read_it(store, x):
+    store.write(x, layer="fc", seed=0)
+    assert np.array_equal(zarr.open_group(store.path, mode="r")["seed=0,layer=fc/activations"][:], x)
+    tree = xr.open_datatree(store.path, engine="zarr", consolidated=False)
+    assert tree["seed=0,layer=fc"]["activations"].dims == ("datapoint", "neuron")
+    assert tree["seed=0,layer=fc"].attrs["dsvcca"]["labels"] == {"seed": 0, "layer": "fc"}
+
+
+def test_uncommitted_work_is_invisible_and_swept(store, x):
+    with pytest.raises(RuntimeError, match="stop"), store.writer(layer="fc") as writer:
+        writer.append(x[:50])
+        raise RuntimeError("stop")
+    assert store.representations == []
+    assert sorted(os.listdir(store.path)) == ["zarr.json"]
+
+
+def test_what_a_killed_process_left_is_swept_by_the_next_writer(store, x):
+    code = f"""
+        import dsvcca, os, numpy as np
+        w = dsvcca.open_store({store.path!r}).writer(layer="fc")
+        w.__enter__(); w.append(np.zeros((60, 5), np.float32)); os._exit(9)
+    """
+    assert subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=False).returncode == 9
+    assert len(os.listdir(Path(store.path, ".uncommitted"))) == 1
+    assert store.representations == []
+    store.write(x, layer="fc")
+    assert not Path(store.path, ".uncommitted").exists()
+    assert len(store.representations) == 1
+
+
+def test_if_exists_error_skip_and_replace(store, x):
+    assert store.write(x, layer="fc")
+    with pytest.raises(DsvccaError, match="layer='fc' is in .* already: pass if_exists='skip'"):
+        store.write(x, layer="fc")
+    assert not store.write(x + 1, layer="fc", if_exists="skip")
+    assert np.array_equal(whole(store, layer="fc"), x)
+    assert store.write(x + 1, layer="fc", if_exists="replace")
+    assert np.array_equal(whole(store, layer="fc"), x + 1)
+    assert len(store.representations) == 1
+    with pytest.raises(DsvccaError, match="if_exists='append' is unknown"):
+        store.write(x, layer="fc", if_exists="append")
+
+
+def test_the_fingerprint_follows_the_numbers(store, x):
+    store.write(x, layer="a")
+    store.write(x, layer="b")
+    store.write(x + 1, layer="c")
+    a, b, c = store.representations
+    assert a.fingerprint == b.fingerprint != c.fingerprint
+
+
+def test_eight_processes_write_fifty_representations_each_and_nothing_is_lost(tmp_path):
+    path = tmp_path / "s.zarr"
+    code = """
+        import sys, dsvcca, numpy as np
+        store = dsvcca.create_store(sys.argv[1], datapoints=20)
+        for layer in range(50):
+            store.write(np.full((20, 3), 100 * int(sys.argv[2]) + layer, "f4") * np.arange(1, 4), layer=layer_name(layer), seed=int(sys.argv[2]))
+            store.write(np.ones((20, 2), "f4"), layer="shared", if_exists="skip")
+    """
+    code = "def layer_name(i): return f'l{i}'\n" + textwrap.dedent(code)
+    running = [subprocess.Popen([sys.executable, "-c", code, str(path), str(seed)]) for seed in range(8)]
+    assert [process.wait(100) for process in running] == [0] * 8
+    store = dsvcca.open_store(path)
+    assert len(store.representations) == 401
+    for r in store.representations:
+        values = np.concatenate(list(read_pieces(r)))
+        if r.labels["layer"] != "shared":
+            assert values[0, 0] == 100 * r.labels["seed"] + int(str(r.labels["layer"])[1:])
+    assert store.verify().empty
+    assert not (path / ".uncommitted").exists()
+
+
+def test_creating_a_store_again_opens_it(tmp_path):
+    dsvcca.create_store(tmp_path / "s.zarr", datapoints=["a", "b", "c"])
+    again = dsvcca.create_store(tmp_path / "s.zarr", datapoints=["a", "b", "c"])
+    assert again.datapoints == 3
+    with pytest.raises(DsvccaError, match="store of 3 datapoints, 4 were asked for"):
+        dsvcca.create_store(tmp_path / "s.zarr", datapoints=4)
+    with pytest.raises(DsvccaError, match=r"2 of 3 ids differ, the first in row 1"):
+        dsvcca.create_store(tmp_path / "s.zarr", datapoints=["a", "c", "b"])
+
+
+def test_ids_given_with_rows_are_compared_with_the_store(store, x):
+    store.write(x, layer="a", datapoints=range(100))
+    assert store.ids is not None
+    store.write(x, layer="b", datapoints=np.arange(100))
+    shuffled = np.random.default_rng(0).permutation(100)
+    with pytest.raises(DsvccaError, match="other datapoints than those of the store"):
+        store.write(x[shuffled], layer="c", datapoints=shuffled)
+    with pytest.raises(DsvccaError, match="50 datapoint ids came with 100 rows"):
+        store.write(x, layer="c", datapoints=range(50))
+    with pytest.raises(DsvccaError, match="sequence of integers or strings"):
+        store.write(x, layer="c", datapoints=np.linspace(0, 1, 100))
+    assert [r.labels["layer"] for r in store.representations] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("values", "options", "message"),
+    [
+        (np.ones((99, 3)), {}, "has 99 datapoints, the store .* has 100"),
+        (np.ones((101, 3)), {}, "at least 101 datapoints, the store .* has 100"),
+        (np.ones((100, 3, 3, 4)), {}, "has 4 axes .* and no dims: pass dims="),
+        (np.ones((100, 8, 3, 3)), {"dims": "nhwc"}, "looks like channels-first maps .* pass dims='nchw'"),
+        (np.ones((100, 3)), {"dims": "nhwc"}, "names 4"),
+        (np.ones((100, 3)), {"dims": "nq"}, "unknown letters"),
+        (np.ones((100, 3)), {"dims": "nt"}, "must name 'datapoint' once"),
+        (np.full((100, 3), np.nan), {}, "NaN or infinite numbers, the first at datapoint 0"),
+        (np.full((100, 3), np.inf), {}, "NaN or infinite"),
+        (np.ones((100, 0)), {}, "axis of length 0"),
+        (np.ones((100, 3), complex), {}, "activations of type 'complex128' cannot be compared"),
+        (np.ones((100, 3)), {"shape": 3}, "label 'shape' is reserved"),
+        (np.ones((100, 3)), {"x_seed": 3}, "label 'x_seed' is reserved"),
+        (np.ones((100, 3)), {"seed": None}, "label seed=None is a NoneType"),
+        (np.ones((100, 3)), {"seed": float("nan")}, "label seed is NaN"),
+        (np.ones((100, 3)), {"model": ""}, "label model is empty"),
+        (np.ones((100, 3)), {"not a name": 1}, "is not a plain name"),
+    ],
+)
+def test_bad_input_is_refused_and_leaves_nothing(store, values, options, message):
+    with pytest.raises(DsvccaError, match=message):
+        store.write(values, layer="fc", **options)
+    assert sorted(os.listdir(store.path)) == ["zarr.json"]
+
+
+def test_batches_must_have_one_shape_and_type(store, x):
+    with (
+        pytest.raises(DsvccaError, match=r"a batch of \(4,\) float32 follows one of \(5,\) float32"),
+        store.writer(layer="fc") as writer,
+    ):
+        writer.append(x[:50])
+        writer.append(x[50:, :4])
+    assert store.representations == []
+
+
+def test_one_label_has_one_type(store, x):
+    store.write(x, layer="fc", seed=0)
+    with pytest.raises(DsvccaError, match=r"label seed='0' is str, but the store .* has seed=0 \(int\)"):
+        store.write(x, layer="fc", seed="0")
+
+
+@pytest.mark.parametrize("layer", ["../x", "a b", "é漢", "x" * 300, "con:1", "a/b", "~2", "@2", "a,b=c", ".", "%2F"])
+def test_hostile_names_stay_inside_the_store(store, x, layer):
+    store.write(x, layer=layer)
+    store.write(x + 1, layer=layer + "2")
+    assert np.array_equal(whole(store, layer=layer), x)
+    assert sorted(os.listdir(Path(store.path).parent)) == ["s.zarr"]
+
+
+def test_select_narrows_and_says_what_there_is(store, x):
+    for seed in range(3):
+        store.write(x, layer="conv1", seed=seed)
+    assert len(store.select(seed=[0, 2]).representations) == 2
+    assert len(store.select(layer="conv1").select(seed=1).representations) == 1
+    with pytest.raises(DsvccaError, match="no representation has layer='conv2': did you mean 'conv1'"):
+        store.select(layer="conv2")
+    with pytest.raises(DsvccaError, match="no representation has a label 'sede': did you mean 'seed'"):
+        store.select(sede=0)
+
+
+def test_verify_finds_missing_flipped_swapped_and_damaged(tmp_path):
+    store = dsvcca.create_store(tmp_path / "s.zarr", datapoints=1000)
+    rng = np.random.default_rng(0)
+    for layer in "abcde":
+        store.write(rng.standard_normal((1000, 8)), layer=layer)
+    a, b, c, d, _ = (Path(r.array) for r in store.representations)
+    (a / "c.0.0").unlink()
+    data = bytearray((b / "c.0.0").read_bytes())
+    data[100] ^= 1
+    (b / "c.0.0").write_bytes(data)
+    (c / "c.0.0").write_bytes((d / "c.0.0").read_bytes())
+    (d / "zarr.json").write_text("{")
+    found = store.verify()
+    assert found.name.tolist() == ["layer=a", "layer=b", "layer=c", "layer=d"]
+    for word, problem in zip(
+        ("missing", "cannot be read", "not the chunk", "no readable array"), found.problem, strict=True
+    ):
+        assert word in problem
+
+
+def test_reading_damage_is_an_error_that_names_it(store, x):
+    store.write(x, layer="fc")
+    chunk = Path(store.representations[0].array, "c.0.0")
+    good = chunk.read_bytes()
+    chunk.unlink()
+    with pytest.raises(DsvccaError, match=r"layer='fc': chunk 'c.0.0' .* is missing"):
+        whole(store, layer="fc")
+    chunk.write_bytes(good[:40] + b"\x00" + good[41:])
+    with pytest.raises(DsvccaError, match="rows 0 to 100 cannot be read"):
+        whole(store, layer="fc")
+
+
+def test_a_damaged_record_is_an_error(store, x):
+    store.write(x, layer="fc")
+    record = Path(store.path, "layer=fc", "zarr.json")
+    text = json.loads(record.read_text())
+    del text["attributes"]["dsvcca"]["shape"]
+    record.write_text(json.dumps(text))
+    with pytest.raises(DsvccaError, match="the record .* is damaged"):
+        _ = dsvcca.open_store(store.path).index
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_arrays_of_others_open_with_labels_from_their_paths(tmp_path, x, zarr_format):
+    group = zarr.create_group(tmp_path / "g.zarr", zarr_format=zarr_format)
+    group.create_array("seed=0/step=10/fc", data=x)
+    group.create_array("seed=1/step=10/fc", data=x + 1)
+    group.create_array("seed=1/step=10/lr", data=np.ones(1))
+    store = dsvcca.open_store(tmp_path / "g.zarr")
+    assert store.index[["seed", "step", "layer"]].values.tolist() == [[0, 10, "fc"], [1, 10, "fc"]]
+    assert np.array_equal(whole(store, seed=1), x + 1)
+    with pytest.raises(DsvccaError, match="was written by others and is only read"):
+        store.write(x, layer="new")
+
+
+def test_arrays_of_others_take_labels_and_dims_as_given(tmp_path):
+    values = np.random.default_rng(0).standard_normal((100, 4, 3, 3)).astype("f4")
+    group = zarr.create_group(tmp_path / "g.zarr")
+    group.create_array("m1/100/conv", data=values, chunks=(40, 2, 3, 3))
+    path = tmp_path / "g.zarr"
+    with pytest.raises(DsvccaError, match="has 4 axes .* pass dims="):
+        dsvcca.open_store(path)
+    store = dsvcca.open_store(path, labels="{model}/{step}/{layer}", dims="nchw")
+    assert store.representations[0].labels == {"model": "m1", "step": 100, "layer": "conv"}
+    assert np.array_equal(whole(store, layer="conv"), values.transpose(0, 2, 3, 1))
+    assert (
+        dsvcca.open_store(path, labels={"m1/100/conv": {"layer": "c"}}, dims={"m1/100/conv": "nchw"}).index.layer[0]
+        == "c"
+    )
+    assert dsvcca.open_store(path, labels=lambda p: {"layer": p.upper()}, dims="nchw").index.layer[0] == "M1/100/CONV"
+    with pytest.raises(DsvccaError, match="does not fit the array"):
+        dsvcca.open_store(path, labels="{model}-{layer}", dims="nchw")
+    with pytest.raises(DsvccaError, match="says nothing about the array"):
+        dsvcca.open_store(path, labels={}, dims="nchw")
+
+
+def test_a_missing_chunk_of_others_is_an_error_not_zeros(tmp_path, x):
+    zarr.create_group(tmp_path / "g.zarr").create_array("fc", data=x, chunks=(50, 5))
+    (tmp_path / "g.zarr" / "fc" / "c" / "1" / "0").unlink()
+    with pytest.raises(DsvccaError, match="write_empty_chunks=True"):
+        whole(dsvcca.open_store(tmp_path / "g.zarr"), layer="fc")
+
+
+def test_a_single_array_of_others_opens(tmp_path, x):
+    zarr.create_array(tmp_path / "fc1.zarr", data=x)
+    assert np.array_equal(whole(dsvcca.open_store(tmp_path / "fc1.zarr"), layer="fc1"), x)
+
+
+def test_what_is_no_store_says_so(tmp_path, store):
+    with pytest.raises(DsvccaError, match="there is no store at"):
+        dsvcca.open_store(tmp_path / "nothing")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "a.txt").write_text("hello")
+    with pytest.raises(DsvccaError, match="is not a store"):
+        dsvcca.open_store(tmp_path / "folder")
+    with pytest.raises(DsvccaError, match="is not a store"):
+        dsvcca.create_store(tmp_path / "folder", datapoints=3)
+    zarr.create_group(tmp_path / "empty.zarr")
+    with pytest.raises(DsvccaError, match="holds no array of two or more axes"):
+        dsvcca.open_store(tmp_path / "empty.zarr")
+    with pytest.raises(DsvccaError, match="knows its labels and dims"):
+        dsvcca.open_store(store.path, dims="nhwc")
+    with pytest.raises(DsvccaError, match="is a URL"):
+        dsvcca.open_store("s3://bucket/store")
+    with pytest.raises(DsvccaError, match="at least 2 datapoints"):
+        dsvcca.create_store(tmp_path / "new", datapoints=1)
+
+
+def test_no_disk_space_is_an_error_and_leaves_nothing_behind(store, x):
+    code = f"""
+        import resource, numpy as np, dsvcca
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))
+        store = dsvcca.open_store({store.path!r})
+        try:
+            store.write(np.ones((100, 500)), layer="fc")
+        except dsvcca.DsvccaError as error:
+            print(error)
+    """
+    said = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True, capture_output=True, text=True)
+    assert "no space left to write" in said.stdout
+    assert sorted(os.listdir(store.path)) == ["zarr.json"]
+
+
+@pytest.mark.skipif(os.getuid() == 0, reason="root may write anywhere")
+def test_a_read_only_folder_is_an_error(store, x):
+    os.chmod(store.path, 0o500)
+    with pytest.raises(DsvccaError, match="may not be written"):
+        store.write(x, layer="fc")
+
+
+def test_ten_thousand_records_open_within_seconds_and_are_read_once(tmp_path):
+    store = dsvcca.create_store(tmp_path / "s.zarr", datapoints=2)
+    store.write(np.eye(2), layer="l", seed=0)
+    record = json.loads((tmp_path / "s.zarr" / "seed=0,layer=l" / "zarr.json").read_text())
+    for seed in range(1, 2000):
+        record["attributes"]["dsvcca"]["labels"]["seed"] = seed
+        folder = tmp_path / "s.zarr" / f"seed={seed},layer=l"
+        folder.mkdir()
+        (folder / "zarr.json").write_text(json.dumps(record))
+    assert len(dsvcca.open_store(tmp_path / "s.zarr").index) == 2000
