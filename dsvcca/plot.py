@@ -140,13 +140,13 @@ def dynamics(
     numbers = numbers.transpose("x", "y")
     rows, columns = _places(results, "x"), _places(results, "y")
     seeds, x_layers, y_layers = _values(rows, 0), _values(rows, 2), _values(columns, 2)
-    there, last = sorted(_values(rows, 1)), _last_step(columns)
-    chosen = tuple(_nearest_steps(there, last) if steps is None else steps)
+    known, last = sorted(_values(rows, 1)), _last_step(columns)
+    chosen = tuple(_nearest_steps(known, last) if steps is None else steps)
     if not chosen:
         raise DsvccaError("steps is empty: give some, or leave it out")
     for step in chosen:
-        if step not in there:
-            raise DsvccaError(f"nothing in these results has step={step!r}: {nearest(step, there)}")
+        if step not in known:
+            raise DsvccaError(f"nothing in these results has step={step!r}: {nearest(step, known)}")
     values = [
         [
             _block(numbers, rows, columns, [(seed, step, a) for a in x_layers], [(seed, last, b) for b in y_layers])

@@ -20,6 +20,7 @@ from dsvcca.activations import FORMAT, KEY, Representation, findings, read_attri
 from dsvcca.errors import DsvccaError
 from dsvcca.foreign import foreign_representations
 from dsvcca.labels import Label, label_order, nearest
+from dsvcca.progress import track
 from dsvcca.writer import Writer, claim_ids
 
 
@@ -164,7 +165,12 @@ class Store:
 
         Columns: name, chunk, problem. Empty where everything is as it was written. Never holds more than a chunk.
         """
-        found = [finding for representation in self.representations for finding in findings(representation)]
+        found: list[tuple[str, str, str]] = []
+        representations = self.representations
+        with track("verify", len(representations)) as advance:
+            for representation in representations:
+                found += findings(representation)
+                advance()
         return pd.DataFrame(found, columns=["name", "chunk", "problem"])
 
     @property

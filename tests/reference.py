@@ -60,14 +60,14 @@ def zero_below(x, largest_eigenvalue, bits):
     return max(max(n, p) * EPS * largest_eigenvalue, 4 * n * spacing**2 / 12)
 
 
-def reduce(x, variance=1.0, criterion="variance", bits=None):
-    """Return the kept left singular vectors of the centred activations."""
+def reduce(x, variance=1.0, criterion="variance", bits=None, rank=None):
+    """Return the kept left singular vectors of the centred activations; `rank` of them where it is given."""
     x = np.asarray(x)
     if bits is None:
         bits = BITS.get(x.dtype.name)
     u, s, _ = np.linalg.svd(centred(x), full_matrices=False)
     nonzero = int((s**2 > zero_below(x, s[0] ** 2, bits)).sum())
-    k = nonzero
+    k = nonzero if rank is None else min(rank, nonzero)
     if variance < 1:
         powers = s[:nonzero] ** {"variance": 2, "singular": 1}[criterion]
         enough = np.cumsum(powers) >= variance * powers.sum() * (1 - 1e-12)
@@ -75,9 +75,10 @@ def reduce(x, variance=1.0, criterion="variance", bits=None):
     return Reduced(u[:, :k], s, nonzero)
 
 
-def cca(x, y, variance=1.0, criterion="variance"):
+def cca(x, y, variance=1.0, criterion="variance", ranks=(None, None)):
     """Return correlations, ranks, variates and projection weights of both sides."""
-    ux, uy = reduce(x, variance, criterion).u, reduce(y, variance, criterion).u
+    ux = reduce(x, variance, criterion, rank=ranks[0]).u
+    uy = reduce(y, variance, criterion, rank=ranks[1]).u
     a, rho, bh = np.linalg.svd(ux.T @ uy, full_matrices=False)
     hx, hy = ux @ a, uy @ bh.T
     return Answer(

@@ -9,13 +9,13 @@ import dsvcca
 PACKAGE = Path(dsvcca.__file__).parent
 MATHS = ["arrays", "views", "moments", "basis", "correlations", "measures"]
 DATA = ["files", "labels", "activations", "foreign", "writer", "store", "pairs", "plan", "workspace", "results"]
-DOOR = ["progress", "execute", "reduce", "correlate", "compare"]
+DOOR = ["execute", "reduce", "correlate", "compare"]
 FACE = ["plot", "demo", "cli"]
-ORDER = ["errors", *MATHS, *DATA, *DOOR, *FACE]
+ORDER = ["errors", "progress", *MATHS, *DATA, *DOOR, *FACE]
 
 ALLOWED = {
     "zarr": {"files", "activations", "foreign", "writer", "workspace", "results"},
-    "dask": {"plan", "cli"},
+    "dask": {"plan", "execute", "cli"},
     "distributed": {"execute", "compare", "cli"},
     "torch": {"demo", "torch"},
     "array_api_compat": {"arrays"},

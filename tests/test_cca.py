@@ -142,9 +142,9 @@ def test_projection_weights_of_random_cases_agree_with_the_reference(seed):
     expected = reference.cca(x, y)
     assert np.diff(expected.correlations).max(initial=-1.0) < -1e-7, "a tie: not a case for this test"
     found = cca(x, y)
-    smallest_gap = -np.diff(expected.correlations, append=-1.0).max()
-    np.testing.assert_allclose(found.x_weights, expected.x_weights, rtol=1e-12 / min(smallest_gap, 0.01))
-    np.testing.assert_allclose(found.y_weights, expected.y_weights, rtol=1e-12 / min(smallest_gap, 0.01))
+    rtol = 1e-12 / min(0.01, -np.diff(expected.correlations).max())  # vectors turn by rounding over the smallest gap
+    np.testing.assert_allclose(found.x_weights, expected.x_weights, rtol=rtol)
+    np.testing.assert_allclose(found.y_weights, expected.y_weights, rtol=rtol)
 
 
 @pytest.mark.parametrize("variance", [0.5, 0.9, 0.99])
@@ -192,7 +192,7 @@ def test_noise_dimensions_dilute_the_mean_until_the_svd_step_drops_them():
 
 
 def test_independent_data_sit_at_the_floor_that_wachter_gives():
-    # One draw scatters by .0019 about its mean, the mean of eight by .0007.
+    # One draw scatters by .0025 about its mean, the mean of eight by .0009.
     rng = np.random.default_rng(7)
     draws = [rng.standard_normal((2000, 150)) for _ in range(8)]
     found = np.mean([cca(draw[:, :100], draw[:, 100:]).correlations.mean() for draw in draws])

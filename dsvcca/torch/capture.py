@@ -33,16 +33,16 @@ Dims = str | Sequence[str]
 BATCH = 256
 """Datapoints of a batch where the data are one tensor."""
 
-SPACE = {2: (), 3: ("position",), 4: ("height", "width"), 5: ("depth", "height", "width")}
+SPACE = {3: ("position",), 4: ("height", "width"), 5: ("depth", "height", "width")}
 EXAMPLES = {3: ("ntd", "tnd", "nct"), 4: ("nchw", "nhwc")}
 
-CHANNELS_SECOND = frozenset(
-    "ChannelShuffle FeatureAlphaDropout Fold GroupNorm LocalResponseNorm PixelShuffle PixelUnshuffle SyncBatchNorm "
-    "Unfold Upsample".split()
+CHANNELS_SECOND = (
+    *("ChannelShuffle", "FeatureAlphaDropout", "Fold", "GroupNorm", "LocalResponseNorm", "PixelShuffle"),
+    *("PixelUnshuffle", "SyncBatchNorm", "Unfold", "Upsample"),
 )
 """Modules of torch.nn whose channels are the second axis, besides those whose names end in 1d, 2d or 3d."""
 
-NEURONS_LAST = frozenset("Bilinear Embedding LayerNorm Linear NonDynamicallyQuantizableLinear RMSNorm".split())
+NEURONS_LAST = ("Bilinear", "Embedding", "LayerNorm", "Linear", "NonDynamicallyQuantizableLinear", "RMSNorm")
 """Modules of torch.nn whose neurons are the last axis, however many axes there are."""
 
 
@@ -95,41 +95,39 @@ def capture(
     _check_order(data)
     if "layer" in labels:
         raise DsvccaError(f"label layer={labels['layer']!r} was given: leave it out, layers are named by `layers`")
-    missing = {
-        name: dims
-        for name, dims in wanted.items()
-        if not store.writer(layer=name, if_exists=if_exists, **labels).skipped
-    }
-    if not missing:
-        return
+
+    def writer_for(name: str, dims: Dims | None) -> Writer:
+        return store.writer(layer=name, dims=dims, if_exists=if_exists, **labels)
+
     every = dict(model.named_modules(remove_duplicate=False))
-    modules = {name: every[name] for name in missing}
+    modules = {name: every[name] for name in wanted if not writer_for(name, None).skipped}
+    if not modules:
+        return
     first = next(model.parameters(), None)
     device = None if first is None else first.device
-    batches = data.split(BATCH) if isinstance(data, torch.Tensor) else data
+    batches: Any = torch.split(data, BATCH) if isinstance(data, torch.Tensor) else data
     try:
         total = len(batches)
     except TypeError:
         total = 0  # not known, so no bar
     with ExitStack() as commits:
         writers: dict[str, Writer] = {}
+        axes: dict[str, tuple[str, ...]] = {}
         with _left_as_found(model, data), _hooks(modules) as outputs, track("capture", total) as advance:
             for batch in batches:
                 ids = row_ids(batch)
                 _run(model, _moved(batch, device), forward)
                 _check_once(outputs)
                 if not writers:
-                    for name in reversed(missing):  # contexts end last in, first out: layers arrive in their order
-                        dims = missing[name] or known_dims(modules[name], outputs[name][0].shape, len(ids), name)
-                        writer = store.writer(layer=name, dims=dims, if_exists=if_exists, **labels)
-                        writers[name] = commits.enter_context(writer)
-                        missing[name] = checked_dims(dims, outputs[name][0].shape, f"layer {name!r}")
-                for name, dims in missing.items():
-                    [values] = outputs[name]
-                    _check_rows(values.shape, dims, len(ids), f"layer {name!r} ({type(modules[name]).__name__})")
-                    writers[name].append(values, datapoints=ids)
-                    outputs[name].clear()
-                del batch, values
+                    for name in reversed(modules):  # contexts end last in, first out: layers arrive in their order
+                        shape = outputs[name][0].shape
+                        dims = wanted[name] or known_dims(modules[name], shape, len(ids), name)
+                        axes[name] = checked_dims(dims, shape, f"layer {name!r}")
+                        writers[name] = commits.enter_context(writer_for(name, dims))
+                for name, module in modules.items():
+                    _check_rows(outputs[name][0].shape, axes[name], len(ids), module, name)
+                    writers[name].append(outputs[name].pop(), datapoints=ids)
+                del batch
                 advance()
         if not writers:
             raise DsvccaError(
@@ -165,7 +163,7 @@ def known_dims(module: nn.Module, shape: Sequence[int], rows: int, name: str) ->
     kind = next(one for one in type(module).__mro__ if one.__module__ != "torch.nn.utils.parametrize")
     home, title = kind.__module__.removeprefix("torch.nn.modules."), kind.__name__
     second = ("datapoint", "channel", *(space or ()))
-    found = None
+    found: tuple[str, ...] | None = None
     if axes == 2:
         found = ("datapoint", "neuron")
     elif space is None or home in ("container", kind.__module__):
@@ -383,11 +381,13 @@ def _check_once(outputs: Mapping[str, list[NumpyArray]]) -> None:
             )
 
 
-def _check_rows(shape: Sequence[int], dims: Any, rows: int, what: str) -> None:
+def _check_rows(shape: Sequence[int], dims: tuple[str, ...], rows: int, module: nn.Module, name: str) -> None:
     """Raise unless the axis of datapoints is as long as the batch."""
-    axis = list(checked_dims(dims, shape, what)).index("datapoint")
-    if shape[axis] != rows:
+    axis = dims.index("datapoint")
+    if len(shape) != len(dims) or shape[axis] != rows:
+        turned = len(shape) == 3 and axis == 0 and shape[1] == rows
         raise DsvccaError(
-            f"{what} gives {tuple(shape)} for a batch of {rows} datapoints: its axis {axis} should have {rows}; "
-            "capture a module that keeps datapoints apart, or name its axes, as in layers={'layer': 'tnd'}"
+            f"layer {name!r} ({type(module).__name__}) gives {tuple(shape)} for a batch of {rows} datapoints, where "
+            f"axis {axis} of {dims} should have {rows}: nothing was written; "
+            + (f"pass layers={{{name!r}: 'tnd'}}" if turned else "capture a module that keeps datapoints apart")
         )

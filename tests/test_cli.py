@@ -1,0 +1,96 @@
+"""The command line: says what there is, does what the library does, and fails in plain words."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+import dsvcca
+from dsvcca.cli import app
+from tests.populations import write_population
+
+runner = CliRunner()
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return write_population(tmp_path_factory.mktemp("cli") / "s.zarr")[0]
+
+
+def call(*arguments):
+    return runner.invoke(app, [str(a) for a in arguments])
+
+
+def test_help_teaches_and_every_command_has_one():
+    said = call("--help").output
+    for command in ("demo", "info", "verify", "plan", "compare", "install-completion"):
+        assert command in said
+        if command != "install-completion":
+            assert call(command, "--help").exit_code == 0
+    assert call("--version").output.startswith("dsvcca 0.")
+
+
+def test_info_shows_labels_and_shapes(store):
+    said = call("info", store.path).output
+    assert "12 representations of 600 datapoints" in said
+    assert "seed       0, 1, 2" in said
+    assert "(600, 20)" in said
+
+
+def test_plan_prints_the_price_and_writes_nothing(store, tmp_path):
+    said = call("plan", store.path, "--pairs", "over_training", "--variance", 0.9, "--variance", 0.99)
+    assert said.exit_code == 0
+    assert "comparisons      18" in said.output
+
+
+def test_compare_gives_the_results_of_the_library(store, tmp_path):
+    said = call(
+        *("compare", store.path, tmp_path / "r.zarr", "--where", "seed=0,1", "--where", "layer=a"),
+        *("--workspace", tmp_path / "w", "--table", tmp_path / "t.csv"),
+    )
+    assert said.exit_code == 0, said.output
+    by_hand = dsvcca.compare(
+        dsvcca.plan_comparisons(store.select(seed=[0, 1], layer="a")), tmp_path / "r2.zarr", workspace=tmp_path / "w2"
+    )
+    found = dsvcca.open_results(tmp_path / "r.zarr")
+    assert np.array_equal(found.svcca.values, by_hand.svcca.values)
+    assert len(pd.read_csv(tmp_path / "t.csv")) == 10
+
+
+def test_verify_fails_where_something_is_wrong(tmp_path):
+    store, _ = write_population(tmp_path / "s.zarr", seeds=1, steps=(0,))
+    assert call("verify", store.path).exit_code == 0
+    (tmp_path / "s.zarr" / "seed=0,step=0,layer=a" / "activations" / "c.0.0").unlink()
+    said = call("verify", store.path)
+    assert said.exit_code == 1
+    assert "seed=0,step=0,layer=a: c.0.0 is missing" in said.output
+    assert "1 problems" in said.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("info", "/nowhere"), "error: there is no store at '/nowhere'"),
+        (("plan", "STORE", "--where", "layer=zz"), "error: no representation has layer='zz'"),
+        (("plan", "STORE", "--where", "layer"), "is not LABEL=VALUE"),
+        (("plan", "STORE", "--pairs", "some"), "error: pairs='some' is unknown"),
+        (("compare", "STORE", "OUT", "--workers", "1", "--scheduler", "tcp://x:1"), "give one of them"),
+        (("compare", "STORE", "OUT", "--scheduler", "tcp://127.0.0.1:9"), "no Dask scheduler answers"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_errors_have_no_traceback(store, tmp_path, arguments, message):
+    places = {"STORE": store.path, "OUT": tmp_path / "r.zarr"}
+    said = call(*(places.get(a, a) for a in arguments))
+    assert said.exit_code == 1
+    assert message in said.output
+    assert "Traceback" not in said.output
+
+
+def test_warnings_are_one_line(tmp_path):
+    store = dsvcca.create_store(tmp_path / "s.zarr", datapoints=40)
+    for seed in range(2):
+        store.write(np.random.default_rng(seed).standard_normal((40, 15)), layer="l", seed=seed)
+    said = call("compare", store.path, tmp_path / "r.zarr")
+    assert said.exit_code == 0
+    assert "warning: 3 comparisons have fewer than 5 rows" in said.output

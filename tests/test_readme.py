@@ -1,0 +1,62 @@
+"""What the README says is run, word for word."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, flags=re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("readme")
+    python = [block for language, block in BLOCKS if language == "python"]
+    scripts = ["\n".join(block for block in python if "__main__" not in block), *(b for b in python if "__main__" in b)]
+    for script in scripts:
+        (folder / "script.py").write_text(script)
+        found = subprocess.run(
+            [sys.executable, "script.py"], cwd=folder, capture_output=True, text=True, timeout=100, check=False
+        )
+        assert found.returncode == 0, found.stderr
+        with (folder / "said.txt").open("a") as said:
+            said.write(found.stdout)
+    return folder
+
+
+def test_the_python_of_the_readme_runs(folder):
+    said = (folder / "said.txt").read_text()
+    assert "plan for" in said
+    assert "x_step" in said
+    assert (folder / "cluster.zarr").is_dir()
+
+
+def test_the_commands_of_the_readme_run(folder):
+    commands = [
+        line
+        for language, block in BLOCKS
+        if language == "sh"
+        for line in block.splitlines()
+        if line.startswith("dsvcca ")
+    ]
+    assert len(commands) == 4
+    for command in commands:
+        found = subprocess.run(
+            [sys.executable, "-m", "dsvcca.cli", *shlex.split(command)[1:]],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=100,
+            check=False,
+        )
+        assert found.returncode == 0, f"{command}: {found.stderr}"
+        assert "Traceback" not in found.stderr
+
+
+def test_every_link_of_the_readme_leads_to_a_file():
+    for target in re.findall(r"\]\((docs/[^)]+)\)", README):
+        assert (Path(__file__).parent.parent / target).is_file(), target
