@@ -149,34 +149,58 @@ def read_pieces(representation: Representation) -> Iterator[NumpyArray]:
     DsvccaError
         If the array is another than its record says, a chunk is missing, or its checksum does not hold.
     """
-    array = open_array(representation)
     checksums = committed_checksums(representation)
+    size = max(1, PIECE * representation.logical_shape[0] // max(representation.nbytes, 1))
+    blocks = _foreign_blocks(representation, size) if checksums is None else _own_chunks(representation, checksums)
+    for block in blocks:
+        for first in range(0, block.shape[0], size):
+            yield block[first : first + size]
+
+
+def _own_chunks(representation: Representation, checksums: dict[str, str]) -> Iterator[NumpyArray]:
+    """Yield the chunks of a committed array: along datapoints only, each compared with the record."""
+    rows, *inner = representation.shape
+    chunk = -(-rows // len(checksums))
+    for row in range(len(checksums)):
+        key = ".".join(["c", str(row), *("0" for _ in inner)])
+        path = Path(representation.array, key)
+        try:
+            numbers = files.read_chunk(path, representation.dtype, (chunk, *inner), checksums.get(key))
+        except FileNotFoundError as error:
+            raise DsvccaError(f"{representation}: chunk '{path}' is missing: restore it, or write it again") from error
+        except (OSError, ValueError) as error:
+            raise DsvccaError(
+                f"{representation}: chunk '{path}' is damaged, {error}: restore it, or write it again"
+            ) from error
+        yield numbers[: rows - row * chunk]
+
+
+def _foreign_blocks(representation: Representation, size: int) -> Iterator[NumpyArray]:
+    """Yield runs of whole chunks of an array that others wrote, datapoints first."""
+    array = open_array(representation)
     axes = to_datapoints_first(representation.dims)
     along = axes[0]
     rows, chunk = array.shape[along], (array.shards or array.chunks)[along]
-    size = max(1, PIECE * rows // max(representation.nbytes, 1))
-    step = max(1, size // chunk) * chunk  # whole chunks, several at once where they are small
+    step = max(1, size // chunk) * chunk
     for start in range(0, rows, step):
         stop = min(start + step, rows)
         for row in range(start // chunk, -(-stop // chunk)):
-            for key, problem in chunk_problems(representation, array, checksums, row):
+            for key, problem in chunk_problems(representation, array, None, row):
                 raise DsvccaError(f"{representation}: chunk '{key}' of '{representation.array}' {problem}")
         part = tuple(slice(start, stop) if axis == along else slice(None) for axis in range(array.ndim))
         try:
-            block = np.asarray(array[part]).transpose(axes)
+            yield np.asarray(array[part]).transpose(axes)
         except Exception as error:
             raise DsvccaError(
-                f"{representation}: rows {start} to {stop} cannot be read from '{representation.array}' ({error}): "
-                "a chunk is damaged, restore it or write this representation again"
+                f"{representation}: rows {start} to {stop} of '{representation.array}' cannot be read ({error}): a "
+                "chunk is damaged, restore it or leave this array out"
             ) from error
-        for first in range(0, stop - start, size):
-            yield block[first : first + size]
 
 
 def open_array(representation: Representation) -> zarr.Array[Any]:
     """Open the array of a representation and check that it is the one its record describes."""
     try:
-        array = zarr.open_array(representation.array, mode="r", zarr_format=3 if representation.written >= 0 else None)
+        array = zarr.open_array(representation.array, mode="r")
     except Exception as error:
         raise DsvccaError(
             f"{representation}: there is no readable array at '{representation.array}' ({error}): restore it, or "

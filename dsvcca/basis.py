@@ -231,7 +231,7 @@ def whiten(rows: Rows, rule: RankRule, columns: Columns, *, bits: int | None, na
     neuron_powers = xp.linalg.diagonal(moments.comoment[0, :, :])
     if not bool(xp.all(xp.isfinite(neuron_powers))):
         raise _not_finite(rows.stored(), name)
-    spectrum = decompose(moments, float(xp.max(rows.largest)), bits)
+    spectrum = decompose(moments, rows.largest, bits)
     n = moments.count
     if spectrum.nonzero == 0:
         raise DsvccaError(

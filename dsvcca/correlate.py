@@ -167,7 +167,7 @@ def _cross(x: Panel, x_run: range, y: Panel, y_run: range, rows: int) -> Array:
             left = xp.asarray(u_x[:, strip], copy=True)
             first = int(ends[np.searchsorted(ends, strip.start, side="right") - 1]) if itself else 0
             right = slice(min(first // SHAPE * SHAPE, u_y.shape[1] - LEAST), u_y.shape[1])
-            m[strip, right] += xp.matmul(adjoint(left), u_y[:, right])
+            m[strip, right] += xp.astype(xp.matmul(adjoint(left), u_y[:, right]), xp.float64)
     return m
 
 
@@ -184,15 +184,16 @@ def _solve(
     """Solve the wanted pairs of a block, in stacks of equal ranks."""
     x_ends = np.cumsum([0, *(x.columns[i] for i in x_run)])
     y_ends = np.cumsum([0, *(y.columns[j] for j in y_run)])
-    stacks: dict[tuple[tuple[int, ...], tuple[int, ...], bool], list[tuple[int, int]]] = {}
-    for a, b in np.argwhere(wanted[x_run.start : x_run.stop, y_run.start : y_run.stop]):
-        i, j = x_run[a], y_run[b]
-        swapped = x.keys[i] > y.keys[j]
-        stacks.setdefault((x.ranks[i], y.ranks[j], swapped), []).append((i, j))
-    for (x_ranks, y_ranks, swapped), pairs in stacks.items():
+    at = np.argwhere(wanted[x_run.start : x_run.stop, y_run.start : y_run.stop]) + (x_run.start, y_run.start)
+    kinds: dict[tuple[tuple[int, ...], tuple[int, ...], bool], int] = {}
+    kind = [
+        kinds.setdefault((x.ranks[i], y.ranks[j], x.keys[i] > y.keys[j]), len(kinds)) for i, j in at.tolist()
+    ]
+    for (x_ranks, y_ranks, swapped), number in kinds.items():
+        pairs = at[np.asarray(kind) == number]
         size = max(1, SOLVED_TOGETHER // (8 * max(x_ranks) * max(y_ranks)))
         for some in (pairs[start : start + size] for start in range(0, len(pairs), size)):
-            i, j = np.asarray(some).T
+            i, j = some.T
             m = _gather(block, x_ends[i - x_run.start], y_ends[j - y_run.start], max(x_ranks), max(y_ranks))
             left, right = (y, x) if swapped else (x, y)
             left_i, right_i = (j, i) if swapped else (i, j)

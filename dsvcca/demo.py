@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -42,6 +42,9 @@ LAYERS = {
 
 SPLIT = 20170619
 """Seed of the one shuffle that tells training images from probes: the same for every network."""
+
+BATCH = 250
+"""Probes that a network is shown at once."""
 
 
 @dataclass(frozen=True)
@@ -131,6 +134,8 @@ def across_seeds(results: xr.Dataset, *, measure: str = "svcca") -> pd.Series[fl
 def _run(folder: Path, seeds: int, workers: int, setting: Setting) -> None:
     if seeds < 1 or workers < 1:
         raise DsvccaError(f"seeds={seeds} and workers={workers}: both must be 1 or more")
+    if folder.exists() and not folder.is_dir():
+        raise DsvccaError(f"'{folder}' is a file: give a folder, which may be new")
     data = _images(setting)
     begun = time.perf_counter()
     store = _captured(folder / "activations.zarr", seeds, data, setting)
@@ -173,24 +178,33 @@ def findings(results: xr.Dataset) -> str:
     kept = ranks.groupby(select(results, x={"step": last})["x_layer"].values).mean()
     shown = table.rename(columns={step: f"step {step:g}" for step in steps})
     shown.insert(0, "kept", kept)
+    lines = [
+        "Similarity (svcca) of every layer to itself at the end of training, mean over seeds. Kept are so many",
+        "directions at the end.",
+        "",
+    ]
     others = across_seeds(results)
     if others.notna().all():
         shown["other seeds"] = others
-    lines = [
-        "Similarity (svcca) of every layer to itself at the end of training, mean over seeds. Kept are so many",
-        f"directions at the end. Other seeds: similarity of the same layer between seeds at step {last:g}.",
+        lines[1] += f" Other seeds: similarity of the same layer between seeds at step {last:g}."
+    nearest_first = table[steps[:-1]].mean(axis=1).sort_values(ascending=False, kind="stable").index
+    lines += [
+        shown.rename_axis(index=None, columns=None).to_string(
+            float_format="{:.2f}".format, formatters={"kept": "{:.0f}".format}
+        ),
         "",
-        shown.to_string(float_format=lambda number: f"{number:.2f}", formatters={"kept": "{:.0f}".format}),
+        "Most similar to its end first, mean over earlier steps:",
+        f"  {', '.join(nearest_first)}",
         "",
     ]
     half = len(table) // 2
     low, high = table.iloc[:half], table.iloc[-half:]
     lines += [f"Lower layers are {low.index[0]} to {low.index[-1]}, higher ones {high.index[0]} to {high.index[-1]}."]
     lines += _ahead("Similarity to the end", low[steps[:-1]].mean(), high[steps[:-1]].mean())
-    fewer = kept[low.index].mean() < kept[high.index].mean()
     lines += [
-        f"Lower layers keep {'fewer' if fewer else 'no fewer'} directions ({kept[low.index].mean():.0f} against "
-        f"{kept[high.index].mean():.0f}), and few directions are alike more easily, trained or not.",
+        "",
+        f"Lower layers keep {kept[low.index].mean():.0f} directions and higher ones {kept[high.index].mean():.0f}, and fewer "
+        "directions are alike more easily, trained or not.",
         "So the same as a share of the way from the random start (0) to the end (1):",
     ]
     way = [(part.mean() - part[steps[0]].mean()) / (1 - part[steps[0]].mean()) for part in (low, high)]
@@ -271,16 +285,19 @@ def _train(seed: int, store: Store, data: _Images, setting: Setting, advance: Ca
             order: list[torch.Tensor] = []
             for step in range(setting.steps + 1):
                 if step in setting.captured:
-                    batches = iter(data.probes.split(250))
+                    # A generator has no length, so that only the bar of training is shown.
+                    batches = (data.probes[i : i + BATCH] for i in range(0, len(data.probes), BATCH))
                     capture(model, batches, store, layers=LAYERS, if_exists="skip", seed=seed, step=step)
                 if step == setting.steps:
                     break
                 if not order:
-                    order = [b for b in torch.randperm(len(data.training)).split(setting.batch) if len(b) > 1]
+                    mixed = torch.randperm(len(data.training))
+                    starts = range(0, len(mixed) - setting.batch + 1, setting.batch)
+                    order = [mixed[i : i + setting.batch] for i in starts]
                 chosen = order.pop()
                 model.train()
                 optimizer.zero_grad()
-                loss = torch.nn.functional.cross_entropy(model(data.training[chosen]), data.digits[chosen])
+                loss: Any = torch.nn.functional.cross_entropy(model(data.training[chosen]), data.digits[chosen])
                 loss.backward()
                 optimizer.step()
                 advance()

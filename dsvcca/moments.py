@@ -82,39 +82,40 @@ class Rows:
     pieces : callable
         Starts a pass over the rows: pieces (f, rows, c) of any length and any real floating type.
     keep : bool
-        Whether rows stay in memory after the first pass; otherwise each pass calls `pieces` again.
+        Whether shifted rows stay in memory after the first pass; otherwise each pass calls `pieces` again.
 
     Attributes
     ----------
     shift : (f, c) float64
         Mean of the first `SHIFT_ROWS` rows, subtracted from every row: what is left has little to cancel.
-    largest : (f, c)
-        Largest absolute value of each column as stored, mean included: how coarsely it was rounded.
+    largest : float
+        Largest absolute value as stored, mean included: how coarsely the numbers were rounded.
     """
 
     def __init__(self, pieces: Callable[[], Iterable[Array]], *, keep: bool) -> None:
         self._pieces, self._keep = pieces, keep
         self._kept: list[Array] = []
         self.shift: Array = None
-        self.largest: Array = None
+        self.largest = 0.0
 
     def __call__(self) -> Iterator[Array]:
         """Yield the shifted rows, (f, rows, c) float64, one step of the grid at a time."""
-        first_pass = self.shift is None
+        if self._kept:
+            yield from self._kept
+            return
         for slab in self.stored():
             xp = namespace(slab)
             if self.shift is None:
                 self.shift = xp.mean(as_float64(slab[:, : min(SHIFT_ROWS, slab.shape[1]), :]), axis=1)
-            if first_pass:
-                largest = xp.maximum(xp.max(slab, axis=1), -xp.min(slab, axis=1))
-                self.largest = largest if self.largest is None else xp.maximum(self.largest, largest)
-                if self._keep:
-                    self._kept.append(slab)
-            yield slab - self.shift[:, None, :]
+            self.largest = max(self.largest, float(xp.max(slab)), -float(xp.min(slab)))
+            shifted = slab - self.shift[:, None, :]
+            if self._keep:
+                self._kept.append(shifted)
+            yield shifted
 
     def stored(self) -> Iterator[Array]:
-        """Yield the rows as they are stored, one step of the grid at a time."""
-        yield from self._kept or on_grid(self._pieces())
+        """Yield the rows as they are stored, read anew."""
+        return on_grid(self._pieces())
 
 
 def moments_of(shifted: Array, shift: Array) -> Moments:

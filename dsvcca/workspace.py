@@ -14,6 +14,7 @@ import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from math import prod
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -77,16 +78,18 @@ class Pack:
         self._rows = int(about["rows"])
         self._ends = np.cumsum([one["rank"] for one in self._about])
         self._columns = zarr.open_array(str(folder / COLUMNS), mode="r")
-        self._parts: dict[str, NumpyArray] = {}
+        self._parts: dict[str, list[NumpyArray]] = {}
 
     def part(self, part: str, position: int) -> NumpyArray:
         """Return one of `PARTS` of one basis: (k, k), (k,), (c,), (k, c), (c,), (c,) or (n,) float64."""
-        shapes = [_shape(part, one["rank"], one["neurons"], self._rows) for one in self._about]
         if part not in self._parts:
-            self._parts[part] = np.asarray(zarr.open_array(str(self._folder / part), mode="r")[:])
-        ends = np.cumsum([np.prod(shape) for shape in shapes], dtype=np.int64)
-        start = int(ends[position - 1]) if position else 0
-        return self._parts[part][start : int(ends[position])].reshape(shapes[position])
+            flat = np.asarray(zarr.open_array(str(self._folder / part), mode="r", zarr_format=3)[:])
+            shapes = [_shape(part, one["rank"], one["neurons"], self._rows) for one in self._about]
+            ends = np.cumsum([prod(shape) for shape in shapes])
+            self._parts[part] = [
+                flat[end - prod(shape) : end].reshape(shape) for end, shape in zip(ends, shapes, strict=True)
+            ]
+        return self._parts[part][position]
 
     def nonzero(self, position: int) -> int:
         """Return how many singular values of one basis are not zero."""
@@ -150,8 +153,8 @@ class PackWriter:
         if self._streamed is None:
             array = self._create(self.columns)
             for start in range(0, self._rows, GRID):
-                stop = start + GRID
-                array[start:stop] = np.concatenate([held[start:stop] for held in self._held], axis=1)
+                rows = np.concatenate([held[start : start + GRID] for held in self._held], axis=1)
+                files.write_rows(array, self._folder / COLUMNS, start, rows)
         for part in PARTS:
             flat = np.concatenate([to_numpy(getattr(basis, part)).ravel() for _, basis in self._bases])
             files.create_array(self._folder / part, flat.shape, flat.size, "float64", ("value",))[:] = flat

@@ -494,12 +494,20 @@ def test_as_many_directions_as_degrees_of_freedom_are_refused(n):
         cca(rng.standard_normal((n, 9)), rng.standard_normal((n, 2)))
 
 
-def test_correlations_that_are_one_whatever_the_data_are_counted_in_a_warning():
+@pytest.mark.parametrize(("q", "forced"), [(14, 5), (10, 1)])
+def test_correlations_that_are_one_whatever_the_data_are_counted_in_a_warning(q, forced):
     rng = np.random.default_rng(43)
-    x, y = rng.standard_normal((30, 20)), rng.standard_normal((30, 14))
-    with pytest.warns(DsvccaWarning, match=r"5 of 14 canonical correlations are 1 whatever the data: 20 \+ 14"):
+    x, y = rng.standard_normal((30, 20)), rng.standard_normal((30, q))
+    with pytest.warns(DsvccaWarning, match=rf"{forced} of {q} canonical correlations are 1 .*: 20 \+ {q} kept"):
         found = cca(x, y)
-    assert int((found.correlations > 1 - 1e-12).sum()) == 5
+    assert int((found.correlations > 1 - 1e-12).sum()) == forced
+
+
+def test_as_many_directions_as_degrees_of_freedom_force_no_correlation_yet():
+    rng = np.random.default_rng(43)
+    with pytest.warns(DsvccaWarning, match="30 rows are fewer than 5 for each"):
+        found = cca(rng.standard_normal((30, 20)), rng.standard_normal((30, 9)))
+    assert found.correlations.max() < 1 - 1e-6
 
 
 def test_few_datapoints_a_direction_warn_and_enough_do_not():

@@ -275,10 +275,10 @@ def test_reading_damage_is_an_error_that_names_it(store, x):
     chunk = Path(store.representations[0].array, "c.0.0")
     good = chunk.read_bytes()
     chunk.unlink()
-    with pytest.raises(DsvccaError, match=r"layer='fc': chunk 'c.0.0' .* is missing"):
+    with pytest.raises(DsvccaError, match=r"layer='fc': chunk '.*c.0.0' is missing"):
         whole(store, layer="fc")
     chunk.write_bytes(good[:40] + b"\x00" + good[41:])
-    with pytest.raises(DsvccaError, match="rows 0 to 100 cannot be read"):
+    with pytest.raises(DsvccaError, match="is damaged, its checksum does not hold"):
         whole(store, layer="fc")
 
 

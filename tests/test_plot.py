@@ -1,0 +1,165 @@
+"""The figure shows what the results hold, and nothing where they do not hold it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from dsvcca import DsvccaError, compare, create_store, plan_comparisons, select
+from dsvcca.plot import dynamics, learning_dynamics
+from dsvcca.store import Store
+
+matplotlib = pytest.importorskip("matplotlib")
+matplotlib.use("Agg")
+
+LAYERS = ("zeta", "alpha", "mid")  # neither alphabetical nor the reverse
+STEPS = (0, 40, 100)
+ROWS = 200
+
+
+def fill(store: Store, seeds: tuple[int, ...] = (0, 1), steps: tuple[int, ...] = STEPS, **labels: str) -> None:
+    """Write layers that draw nearer to their end, step by step."""
+    for seed in seeds:
+        rng = np.random.default_rng(seed)
+        ends = {layer: rng.standard_normal((ROWS, 4)) for layer in LAYERS}
+        for step in steps:
+            for layer in LAYERS:
+                noise = (1 - step / max(steps)) * rng.standard_normal((ROWS, 4))
+                store.write(ends[layer] + noise, layer=layer, seed=seed, step=step, **labels)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    made = create_store(tmp_path_factory.mktemp("plot") / "a.zarr", datapoints=ROWS)
+    fill(made)
+    return made
+
+
+@pytest.fixture(scope="module")
+def results(store: Store, tmp_path_factory: pytest.TempPathFactory) -> xr.Dataset:
+    return compare(plan_comparisons(store, "to_last_step"), tmp_path_factory.mktemp("plot") / "r.zarr")
+
+
+def panels_of(figure):
+    """Return the axes that show an image, without the colour bar."""
+    return [axes for axes in figure.axes if axes.images]
+
+
+def expected(results: xr.Dataset, step: int, a: str, b: str, measure: str = "svcca") -> float:
+    """Return one cell, taken from the results one seed at a time by their public functions."""
+    cells = [
+        select(results, x={"seed": s, "step": step, "layer": a}, y={"seed": s, "step": 100, "layer": b})[measure].item()
+        for s in (0, 1)
+    ]
+    return sum(cells) / 2
+
+
+@pytest.mark.parametrize("measure", ["svcca", "pwcca_x", "pwcca_y"])
+def test_every_cell_is_the_mean_over_seeds_of_a_network_with_its_own_end(results, measure):
+    panels = panels_of(learning_dynamics(results, measure=measure))
+    assert len(panels) == 3
+    for panel, step in zip(panels, STEPS, strict=True):
+        values = [[expected(results, step, a, b, measure) for b in LAYERS] for a in LAYERS]
+        np.testing.assert_allclose(panel.images[0].get_array(), values, rtol=1e-12)
+
+
+def test_titles_names_and_colours_are_those_of_the_results(results):
+    figure = learning_dynamics(results)
+    figure.draw_without_rendering()
+    panels = panels_of(figure)
+    assert [panel.get_title() for panel in panels] == ["step 0 (0 %)", "step 40 (40 %)", "step 100 (100 %)"]
+    assert [text.get_text() for text in panels[0].get_yticklabels()] == list(LAYERS)
+    assert [text.get_text() for text in panels[0].get_xticklabels()] == list(LAYERS)
+    assert {panel.images[0].get_clim() for panel in panels} == {(0, 1)}
+    assert len(figure.axes) == len(panels) + 1
+    assert panels[0].images[0].origin == "lower"
+    assert "2 seeds" in figure.get_suptitle()
+
+
+def test_the_last_panel_has_ones_on_its_diagonal(results):
+    np.testing.assert_allclose(np.diag(dynamics(results).values[-1]), 1, atol=1e-6)  # products in float32
+
+
+def test_steps_can_be_chosen_and_wrap_into_rows(results):
+    assert [p.get_title() for p in panels_of(learning_dynamics(results, steps=[40]))] == ["step 40 (40 %)"]
+    many = panels_of(learning_dynamics(results, steps=[0, 40, 100, 0, 40]))
+    assert len(many) == 5
+    assert many[4].get_position().y0 < many[0].get_position().y0
+
+
+def test_steps_nearest_to_0_35_75_and_100_percent_are_shown(tmp_path):
+    store = create_store(tmp_path / "a.zarr", datapoints=ROWS)
+    fill(store, seeds=(0,), steps=(0, 5, 30, 50, 70, 90, 100))
+    results = compare(plan_comparisons(store), tmp_path / "r.zarr")
+    assert dynamics(results).steps == (0, 30, 70, 100)
+    assert "seed" not in learning_dynamics(results).get_suptitle()
+
+
+def test_of_several_variances_the_nearest_to_99_percent_is_shown_and_named(store, tmp_path):
+    several = compare(plan_comparisons(store, variance=[0.5, 0.98, 1.0]), tmp_path / "r.zarr")
+    found = dynamics(several)
+    assert found.variance == 0.98
+    np.testing.assert_array_equal(found.values, dynamics(several.sel(variance=[0.98])).values)
+    assert not np.array_equal(found.values, dynamics(several.sel(variance=[0.5])).values)
+    assert "98 % of variance" in learning_dynamics(several).get_suptitle()
+
+
+def test_networks_without_seeds_are_one_network(tmp_path):
+    store = create_store(tmp_path / "a.zarr", datapoints=ROWS)
+    rng = np.random.default_rng(0)
+    for step in (1, 2):
+        store.write(rng.standard_normal((ROWS, 3)), layer="a", step=step)
+    found = dynamics(compare(plan_comparisons(store), tmp_path / "r.zarr"))
+    assert (found.networks, found.last, found.values.shape) == (1, 2, (2, 1, 1))
+
+
+def test_missing_comparisons_are_an_error_and_not_a_hole(store, results, tmp_path):
+    same_layer = compare(plan_comparisons(store, "over_training"), tmp_path / "r.zarr")
+    with pytest.raises(DsvccaError, match=r"seed=0, step=0, layer='zeta' with .*layer='alpha'.*pairs='to_last_step'"):
+        learning_dynamics(same_layer)
+    lacking = results.isel(x=np.arange(1, results.sizes["x"]))
+    with pytest.raises(DsvccaError, match=r"do not hold seed=0, step=0, layer='zeta'"):
+        learning_dynamics(lacking)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"measure": "svca"}, "did you mean 'svcca'"),
+        ({"steps": [0, 41]}, "has step=41"),
+        ({"steps": []}, "steps is empty"),
+    ],
+)
+def test_wrong_options_say_what_there_is(results, options, message):
+    with pytest.raises(DsvccaError, match=message):
+        learning_dynamics(results, **options)
+
+
+def test_what_has_no_common_end_or_no_step_is_refused(tmp_path):
+    store = create_store(tmp_path / "a.zarr", datapoints=ROWS)
+    fill(store, seeds=(0,), model="small")
+    fill(store, seeds=(1,), model="large", steps=(0, 40, 90))
+    results = compare(plan_comparisons(store), tmp_path / "r.zarr")
+    with pytest.raises(DsvccaError, match=r"model='small' and model='large'.*select"):
+        learning_dynamics(results)
+    with pytest.raises(DsvccaError, match="seed 0 at 100, seed 1 at 90"):
+        learning_dynamics(results.drop_vars(["x_model", "y_model"]))
+    with pytest.raises(DsvccaError, match="no label 'step'"):
+        learning_dynamics(results.drop_vars(["x_step", "y_step"]))
+    one = select(results, x={"model": "large"}, y={"model": "large"})
+    assert dynamics(one).last == 90
+
+
+def test_without_matplotlib_the_error_says_what_to_install(results, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "matplotlib.figure", None)
+    with pytest.raises(ImportError, match=r"pip install 'dsvcca\[plot\]'"):
+        learning_dynamics(results)
+
+
+def test_the_figure_can_be_written(results, tmp_path):
+    path: Path = tmp_path / "dynamics.png"
+    learning_dynamics(results).savefig(path)
+    assert path.stat().st_size > 10_000
