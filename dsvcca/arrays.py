@@ -30,6 +30,11 @@ def device(array: Array) -> Any:
     return compat.device(array)
 
 
+def detached(array: Array) -> Array:
+    """Return a torch tensor without its gradient, everything else as it is."""
+    return array.detach() if compat.is_torch_array(array) else array
+
+
 def to_numpy(array: Array) -> NumpyArray:
     """Return `array` as a NumPy array, copied from its device where it has to be."""
     if isinstance(array, np.ndarray):

@@ -226,7 +226,8 @@ def whiten(rows: Rows, rule: RankRule, columns: Columns, *, bits: int | None, na
     DsvccaError
         If a number is not finite, no direction is left, or there are too few rows for the directions.
     """
-    moments = moments_over(rows)
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite becomes an error below
+        moments = moments_over(rows)
     xp = namespace(moments.comoment)
     neuron_powers = xp.linalg.diagonal(moments.comoment[0, :, :])
     if not bool(xp.all(xp.isfinite(neuron_powers))):

@@ -49,7 +49,9 @@ LabelPattern = Annotated[
 Dims = Annotated[str | None, typer.Option(help="For arrays of others: their axes, such as 'nhwc' or 'ntd'.")]
 PairsRule = Annotated[str, typer.Option(help="all, over_training, to_last_step or across_seeds.")]
 View = Annotated[str, typer.Option(help="auto, neurons, mean, max or positions.")]
-Variance = Annotated[list[float], typer.Option(help="Share of variance to keep; repeat for several.")]
+Variance = Annotated[
+    list[float] | None, typer.Option(help="Share of variance to keep; repeat for several. [default: 0.99]")
+]
 Criterion = Annotated[str, typer.Option(help="variance, or singular for the letter of the SVCCA paper's appendix.")]
 Rank = Annotated[int | None, typer.Option(help="Keep this many directions instead.")]
 Memory = Annotated[str, typer.Option(help="Memory of one worker thread, such as '1.5 GiB'.")]
@@ -144,7 +146,7 @@ def plan(
     pairs: PairsRule = "all",
     where: Where = None,
     view: View = "auto",
-    variance: Variance = [0.99],
+    variance: Variance = None,
     criterion: Criterion = "variance",
     rank: Rank = None,
     memory: Memory = "1 GiB",
@@ -163,7 +165,7 @@ def compare(
     pairs: PairsRule = "all",
     where: Where = None,
     view: View = "auto",
-    variance: Variance = [0.99],
+    variance: Variance = None,
     criterion: Criterion = "variance",
     rank: Rank = None,
     memory: Memory = "1 GiB",
@@ -210,9 +212,10 @@ def _where(store: Store, conditions: list[str]) -> dict[str, list[Label]]:
 
 
 def _plan(
-    store: Store, pairs: str, view: str, variance: list[float], criterion: str, rank: int | None, memory: str
+    store: Store, pairs: str, view: str, variance: list[float] | None, criterion: str, rank: int | None, memory: str
 ) -> Plan:
-    share = variance[0] if len(variance) == 1 else variance
+    shares = variance or [0.99]
+    share = shares[0] if len(shares) == 1 else shares
     return plan_comparisons(store, pairs, view=view, variance=share, criterion=criterion, rank=rank, memory=memory)
 
 

@@ -184,11 +184,10 @@ def _solve(
     """Solve the wanted pairs of a block, in stacks of equal ranks."""
     x_ends = np.cumsum([0, *(x.columns[i] for i in x_run)])
     y_ends = np.cumsum([0, *(y.columns[j] for j in y_run)])
-    at = np.argwhere(wanted[x_run.start : x_run.stop, y_run.start : y_run.stop]) + (x_run.start, y_run.start)
+    at = np.argwhere(wanted[x_run.start : x_run.stop, y_run.start : y_run.stop])
+    at += np.asarray([x_run.start, y_run.start])
     kinds: dict[tuple[tuple[int, ...], tuple[int, ...], bool], int] = {}
-    kind = [
-        kinds.setdefault((x.ranks[i], y.ranks[j], x.keys[i] > y.keys[j]), len(kinds)) for i, j in at.tolist()
-    ]
+    kind = [kinds.setdefault((x.ranks[i], y.ranks[j], x.keys[i] > y.keys[j]), len(kinds)) for i, j in at.tolist()]
     for (x_ranks, y_ranks, swapped), number in kinds.items():
         pairs = at[np.asarray(kind) == number]
         size = max(1, SOLVED_TOGETHER // (8 * max(x_ranks) * max(y_ranks)))

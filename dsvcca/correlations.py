@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dsvcca.arrays import Array, adjoint, as_float64, like, namespace, to_numpy
+from dsvcca.arrays import Array, adjoint, as_float64, detached, device, like, namespace, to_numpy
 from dsvcca.basis import Basis, RankRule, inverse_cholesky, whiten_in_memory
 from dsvcca.errors import DsvccaError, DsvccaWarning
 from dsvcca.moments import grid_steps
@@ -46,32 +46,33 @@ def correlations_of(c: Array) -> Array:
     By eigenvalues of C C^H: good to 1e-8 absolutely, which is enough for sums and means over them.
     """
     xp = namespace(c)
-    squared = xp.linalg.eigvalsh(_smaller_gram(c))
-    return xp.sqrt(xp.clip(xp.flip(squared, axis=-1), 0.0, 1.0))
+    return _roots(xp.linalg.eigvalsh(_smaller_gram(c)))
 
 
 def smaller_side(c: Array) -> tuple[Array, Array]:
     """Return correlations (..., k) and left vectors (..., k, k) of cross blocks whose left side is the smaller one."""
     xp = namespace(c)
     squared, vectors = xp.linalg.eigh(_smaller_gram(c))
-    return xp.sqrt(xp.clip(xp.flip(squared, axis=-1), 0.0, 1.0)), xp.flip(vectors, axis=-1)
+    return _roots(squared), xp.flip(vectors, axis=-1)
 
 
 def _smaller_gram(c: Array) -> Array:
-    xp = namespace(c)
     small = c if c.shape[-2] <= c.shape[-1] else adjoint(c)
-    gram = xp.matmul(small, adjoint(small))
-    check_excess(gram)
-    return gram
+    return namespace(c).matmul(small, adjoint(small))
 
 
-def check_excess(gram: Array) -> None:
-    """Raise if a diagonal of C C^H shows a squared correlation above 1 by more than rounding."""
-    xp = namespace(gram)
-    worst = float(xp.max(xp.linalg.diagonal(gram)))
-    if not worst <= (1 + EXCESS) ** 2:
+def _roots(squared: Array) -> Array:
+    """Return correlations from ascending eigenvalues of C C^H."""
+    xp = namespace(squared)
+    check_excess(float(xp.max(squared)) ** 0.5)
+    return xp.sqrt(xp.clip(xp.flip(squared, axis=-1), 0.0, 1.0))
+
+
+def check_excess(largest: float) -> None:
+    """Raise if the largest canonical correlation is above 1 by more than rounding."""
+    if not largest <= 1 + EXCESS:
         raise DsvccaError(
-            f"a canonical correlation of {worst**0.5:.6f} was found where 1 is the largest possible: "
+            f"a canonical correlation of {largest:.6f} was found where 1 is the largest possible: "
             "the bases are not orthonormal; remove the workspace and run again, and report it if it stays"
         )
 
@@ -179,6 +180,11 @@ def cca(x: Array, y: Array, *, variance: float = 1.0, criterion: str = "variance
             f"x has {x.shape[0]} datapoints and y has {y.shape[0]}: "
             "both must hold the same datapoints in the same order"
         )
+    if type(x) is not type(y) or device(x) != device(y):
+        raise DsvccaError(
+            f"x is a {type(x).__module__} array on {device(x)} and y a {type(y).__module__} array on {device(y)}: "
+            "bring both to one library and device"
+        )
     rule = RankRule(variance, criterion)
     u_x, bx = whiten_in_memory(x, rule, "x")
     u_y, by = whiten_in_memory(y, rule, "y")
@@ -188,8 +194,7 @@ def cca(x: Array, y: Array, *, variance: float = 1.0, criterion: str = "variance
     inverse_x, inverse_y = inverse_cholesky(bx.cholesky), inverse_cholesky(by.cholesky)
     c = corrected(m, bx.column_sums, by.column_sums, bx.count, inverse_x, inverse_y)
     left, rho, right = xp.linalg.svd(c, full_matrices=False)
-    if float(rho[0]) > 1 + EXCESS:
-        check_excess(xp.matmul(c, adjoint(c)))
+    check_excess(float(rho[0]))
     right = adjoint(right)
     x_directions = xp.matmul(_whitening(bx, inverse_x), left)
     largest = to_numpy(xp.argmax(xp.abs(x_directions), axis=0))
@@ -235,9 +240,15 @@ def _whitening(basis: Basis, inverse: Array) -> Array:
 
 def _checked(array: Array, name: str) -> Array:
     try:
+        array = detached(array)
         namespace(array)
     except TypeError:
-        array = np.asarray(array)
+        try:
+            array = np.asarray(array)
+        except ValueError as error:
+            raise DsvccaError(f"{name} is not an array ({error}): give (datapoint, neuron)") from error
+    if isinstance(array, np.ma.MaskedArray):
+        raise DsvccaError(f"{name} is a masked array: give the rows of which every number is there")
     if array.ndim != 2:
         raise DsvccaError(
             f"{name} has {array.ndim} axes {tuple(array.shape)}: give (datapoint, neuron); "

@@ -98,13 +98,14 @@ def settling(results: xr.Dataset, *, measure: str = "svcca") -> pd.DataFrame:
     pandas.DataFrame
         One row a layer in the order of the results, one column a step.
     """
-    steps = np.unique(results["x_step"].values)
-    layers = list(dict.fromkeys(results["x_layer"].values.tolist()))
-    table = pd.DataFrame(index=pd.Index(layers, name="layer"), columns=pd.Index(steps, name="step"), dtype=float)
-    found = dynamics(results, measure=measure, steps=steps.tolist())
-    for layer in layers:
-        table.loc[layer] = found.values[:, found.x_layers.index(layer), found.y_layers.index(layer)]
-    return table
+    every = sorted(set(results["x_step"].values.tolist())) if "x_step" in results.coords else None
+    found = dynamics(results, measure=measure, steps=every)
+    if missing := [layer for layer in found.x_layers if layer not in found.y_layers]:
+        raise DsvccaError(f"layers {missing} are on x of these results and not on y: select() the same ones on both")
+    own = [found.values[:, i, found.y_layers.index(layer)] for i, layer in enumerate(found.x_layers)]
+    return pd.DataFrame(
+        own, index=pd.Index(found.x_layers, name="layer"), columns=pd.Index(found.steps, name="step"), dtype=float
+    )
 
 
 def across_seeds(results: xr.Dataset, *, measure: str = "svcca") -> pd.Series[float]:
@@ -203,8 +204,8 @@ def findings(results: xr.Dataset) -> str:
     lines += _ahead("Similarity to the end", low[steps[:-1]].mean(), high[steps[:-1]].mean())
     lines += [
         "",
-        f"Lower layers keep {kept[low.index].mean():.0f} directions and higher ones {kept[high.index].mean():.0f}, and fewer "
-        "directions are alike more easily, trained or not.",
+        f"Lower layers keep {kept[low.index].mean():.0f} directions and higher ones {kept[high.index].mean():.0f}, and "
+        "fewer directions are alike more easily, trained or not.",
         "So the same as a share of the way from the random start (0) to the end (1):",
     ]
     way = [(part.mean() - part[steps[0]].mean()) / (1 - part[steps[0]].mean()) for part in (low, high)]

@@ -94,15 +94,16 @@ class Rows:
 
     def __init__(self, pieces: Callable[[], Iterable[Array]], *, keep: bool) -> None:
         self._pieces, self._keep = pieces, keep
-        self._kept: list[Array] = []
+        self._kept: list[Array] | None = None
         self.shift: Array = None
         self.largest = 0.0
 
     def __call__(self) -> Iterator[Array]:
         """Yield the shifted rows, (f, rows, c) float64, one step of the grid at a time."""
-        if self._kept:
+        if self._kept is not None:
             yield from self._kept
             return
+        kept = []
         for slab in self.stored():
             xp = namespace(slab)
             if self.shift is None:
@@ -110,8 +111,10 @@ class Rows:
             self.largest = max(self.largest, float(xp.max(slab)), -float(xp.min(slab)))
             shifted = slab - self.shift[:, None, :]
             if self._keep:
-                self._kept.append(shifted)
+                kept.append(shifted)
             yield shifted
+        if self._keep:
+            self._kept = kept
 
     def stored(self) -> Iterator[Array]:
         """Yield the rows as they are stored, read anew."""

@@ -280,7 +280,7 @@ def tile_memory(x_columns: int, y_columns: int, n: int) -> int:
     """Return the bytes of arrays that correlating `x_columns` with `y_columns` takes (with themselves: y_columns 0)."""
     rows, right = min(n, GRID), y_columns or x_columns
     slabs = 4 * rows * (x_columns + y_columns)
-    strip = 4 * min(STRIP, x_columns) * (right + rows)
+    strip = min(STRIP, x_columns) * (12 * right + 4 * rows)  # its product in float32 and float64, its copy
     return slabs + strip + 8 * x_columns * right + (96 << 20)  # a pack as read, stacks of solves
 
 

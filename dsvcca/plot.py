@@ -63,9 +63,7 @@ class Dynamics:
     variance: float | None
 
 
-def learning_dynamics(
-    results: xr.Dataset, *, measure: str = "svcca", steps: Sequence[float] | None = None
-) -> Figure:
+def learning_dynamics(results: xr.Dataset, *, measure: str = "svcca", steps: Sequence[float] | None = None) -> Figure:
     """Draw how the layers of a network approach their final state, as figure 4 of Raghu et al. 2017.
 
     One panel a step: layers at that step (rows) against layers at the end of training (columns), mean over seeds.
@@ -125,9 +123,7 @@ def learning_dynamics(
     return figure
 
 
-def dynamics(
-    results: xr.Dataset, *, measure: str = "svcca", steps: Sequence[float] | None = None
-) -> Dynamics:
+def dynamics(results: xr.Dataset, *, measure: str = "svcca", steps: Sequence[float] | None = None) -> Dynamics:
     """Return the numbers that `learning_dynamics` draws; parameters and errors as there."""
     if measure not in results:
         there = [name for name in MEASURES if name in results]

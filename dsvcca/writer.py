@@ -47,7 +47,10 @@ class Writer:
         self._array: zarr.Array[Any] | None = None
         self._buffer: list[NumpyArray] = []
         self._rows = self._written = 0
+        self._folder: Path | None = None
         self._ids: list[NumpyArray] = []
+        self._known_ids: tuple[NumpyArray, str] | None = None
+        self.id_kind = "given"
 
     def __enter__(self) -> Writer:
         if not self.skipped:
@@ -75,12 +78,15 @@ class Writer:
         batch : (m, ..., c) array
             Axes as `dims` says; the same shape but for the number of datapoints each time.
         datapoints : (m,) ids, optional
-            Of these rows; checked against the store's at the end.
+            Of these rows; compared with the store's, if it has some.
         """
         if self.skipped:
             return
+        if self._folder is None:
+            raise DsvccaError("append() outside its context: write 'with store.writer(...) as w: w.append(batch)'")
         values = to_numpy(batch) if hasattr(batch, "shape") else np.asarray(batch)
         significand_bits(values.dtype)
+        values = values.astype(values.dtype.newbyteorder("="), copy=False)
         dims = checked_dims(self._dims, values.shape, describe(self.labels))
         axes = to_datapoints_first(dims)
         values = values.transpose(axes)
@@ -98,9 +104,14 @@ class Writer:
                 f"{describe(self.labels)}: NaN or infinite numbers, the first at datapoint {row}: nothing was written"
             )
         if datapoints is not None:
-            self._ids.append(plain_ids(datapoints))
-            if len(self._ids[-1]) != len(values):
-                raise DsvccaError(f"{len(self._ids[-1])} datapoint ids came with {len(values)} rows")
+            ids = plain_ids(datapoints)
+            if len(ids) != len(values):
+                raise DsvccaError(f"{len(ids)} datapoint ids came with {len(values)} rows")
+            if not self._ids:
+                self._known_ids = stored_ids(self._root)
+            if self._known_ids is not None and self._rows + len(ids) <= self._datapoints:
+                _check_same_ids(self._root, self._known_ids, ids, self._rows, self.id_kind)
+            self._ids.append(ids)
         self._rows += len(values)
         if self._rows > self._datapoints:
             raise self._wrong_count("at least ")
@@ -115,6 +126,8 @@ class Writer:
             whole = waiting - waiting % self._array.chunks[0]
             if whole or self._rows == self._datapoints:
                 self._flush(self._array, waiting if self._rows == self._datapoints else whole)
+            else:
+                self._buffer[-1] = values.copy()  # the caller may use its array again
 
     def _flush(self, array: zarr.Array[Any], rows: int) -> None:
         waiting = self._buffer[0] if len(self._buffer) == 1 else np.concatenate(self._buffer)
@@ -130,7 +143,7 @@ class Writer:
             every = np.concatenate(self._ids)
             if len(every) != self._datapoints:
                 raise DsvccaError(f"datapoint ids for {len(every)} of {self._datapoints} rows: give all or none")
-            ids = claim_ids(self._root, self._datapoints, every)
+            ids = claim_ids(self._root, self._datapoints, every, self.id_kind)
         inside = self._folder / ARRAY
         record = {
             "format": FORMAT,
@@ -191,8 +204,11 @@ def plain_ids(ids: Any) -> NumpyArray:
     return np.frombuffer(b"".join(digests), dtype="<u8").astype(np.uint64)
 
 
-def claim_ids(root: Path, datapoints: int, ids: Any) -> str:
-    """Make `ids` the datapoints of the store, or check that they are; return their digest."""
+def claim_ids(root: Path, datapoints: int, ids: Any, kind: str = "given") -> str:
+    """Make `ids` the datapoints of the store, or check that they are; return their digest.
+
+    `kind` says what they are: "given" by the user, or made from the "inputs" of a model.
+    """
     plain = plain_ids(ids)
     if len(plain) != datapoints:
         raise DsvccaError(f"{len(plain)} datapoint ids were given, the store '{root}' has {datapoints} datapoints")
@@ -202,16 +218,40 @@ def claim_ids(root: Path, datapoints: int, ids: Any) -> str:
             folder = files.stage(root)
             array = files.create_array(folder, plain.shape, len(plain), "uint64", ("datapoint",))
             array[:] = plain
-            array.update_attributes({KEY: {"kind": "datapoints", "digest": digest}})
+            array.update_attributes({KEY: {"kind": "datapoints", "of": kind, "digest": digest}})
             files.seal(folder)
             if not files.publish(folder, root / IDS):
                 files.discard(folder)
-    if read_ids(root) != digest:
-        stored = np.asarray(zarr.open_array(str(root / IDS), mode="r")[:])
-        row = int(np.argmax(stored != plain))
-        raise DsvccaError(
-            f"other datapoints than those of the store '{root}': {int((stored != plain).sum())} of {len(plain)} ids "
-            f"differ, the first in row {row}; give the same datapoints in the same order, without shuffling or random "
-            "transforms, or use another store"
-        )
+    known = stored_ids(root)
+    if known is None:
+        raise DsvccaError(f"the datapoint ids of the store '{root}' are gone: restore '{root / IDS}'")
+    _check_same_ids(root, known, plain, 0, kind)
     return digest
+
+
+def stored_ids(root: Path) -> tuple[NumpyArray, str] | None:
+    """Return the datapoint ids of a store, and what they were made of; None where only their number is known."""
+    about = read_attributes(root / IDS)
+    if about is None:
+        return None
+    return np.asarray(zarr.open_array(str(root / IDS), mode="r")[:]), str(about["of"])
+
+
+def _check_same_ids(root: Path, known: tuple[NumpyArray, str], ids: NumpyArray, start: int, kind: str) -> None:
+    """Raise unless `ids` are those of the rows from `start` on."""
+    stored, of = known
+    if of != kind:
+        raise DsvccaError(
+            f"the datapoints of the store '{root}' are known by ids that were {_MADE[of]}, these are {_MADE[kind]}: "
+            "to capture from a model, create the store with the number of datapoints"
+        )
+    different = np.flatnonzero(stored[start : start + len(ids)] != ids)
+    if different.size:
+        raise DsvccaError(
+            f"other datapoints than those of the store '{root}': {different.size} of {len(ids)} ids differ, the first "
+            f"in row {start + int(different[0])}; give the same datapoints in the same order, without shuffling or "
+            "random transforms, or use another store"
+        )
+
+
+_MADE = {"given": "given by the user", "inputs": "made from the inputs of a model"}

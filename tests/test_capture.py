@@ -330,6 +330,20 @@ def test_the_model_is_left_as_it_was(store, images):
     assert torch.is_grad_enabled()
 
 
+class Frozen(nn.BatchNorm1d):
+    """A module that ignores train(), as frozen backbones do."""
+
+    def train(self, mode=True):
+        return super().train(False)
+
+
+def test_modes_come_back_even_if_a_module_overrides_train(store, vectors):
+    model = nn.Sequential(OrderedDict(fc=nn.Linear(5, 4), frozen=Frozen(4)))
+    model.frozen.training = True
+    capture(model, vectors, store, layers=["fc"])
+    assert model.frozen.training
+
+
 def test_the_model_is_left_as_it_was_after_an_error(store, images):
     model = ConvNet().train()
     model.bn.eval()
@@ -365,12 +379,16 @@ def test_the_model_gives_the_same_outputs_and_trains_as_if_nothing_had_been_capt
 
 
 def test_random_numbers_are_untouched_even_if_the_model_draws_some(store, vectors):
-    model = Calling(lambda self, x: self.fc(nn.functional.dropout(x)), fc=nn.Linear(5, 3))
-    states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].copy()
+    def call(self, x):
+        return self.fc(nn.functional.dropout(x) * random.random() * np.random.rand())
+
+    model = Calling(call, fc=nn.Linear(5, 3))
+    states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].copy(), np.random.get_state()[2]
     capture(model, batches(vectors), store, layers=["fc"])
     assert torch.equal(torch.get_rng_state(), states[0])
     assert random.getstate() == states[1]
     assert (np.random.get_state()[1] == states[2]).all()
+    assert np.random.get_state()[2] == states[3]
 
 
 def test_what_a_module_keeps_can_be_trained_on_afterwards(store, vectors):

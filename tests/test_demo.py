@@ -35,6 +35,8 @@ def test_a_small_demonstration_runs_and_goes_on_where_it_stopped(tmp_path, capsy
     assert list(table.index) == list(demo.LAYERS)
     assert list(table.columns) == [0, 20, 40]
     np.testing.assert_allclose(table[40], 1, atol=1e-6)  # products in float32
+    with pytest.raises(DsvccaError, match=r"'bn4'.* not on y"):
+        demo.settling(select(results, y={"layer": ["conv1", "out"]}))
     cell = select(results, x={"step": 20, "layer": "fc1"}, y={"step": 40, "layer": "fc1"})
     assert table.loc["fc1", 20] == cell.svcca.item()
 

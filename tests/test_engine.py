@@ -359,9 +359,7 @@ def test_a_failing_representation_is_named_and_the_others_are_kept(population, c
         store.write(activations(seed), layer="a", seed=seed)
     Path(store.select(seed=7).representations[0].array, "c.0.0").unlink()
     plan = dsvcca.plan_comparisons(store)
-    with pytest.raises(
-        DsvccaError, match=r"seed=7, layer='a': chunk '.*c.0.0' is missing[\s\S]*1 of 2 tasks finished"
-    ):
+    with pytest.raises(DsvccaError, match=r"seed=7, layer='a': chunk '.*c.0.0' is missing[\s\S]*1 of 2 tasks finished"):
         dsvcca.compare(plan, tmp_path / "r.zarr", client=client, workspace=tmp_path / "w")
     assert len(list((tmp_path / "w").glob("pack-*"))) == 1
     assert missing_tiles(tmp_path / "r.zarr", plan) == [(0, 0)]
@@ -470,9 +468,9 @@ def test_no_space_for_bases_or_results_is_an_error(population, tmp_path):
     code = f"""
         import resource, dsvcca
         resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000))
-        store = dsvcca.open_store({population[0].path!r})
+        plan = dsvcca.plan_comparisons(dsvcca.open_store({population[0].path!r}))
         try:
-            dsvcca.compare(dsvcca.plan_comparisons(store), {str(tmp_path / "r.zarr")!r}, workspace={str(tmp_path / "w")!r})
+            dsvcca.compare(plan, {str(tmp_path / "r.zarr")!r}, workspace={str(tmp_path / "w")!r})
         except dsvcca.DsvccaError as error:
             print(error)
     """

@@ -147,10 +147,11 @@ def test_eight_processes_write_fifty_representations_each_and_nothing_is_lost(tm
         import sys, dsvcca, numpy as np
         store = dsvcca.create_store(sys.argv[1], datapoints=20)
         for layer in range(50):
-            store.write(np.full((20, 3), 100 * int(sys.argv[2]) + layer, "f4") * np.arange(1, 4), layer=layer_name(layer), seed=int(sys.argv[2]))
+            values = np.full((20, 3), 100 * int(sys.argv[2]) + layer, "f4") * np.arange(1, 4)
+            store.write(values, layer=f"l{layer}", seed=int(sys.argv[2]))
             store.write(np.ones((20, 2), "f4"), layer="shared", if_exists="skip")
     """
-    code = "def layer_name(i): return f'l{i}'\n" + textwrap.dedent(code)
+    code = textwrap.dedent(code)
     running = [subprocess.Popen([sys.executable, "-c", code, str(path), str(seed)]) for seed in range(8)]
     assert [process.wait(100) for process in running] == [0] * 8
     store = dsvcca.open_store(path)
@@ -223,6 +224,32 @@ def test_batches_must_have_one_shape_and_type(store, x):
         writer.append(x[:50])
         writer.append(x[50:, :4])
     assert store.representations == []
+
+
+def test_the_caller_may_use_its_array_again(store):
+    buffer = np.empty((50, 3), np.float32)
+    with store.writer(layer="fc") as writer:
+        for value in (1, 2):
+            buffer[:] = value
+            writer.append(buffer)
+    assert np.array_equal(whole(store, layer="fc")[:, 0], np.repeat([1, 2], 50))
+
+
+def test_other_byte_orders_are_stored_as_the_same_numbers(store, x):
+    store.write(x.astype(">f4"), layer="fc")
+    assert np.array_equal(whole(store, layer="fc"), x)
+    assert store.verify().empty
+
+
+def test_append_needs_its_context(store, x):
+    with pytest.raises(DsvccaError, match="outside its context"):
+        store.writer(layer="fc").append(x)
+
+
+def test_other_ids_are_found_at_the_first_batch(store, x):
+    store.write(x, layer="a", datapoints=range(100))
+    with pytest.raises(DsvccaError, match="10 of 10 ids differ, the first in row 0"), store.writer(layer="b") as writer:
+        writer.append(x[:10], datapoints=range(1, 11))
 
 
 def test_one_label_has_one_type(store, x):

@@ -124,6 +124,7 @@ def capture(
                         dims = wanted[name] or known_dims(modules[name], shape, len(ids), name)
                         axes[name] = checked_dims(dims, shape, f"layer {name!r}")
                         writers[name] = commits.enter_context(writer_for(name, dims))
+                        writers[name].id_kind = "inputs"
                 for name, module in modules.items():
                     _check_rows(outputs[name][0].shape, axes[name], len(ids), module, name)
                     writers[name].append(outputs[name].pop(), datapoints=ids)
