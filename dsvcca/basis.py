@@ -249,14 +249,14 @@ def whiten(rows: Rows, rule: RankRule, columns: Columns, *, bits: int | None, na
     v = spectrum.vectors[:, :k]
     s = like(spectrum.singular_values[:k], v)
     w = adjoint(v / s)  # long rows: the product below is then a quarter faster
-    projected_mean = xp.matmul(w, offset)
+    projected_mean = xp.matmul(w, offset[:, None])
     columns.start(n, k)
     gram: Array = 0.0
     sums: Array = 0.0
     row_norms: list[Array] = []
     for shifted in rows():
         z = shifted[0, :, :]
-        stored = as_float64(columns.append(adjoint(xp.matmul(w, adjoint(z))) - projected_mean))
+        stored = as_float64(columns.append(adjoint(xp.matmul(w, adjoint(z)) - projected_mean)))
         gram = gram + xp.matmul(adjoint(stored), stored)
         sums = sums + xp.sum(stored, axis=0)
         row_norms.append(xp.vecdot(z, z) - 2 * xp.matmul(z, offset) + xp.vecdot(offset, offset))

@@ -116,7 +116,7 @@ def local_client(workers: int, memory: int | str | None = None) -> Iterator[Clie
             threads_per_worker=1,
             processes=True,
             memory_limit=memory or "auto",
-            dashboard_address=None,
+            dashboard_address=":0",
         ) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):

@@ -56,6 +56,14 @@ def disk_errors(path: Path) -> Iterator[None]:
         raise
 
 
+def make_parents(path: Path) -> None:
+    """Make the folders above `path`; a file among them is an error that names it."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise DsvccaError(f"'{path}' lies below a file ('{error.filename}'): choose another place") from error
+
+
 def write_json(path: Path, content: Any) -> None:
     """Write `content` to `path` so that a reader sees all of it or nothing, whatever happens."""
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
@@ -197,9 +205,11 @@ def write_rows(array: zarr.Array[Any], folder: Path, start: int, rows: npt.NDArr
     height, width = array.chunks
     for top in range(0, len(rows), height):
         for left in range(0, rows.shape[1], width):
-            chunk = np.full((height, width), array.fill_value, dtype=array.dtype)
-            part = rows[top : top + height, left : left + width]
-            chunk[: part.shape[0], : part.shape[1]] = part
+            chunk = rows[top : top + height, left : left + width]
+            if chunk.shape != (height, width):
+                whole = np.full((height, width), array.fill_value, dtype=array.dtype)
+                whole[: chunk.shape[0], : chunk.shape[1]] = chunk
+                chunk = whole
             numbers = chunk.tobytes()
             with open(folder / f"c.{(start + top) // height}.{left // width}", "wb") as file:
                 file.write(numbers)

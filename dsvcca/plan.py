@@ -267,13 +267,18 @@ def holds_whole(n: int, c: int, budget: int) -> bool:
     return 8 * n * c <= budget // 3
 
 
+def pack_memory(budget: int) -> int:
+    """Return the bytes of columns that a pack may hold; two of them are in memory at once."""
+    return budget // 8
+
+
 def reduce_memory(n: int, c: int, k: int, budget: int) -> int:
     """Return the bytes of arrays that reducing one representation takes."""
     grams = 8 * c * c * 6  # running and new co-moment, its outer product, eigenvectors, LAPACK's work
-    slab = 8 * min(n, GRID) * c * 4 + (48 << 20)  # rows shifted, viewed, projected; pieces as read
+    slab = 8 * min(n, GRID) * c * 4 + (64 << 20)  # rows shifted, viewed, projected; pieces as read, one ahead
     held = 8 * n * c if holds_whole(n, c, budget) else 0
-    columns = 4 * n * k if 4 * n * k <= budget // 6 else 8 * GRID * k
-    return grams + slab + held + columns
+    columns = 2 * min(pack_memory(budget), 4 * n * TOGETHER * k) + 4 * n * k
+    return grams + slab + held + (columns if 4 * n * k <= pack_memory(budget) else 8 * GRID * k)
 
 
 def tile_memory(x_columns: int, y_columns: int, n: int) -> int:

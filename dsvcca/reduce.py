@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 from dsvcca import files
-from dsvcca.activations import Representation, read_pieces
-from dsvcca.arrays import Array, as_float64, significand_bits
+from dsvcca.activations import PIECE, Representation, read_pieces
+from dsvcca.arrays import Array, NumpyArray, significand_bits
 from dsvcca.basis import InMemory, RankRule, whiten
+from dsvcca.errors import DsvccaError
 from dsvcca.moments import Rows
-from dsvcca.plan import Plan, holds_whole
+from dsvcca.plan import Plan, holds_whole, pack_memory
 from dsvcca.views import apply_view, viewed_shape
 from dsvcca.workspace import CHUNK_COLUMNS, PackWriter, Receipt
 
@@ -46,38 +49,64 @@ def reduce_tasks(plan: Plan, workspace: str, wanted: list[int]) -> list[ReduceTa
 
 
 def reduce(task: ReduceTask) -> list[Receipt]:
-    """Make and commit the bases of a task's representations."""
-    receipts: list[Receipt] = []
-    waiting = list(zip(task.representations, task.views, task.fingerprints, strict=True))
-    while waiting:
-        n = viewed_shape(waiting[0][0].logical_shape, waiting[0][1])[1]
-        with PackWriter(task.workspace, n, task.rule) as pack:
-            while waiting and pack.columns < CHUNK_COLUMNS and 4 * n * pack.columns <= task.budget // 6:
-                representation, view, fingerprint = waiting.pop(0)
-                if not _add(pack, representation, view, fingerprint, task):
-                    break
-            with files.disk_errors(pack.root):
-                receipts += pack.commit()
+    """Make and commit the bases of a task's representations.
+
+    The next representation is read and finished packs are written while this one is whitened. A representation that
+    cannot be whitened does not stop the others.
+
+    Raises
+    ------
+    DsvccaError
+        At the end, for those that could not be whitened.
+    """
+    commits: list[Future[list[Receipt]]] = []
+    failures: list[str] = []
+    pack: PackWriter | None = None
+    with ThreadPoolExecutor(2, "dsvcca-io") as io, files.disk_errors(Path(task.workspace)):
+        ahead = [io.submit(_read_small, r) for r in task.representations[:1]]
+        for place, representation in enumerate(task.representations):
+            read = ahead.pop()
+            ahead += [io.submit(_read_small, r) for r in task.representations[place + 1 : place + 2]]
+            _, n, c = viewed_shape(representation.logical_shape, task.views[place])
+            room = pack_memory(task.budget)
+            alone = 4 * n * min(n, c) > room
+            if pack is not None and (alone or pack.columns >= CHUNK_COLUMNS or 4 * n * pack.columns > room):
+                commits.append(io.submit(pack.commit))
+                pack = None
+            pack = pack or PackWriter(task.workspace, n, task.rule)
+            try:
+                _add(pack, task, place, read, alone)
+            except DsvccaError as error:
+                failures.append(str(error))
+                pack = None if alone else pack
+            if alone and pack is not None:
+                commits.append(io.submit(pack.commit))
+                pack = None
+        if pack is not None and pack.columns:
+            commits.append(io.submit(pack.commit))
+        receipts = [receipt for commit in commits for receipt in commit.result()]
+    if failures:
+        raise DsvccaError("\n".join(failures))
     return receipts
 
 
-def _add(pack: PackWriter, representation: Representation, view: str, fingerprint: str, task: ReduceTask) -> bool:
-    """Whiten one representation into the pack; return whether the pack can take another."""
+def _read_small(representation: Representation) -> list[NumpyArray] | None:
+    """Return all pieces of a representation that is one piece, None for a larger one."""
+    return list(read_pieces(representation)) if representation.nbytes <= PIECE else None
+
+
+def _add(pack: PackWriter, task: ReduceTask, place: int, read: Future[list[NumpyArray] | None], alone: bool) -> None:
+    """Whiten one representation into the pack, its columns held in memory or, if it is alone, sent to disk."""
+    representation, view, fingerprint = task.representations[place], task.views[place], task.fingerprints[place]
+    small = read.result()
     _, n, c = viewed_shape(representation.logical_shape, view)
     rows = Rows(
-        lambda: (apply_view(piece, view) for piece in read_pieces(representation)),
+        lambda: (apply_view(piece, view) for piece in small or read_pieces(representation)),
         keep=holds_whole(n, c, task.budget),
     )
-    bits, name = significand_bits(representation.dtype), str(representation)
-    if 4 * n * min(n, c) <= task.budget // 6:
-        columns = InMemory("float32")
-        basis = whiten(rows, task.rule, columns, bits=bits, name=name)
-        pack.add(fingerprint, columns.array(), basis)
-        return True
-    streamed = _Streamed(pack)
-    basis = whiten(rows, task.rule, streamed, bits=bits, name=name)
-    pack.add_streamed(fingerprint, basis)
-    return False
+    columns = _Streamed(pack) if alone else InMemory("float32")
+    basis = whiten(rows, task.rule, columns, bits=significand_bits(representation.dtype), name=str(representation))
+    pack.add(fingerprint, basis, columns.array() if isinstance(columns, InMemory) else None)
 
 
 class _Streamed:
@@ -93,4 +122,4 @@ class _Streamed:
         stored = slab.astype("float32")
         self.array[self.start_row : self.start_row + len(stored)] = stored
         self.start_row += len(stored)
-        return as_float64(stored)
+        return stored

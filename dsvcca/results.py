@@ -45,7 +45,7 @@ def create_results(out: str | os.PathLike[str], plan: Plan, about: Mapping[str, 
     root = files.local_path(out, "results")
     if not root.exists() or (root.is_dir() and not any(root.iterdir())):
         with files.disk_errors(root):
-            root.parent.mkdir(parents=True, exist_ok=True)
+            files.make_parents(root)
             folder = files.stage(root.parent)
             try:
                 _skeleton(folder, plan, about)

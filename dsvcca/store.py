@@ -205,7 +205,7 @@ def create_store(path: str | os.PathLike[str], *, datapoints: Any) -> Store:
         raise DsvccaError(f"datapoints={datapoints!r}: a store needs at least 2 datapoints")
     if not root.exists() or (root.is_dir() and not any(root.iterdir())):
         with files.disk_errors(root):
-            root.parent.mkdir(parents=True, exist_ok=True)
+            files.make_parents(root)
             folder = files.stage(root.parent)
             files.write_group(folder, **{KEY: {"format": FORMAT, "kind": "activations", "datapoints": int(count)}})
             if not files.publish(folder, root):

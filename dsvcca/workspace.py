@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from math import prod
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -30,7 +29,9 @@ from dsvcca.errors import DsvccaError
 from dsvcca.moments import GRID
 
 COLUMNS = "columns"
-CHUNK_COLUMNS = 1024
+CHUNK_COLUMNS = 512
+"""Columns of a chunk, and of a pack, about."""
+
 PARTS = ("cholesky", "column_sums", "singular_values", "loadings", "mean", "neuron_norms", "row_norms")
 
 
@@ -111,53 +112,51 @@ class Pack:
 
 
 class PackWriter:
-    """Takes bases one after another, and commits them as one pack when its context ends."""
+    """Takes bases one after another and commits them as one pack.
+
+    Columns are held in memory until then; those of a basis too large for that are streamed, and it is then alone.
+    """
 
     def __init__(self, workspace: str, rows: int, rule: RankRule) -> None:
-        self.root = Path(workspace)
+        self._root = Path(workspace)
         self._rows, self._rule = rows, rule
         self._bases: list[tuple[str, Basis]] = []
         self._held: list[NumpyArray] = []
-        self._streamed: zarr.Array[Any] | None = None
-
-    def __enter__(self) -> PackWriter:
-        self._folder = files.stage(self.root)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        files.discard(self._folder)
+        self._folder: Path | None = None
 
     @property
     def columns(self) -> int:
-        """Columns held so far."""
-        return sum(held.shape[1] for held in self._held)
-
-    def add(self, fingerprint: str, columns: Array, basis: Basis) -> None:
-        """Add a basis whose columns are in memory."""
-        self._held.append(to_numpy(columns))
-        self._bases.append((fingerprint, basis))
+        """Columns of all bases so far."""
+        return sum(basis.rank for _, basis in self._bases)
 
     def stream(self, k: int) -> zarr.Array[Any]:
         """Return the array for the columns of the only basis of this pack, to be filled by slabs."""
-        self._streamed = self._create(k)
-        return self._streamed
+        self._folder = files.stage(self._root)
+        return self._create(self._folder, k)
 
-    def add_streamed(self, fingerprint: str, basis: Basis) -> None:
-        """Add the basis whose columns were streamed."""
+    def add(self, fingerprint: str, basis: Basis, columns: Array | None) -> None:
+        """Add a basis and its columns (n, k), or None if they were streamed."""
         self._bases.append((fingerprint, basis))
+        if columns is not None:
+            self._held.append(to_numpy(columns))
 
     def commit(self) -> list[Receipt]:
         """Write, seal and publish the pack; return where each basis is."""
-        if self._streamed is None:
-            array = self._create(self.columns)
+        folder = self._folder or files.stage(self._root)
+        try:
+            return self._commit(folder)
+        finally:
+            files.discard(folder)
+
+    def _commit(self, folder: Path) -> list[Receipt]:
+        if self._held:
+            array = self._create(folder, self.columns)
             for start in range(0, self._rows, GRID):
                 rows = np.concatenate([held[start : start + GRID] for held in self._held], axis=1)
-                files.write_rows(array, self._folder / COLUMNS, start, rows)
+                files.write_rows(array, folder / COLUMNS, start, rows)
         for part in PARTS:
             flat = np.concatenate([to_numpy(getattr(basis, part)).ravel() for _, basis in self._bases])
-            files.create_array(self._folder / part, flat.shape, flat.size, "float64", ("value",))[:] = flat
+            files.create_array(folder / part, flat.shape, flat.size, "float64", ("value",))[:] = flat
         bases = [
             {
                 "fingerprint": fingerprint,
@@ -173,18 +172,18 @@ class PackWriter:
             "kind": "pack",
             "rows": self._rows,
             "bases": bases,
-            "checksums": files.seal(self._folder),
+            "checksums": files.seal(folder),
         }
-        files.write_group(self._folder, **{KEY: record})
+        files.write_group(folder, **{KEY: record})
         name = "pack-" + hashlib.sha256(repr(bases).encode()).hexdigest()[:24]
-        files.publish(self._folder, self.root / name)  # if it is there already, it is the same
+        files.publish(folder, self._root / name)  # if it is there already, it is the same
         return _receipts(name, bases)
 
-    def _create(self, columns: int) -> zarr.Array[Any]:
+    def _create(self, folder: Path, columns: int) -> zarr.Array[Any]:
         rows = min(GRID // 2, self._rows)  # half a step of the grid: less is wasted on the last chunk
         inner = (min(columns, CHUNK_COLUMNS),)
         dims = ("row", "direction")
-        return files.create_array(self._folder / COLUMNS, (self._rows, columns), rows, "float32", dims, inner)
+        return files.create_array(folder / COLUMNS, (self._rows, columns), rows, "float32", dims, inner)
 
 
 def find_bases(workspace: str) -> dict[str, list[Receipt]]:
@@ -208,7 +207,8 @@ def ensure_workspace(workspace: str) -> None:
         if root.exists() and any(root.iterdir()):
             raise DsvccaError(f"workspace '{root}' is a folder of something else: choose another workspace=")
         with files.disk_errors(root):
-            root.mkdir(parents=True, exist_ok=True)
+            files.make_parents(root)
+            root.mkdir(exist_ok=True)
             files.write_group(root, **{KEY: {"format": FORMAT, "kind": "workspace"}})
     elif about.get("kind") != "workspace":
         raise DsvccaError(f"workspace '{root}' holds {about.get('kind')}: choose another workspace=")

@@ -47,7 +47,7 @@ class Writer:
         self._array: zarr.Array[Any] | None = None
         self._buffer: list[NumpyArray] = []
         self._rows = self._written = 0
-        self._folder: Path | None = None
+        self._folder: Path = root  # set when the context begins
         self._ids: list[NumpyArray] = []
         self._known_ids: tuple[NumpyArray, str] | None = None
         self.id_kind = "given"
@@ -82,11 +82,11 @@ class Writer:
         """
         if self.skipped:
             return
-        if self._folder is None:
+        if self._folder == self._root:
             raise DsvccaError("append() outside its context: write 'with store.writer(...) as w: w.append(batch)'")
         values = to_numpy(batch) if hasattr(batch, "shape") else np.asarray(batch)
-        significand_bits(values.dtype)
         values = values.astype(values.dtype.newbyteorder("="), copy=False)
+        significand_bits(values.dtype)
         dims = checked_dims(self._dims, values.shape, describe(self.labels))
         axes = to_datapoints_first(dims)
         values = values.transpose(axes)

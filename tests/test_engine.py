@@ -23,7 +23,7 @@ from dsvcca.compare import make_bases, tile_tasks
 from dsvcca.plan import NUMERICS, holds_whole, tile_memory
 from dsvcca.reduce import reduce_tasks
 from dsvcca.results import missing_tiles
-from dsvcca.workspace import ensure_workspace
+from dsvcca.workspace import ensure_workspace, find_bases
 from tests.populations import activations, same_bits, write_population
 
 
@@ -115,7 +115,7 @@ def test_the_memory_changes_no_bit(tmp_path):
     for seed in range(4):
         store.write(activations(seed, n=14_000, p=600, shared=100), layer="a", seed=seed)
     ample = dsvcca.plan_comparisons(store, variance=1.0, memory="4 GiB")
-    tight = replace(ample, memory=int((320 + 170) * 2**20 / 0.7))
+    tight = replace(ample, memory=int((320 + 185) * 2**20 / 0.7))
     assert not holds_whole(14_000, 600, tight.budget)
     assert tile_memory(2400, 0, 14_000) > tight.budget
     one = dsvcca.compare(ample, tmp_path / "r1.zarr", workspace=tmp_path / "w1")
@@ -361,7 +361,7 @@ def test_a_failing_representation_is_named_and_the_others_are_kept(population, c
     plan = dsvcca.plan_comparisons(store)
     with pytest.raises(DsvccaError, match=r"seed=7, layer='a': chunk '.*c.0.0' is missing[\s\S]*1 of 2 tasks finished"):
         dsvcca.compare(plan, tmp_path / "r.zarr", client=client, workspace=tmp_path / "w")
-    assert len(list((tmp_path / "w").glob("pack-*"))) == 1
+    assert len(find_bases(str(tmp_path / "w"))) == 39
     assert missing_tiles(tmp_path / "r.zarr", plan) == [(0, 0)]
 
 
@@ -453,7 +453,7 @@ def test_damaged_bases_are_errors_that_name_the_pack(plan, tmp_path):
     out, workspace = tmp_path / "r.zarr", tmp_path / "w"
     dsvcca.compare(plan, out, workspace=workspace)
     (out / "commits" / "0-0.json").unlink()
-    (pack,) = workspace.glob("pack-*")
+    pack = min(workspace.glob("pack-*"))
     chunk = pack / "columns" / "c.0.0"
     good = chunk.read_bytes()
     chunk.write_bytes(good[:100] + b"\x01\x02" + good[102:])

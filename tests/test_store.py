@@ -381,6 +381,8 @@ def test_what_is_no_store_says_so(tmp_path, store):
         dsvcca.open_store(store.path, dims="nhwc")
     with pytest.raises(DsvccaError, match="is a URL"):
         dsvcca.open_store("s3://bucket/store")
+    with pytest.raises(DsvccaError, match="lies below a file"):
+        dsvcca.create_store(tmp_path / "folder" / "a.txt" / "new", datapoints=3)
     with pytest.raises(DsvccaError, match="at least 2 datapoints"):
         dsvcca.create_store(tmp_path / "new", datapoints=1)
 
