@@ -154,20 +154,25 @@ def _cross(x: Panel, x_run: range, y: Panel, y_run: range, rows: int) -> Array:
     which BLAS has no special routine (`SHAPE`), and the left side is taken in strips, each a copy: an array times
     itself would take another routine as well. Of a run with itself only each basis and those right of it are made.
     """
-    m = None
     itself = x is y and x_run == y_run
     ends = np.cumsum([0, *(x.columns[i] for i in x_run)])
+    m = None
     for step in grid_steps(rows):
         u_y = y.slab(step, y_run, LEAST)
         u_x = u_y if itself else x.slab(step, x_run, SHAPE)
         xp = namespace(u_x)
+        first_step = m is None
         if m is None:
-            m = xp.zeros((u_x.shape[1], u_y.shape[1]), dtype=xp.float64, device=u_x.device)
+            m = xp.empty((u_x.shape[1], u_y.shape[1]), dtype=xp.float64, device=u_x.device)
         for strip in grid_steps(u_x.shape[1], STRIP):
             left = xp.asarray(u_x[:, strip], copy=True)
             first = int(ends[np.searchsorted(ends, strip.start, side="right") - 1]) if itself else 0
             right = slice(min(first // SHAPE * SHAPE, u_y.shape[1] - LEAST), u_y.shape[1])
-            m[strip, right] += xp.astype(xp.matmul(adjoint(left), u_y[:, right]), xp.float64)
+            product = xp.astype(xp.matmul(adjoint(left), u_y[:, right]), xp.float64)
+            if first_step:
+                m[strip, right] = product
+            else:
+                m[strip, right] += product
     return m
 
 

@@ -3,7 +3,7 @@
     <store>.workspace/
       pack-<digest>/                 group; its zarr.json is the commit record, written last
         columns                      (n, sum of ranks) float32, the orthonormal columns U side by side
-        cholesky, loadings, ...      what else belongs to each basis, end to end, float64
+        parts                        what else belongs to each basis (`PARTS`), end to end, float64
 
 Packs are immutable and may be removed at any time: a plan that needs them makes them again.
 """
@@ -79,18 +79,18 @@ class Pack:
         self._rows = int(about["rows"])
         self._ends = np.cumsum([one["rank"] for one in self._about])
         self._columns = zarr.open_array(str(folder / COLUMNS), mode="r")
-        self._parts: dict[str, list[NumpyArray]] = {}
+        self._parts: NumpyArray | None = None
 
     def part(self, part: str, position: int) -> NumpyArray:
         """Return one of `PARTS` of one basis: (k, k), (k,), (c,), (k, c), (c,), (c,) or (n,) float64."""
-        if part not in self._parts:
-            flat = np.asarray(zarr.open_array(str(self._folder / part), mode="r", zarr_format=3)[:])
-            shapes = [_shape(part, one["rank"], one["neurons"], self._rows) for one in self._about]
-            ends = np.cumsum([prod(shape) for shape in shapes])
-            self._parts[part] = [
-                flat[end - prod(shape) : end].reshape(shape) for end, shape in zip(ends, shapes, strict=True)
-            ]
-        return self._parts[part][position]
+        if self._parts is None:
+            self._parts = np.asarray(zarr.open_array(str(self._folder / "parts"), mode="r", zarr_format=3)[:])
+        start = sum(prod(shape) for one in self._about[:position] for shape in _shapes(one, self._rows).values())
+        for name, shape in _shapes(self._about[position], self._rows).items():
+            if name == part:
+                return self._parts[start : start + prod(shape)].reshape(shape)
+            start += prod(shape)
+        raise KeyError(part)
 
     def nonzero(self, position: int) -> int:
         """Return how many singular values of one basis are not zero."""
@@ -154,9 +154,8 @@ class PackWriter:
             for start in range(0, self._rows, GRID):
                 rows = np.concatenate([held[start : start + GRID] for held in self._held], axis=1)
                 files.write_rows(array, folder / COLUMNS, start, rows)
-        for part in PARTS:
-            flat = np.concatenate([to_numpy(getattr(basis, part)).ravel() for _, basis in self._bases])
-            files.create_array(folder / part, flat.shape, flat.size, "float64", ("value",))[:] = flat
+        flat = np.concatenate([to_numpy(getattr(basis, part)).ravel() for _, basis in self._bases for part in PARTS])
+        files.create_array(folder / "parts", flat.shape, flat.size, "float64", ("value",))[:] = flat
         bases = [
             {
                 "fingerprint": fingerprint,
@@ -221,9 +220,8 @@ def _receipts(name: str, bases: Sequence[dict[str, Any]]) -> list[Receipt]:
     ]
 
 
-def _shape(part: str, k: int, c: int, n: int) -> tuple[int, ...]:
-    if part == "cholesky":
-        return (k, k)
-    if part == "loadings":
-        return (k, c)
-    return ({"column_sums": k, "row_norms": n}.get(part, c),)
+def _shapes(basis: dict[str, Any], n: int) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every part of a basis, in the order in which they are stored."""
+    k, c = basis["rank"], basis["neurons"]
+    shapes = {"cholesky": (k, k), "column_sums": (k,), "loadings": (k, c), "row_norms": (n,)}
+    return {part: shapes.get(part, (c,)) for part in PARTS}
