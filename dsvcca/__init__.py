@@ -1,5 +1,13 @@
-"""Compare neural-network representations by SVCCA and PWCCA, distributed and out of core."""
+"""Compare neural-network representations by SVCCA and PWCCA, distributed and out of core.
 
+In the order of use: `create_store` and `open_store`, `dsvcca.torch.capture`, `plan_comparisons`, `compare`,
+`open_results`, `select`, `to_frame`, `dsvcca.plot`. In memory: `cca`, `svcca`, `pwcca`.
+"""
+
+from importlib import import_module as _import_module
+from typing import Any as _Any
+
+from dsvcca import plot as plot
 from dsvcca.compare import compare as compare
 from dsvcca.correlations import CanonicalCorrelations as CanonicalCorrelations
 from dsvcca.correlations import cca as cca
@@ -13,3 +21,9 @@ from dsvcca.results import select as select
 from dsvcca.results import to_frame as to_frame
 from dsvcca.store import create_store as create_store
 from dsvcca.store import open_store as open_store
+
+
+def __getattr__(name: str) -> _Any:
+    if name == "torch":  # an optional extra, imported when it is used
+        return _import_module("dsvcca.torch")
+    raise AttributeError(f"module 'dsvcca' has no attribute {name!r}")

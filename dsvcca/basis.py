@@ -63,9 +63,9 @@ class RankRule:
 
         Examples
         --------
-        >>> RankRule(0.9).keep(np.array([3.0, 1.0, 0.1]), nonzero=3)
+        >>> RankRule(0.89).keep(np.array([3.0, 1.0, 0.1]), nonzero=3)
         1
-        >>> RankRule(0.9, "singular").keep(np.array([3.0, 1.0, 0.1]), nonzero=3)
+        >>> RankRule(0.89, "singular").keep(np.array([3.0, 1.0, 0.1]), nonzero=3)
         2
         """
         w = np.ones(nonzero) if weights is None else weights[:nonzero]

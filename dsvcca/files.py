@@ -125,8 +125,8 @@ def create_array(
 def even_rows(rows: int, row_bytes: int, target: int = CHUNK) -> int:
     """Return the rows of a chunk near `target` bytes that waste nothing on the last one.
 
-    >>> even_rows(10_000, 1024)
-    5000
+    >>> even_rows(20_000, 1024)
+    10000
     """
     count = max(1, round(rows * row_bytes / target))
     return -(-rows // count)

@@ -1,8 +1,11 @@
 """The house: two wings and one door. Imports point downwards only, third parties included."""
 
 import ast
+import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 import dsvcca
 
@@ -15,7 +18,7 @@ ORDER = ["errors", "progress", *MATHS, *DATA, *DOOR, *FACE]
 
 ALLOWED = {
     "zarr": {"files", "activations", "foreign", "writer", "workspace", "results"},
-    "dask": {"plan", "execute", "cli"},
+    "dask": {"plan", "execute", "demo", "cli"},
     "distributed": {"execute", "compare", "cli"},
     "torch": {"demo", "torch"},
     "array_api_compat": {"arrays"},
@@ -64,3 +67,14 @@ def test_maths_knows_numpy_and_nothing_of_storage_or_clusters():
         parties = {i.split(".")[0] for i in imports(PACKAGE / f"{name}.py")} - set(sys.stdlib_module_names)
         assert parties <= {"dsvcca", "numpy", "array_api_compat"}, name
         assert not {i.split(".")[1] for i in imports(PACKAGE / f"{name}.py") if i.startswith("dsvcca.")} & set(DATA)
+
+
+def test_importing_the_package_imports_no_optional_extra():
+    code = "import sys, dsvcca; assert not {'torch', 'matplotlib', 'mlxtend'} & set(sys.modules); dsvcca.plot"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_capture_is_reached_from_the_package():
+    pytest.importorskip("torch")
+    code = "import dsvcca; dsvcca.torch.capture"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

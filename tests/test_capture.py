@@ -525,7 +525,7 @@ def test_loaders_with_ordered_or_unknown_samplers_are_used(store, vectors):
     own = [[3 * i, 3 * i + 1, 3 * i + 2] for i in range(6)] + [[18, 19]]
     for seed, options in enumerate(({"batch_sampler": pairs}, {"sampler": ordered}, {"batch_sampler": own})):
         capture(mlp(), DataLoader(data, **options), store, layers=["fc1"], seed=seed)
-    with pytest.raises(dsvcca.DsvccaError, match=f"{N - N % 2} of {N} ids differ, the first in row 0"):
+    with pytest.raises(dsvcca.DsvccaError, match="ids differ, the first in row 0"):
         capture(mlp(), DataLoader(data, sampler=range(N - 1, -1, -1)), store, layers=["fc1"], seed=9)
 
 
@@ -554,7 +554,7 @@ def test_random_transforms_are_a_mismatch(store, vectors):
     capture(mlp(), loader, store, layers=["fc1"], seed=0)
     model = mlp()
     torch.manual_seed(1)
-    with pytest.raises(dsvcca.DsvccaError, match=f"{N} of {N} ids differ.*random transforms"):
+    with pytest.raises(dsvcca.DsvccaError, match=r"\d+ of \d+ ids differ.*random transforms"):
         capture(model, loader, store, layers=["fc1"], seed=1)
 
 
