@@ -164,7 +164,7 @@ def decompose(moments: Moments, largest: float, bits: int | None) -> Spectrum:
     the largest absolute value as stored. A channel that is constant after batch norm is zero by this rule, whatever
     its constant.
     """
-    xp = namespace(moments.comoment)
+    xp = namespace(moments.gram)
     eigenvalues, vectors = xp.linalg.eigh(moments.comoment[0, :, :])
     s2 = np.maximum(to_numpy(eigenvalues)[::-1], 0.0)
     n, c = moments.count, s2.shape[0]
@@ -228,8 +228,9 @@ def whiten(rows: Rows, rule: RankRule, columns: Columns, *, bits: int | None, na
     """
     with np.errstate(over="ignore", invalid="ignore"):  # what is not finite becomes an error below
         moments = moments_over(rows)
-    xp = namespace(moments.comoment)
-    neuron_powers = xp.linalg.diagonal(moments.comoment[0, :, :])
+        xp = namespace(moments.gram)
+        shift, offset = moments.shift[0, :], moments.sums[0, :] / moments.count
+        neuron_powers = xp.linalg.diagonal(moments.gram[0, :, :]) - moments.count * offset * offset
     if not bool(xp.all(xp.isfinite(neuron_powers))):
         raise _not_finite(rows.stored(), name)
     spectrum = decompose(moments, rows.largest, bits)
@@ -245,21 +246,22 @@ def whiten(rows: Rows, rule: RankRule, columns: Columns, *, bits: int | None, na
             f"data (kept directions must stay below rows - 1 = {n - 1}): use more datapoints, or keep fewer "
             "directions (variance=, rank=)"
         )
-    shift, offset = moments.shift[0, :], moments.sums[0, :] / n
     v = spectrum.vectors[:, :k]
     s = like(spectrum.singular_values[:k], v)
-    w = adjoint(v / s)  # long rows: the product below is then a quarter faster
-    projected_mean = xp.matmul(w, offset[:, None])
+    # One product gives the columns and, in its last row, z_i . offset; long rows make it a quarter faster.
+    w = xp.concat([adjoint(v / s), offset[None, :]], axis=0)
+    of_mean = xp.matmul(w, offset[:, None])
     columns.start(n, k)
     gram: Array = 0.0
     sums: Array = 0.0
     row_norms: list[Array] = []
     for shifted in rows():
         z = shifted[0, :, :]
-        stored = as_float64(columns.append(adjoint(xp.matmul(w, adjoint(z)) - projected_mean)))
+        projected = xp.matmul(w, adjoint(z)) - of_mean  # of the centred rows
+        stored = as_float64(columns.append(adjoint(projected[:k, :])))
         gram = gram + xp.matmul(adjoint(stored), stored)
         sums = sums + xp.sum(stored, axis=0)
-        row_norms.append(xp.vecdot(z, z) - 2 * xp.matmul(z, offset) + xp.vecdot(offset, offset))
+        row_norms.append(xp.vecdot(z, z) - 2 * projected[k, :] - of_mean[k, 0])
     cholesky = xp.linalg.cholesky(gram - adjoint(sums[None, :]) * sums[None, :] / n)
     return Basis(
         count=n,

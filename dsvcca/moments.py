@@ -30,19 +30,24 @@ class Moments:
         Subtracted from every row before anything else: close to the mean, so that nothing cancels.
     sums : (f, c) float64
         Column sums of the shifted rows.
-    comoment : (f, c, c) float64
-        Gram of the rows minus their own mean, Z^H Z.
+    gram : (f, c, c) float64
+        Gram of the shifted rows, z^H z.
     """
 
     count: int
     shift: Array
     sums: Array
-    comoment: Array
+    gram: Array
 
     @property
     def mean(self) -> Array:
         """Column means (f, c)."""
         return self.shift + self.sums / self.count
+
+    @property
+    def comoment(self) -> Array:
+        """Gram (f, c, c) of the rows minus their own mean."""
+        return self.gram - adjoint(self.sums[:, None, :]) * self.sums[:, None, :] / self.count
 
 
 def grid_steps(rows: int, grid: int = GRID) -> Iterator[slice]:
@@ -131,19 +136,13 @@ def moments_of(shifted: Array, shift: Array) -> Moments:
     shift : (f, c) float64
     """
     xp = namespace(shifted)
-    sums = xp.sum(shifted, axis=1)
     gram = xp.matmul(adjoint(shifted), shifted)
-    return Moments(shifted.shape[1], shift, sums, gram - _outer(sums) / shifted.shape[1])
+    return Moments(shifted.shape[1], shift, xp.sum(shifted, axis=1), gram)
 
 
 def merge(first: Moments, second: Moments) -> Moments:
-    """Return the moments of both stretches together (Chan, Golub & LeVeque 1983).
-
-    Both must have been taken with the same shift.
-    """
-    n1, n2 = first.count, second.count
-    between = _outer(second.sums / n2 - first.sums / n1) * (n1 * n2 / (n1 + n2))
-    return Moments(n1 + n2, first.shift, first.sums + second.sums, first.comoment + second.comoment + between)
+    """Return the moments of both stretches together: with one shift they add up."""
+    return Moments(first.count + second.count, first.shift, first.sums + second.sums, first.gram + second.gram)
 
 
 def moments_over(rows: Rows) -> Moments:
@@ -154,8 +153,3 @@ def moments_over(rows: Rows) -> Moments:
         total = step if total is None else merge(total, step)
     assert total is not None  # a representation has at least two rows
     return total
-
-
-def _outer(v: Array) -> Array:
-    """Return conj(v) v^T for every row of `v` (f, c): (f, c, c)."""
-    return adjoint(v[:, None, :]) * v[:, None, :]
