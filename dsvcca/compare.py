@@ -94,7 +94,8 @@ def make_bases(
     needed = sorted({i for tile in tiles for panel in tile for i in plan.panels[panel]})
     bases = _usable(plan, find_bases(workspace), needed)
     missing = [i for i in needed if i not in bases]
-    tasks = reduce_tasks(plan, workspace, missing)
+    threads = 1 if client is None else execute.threads_of(client)
+    tasks = reduce_tasks(plan, workspace, missing, threads)
     with files.disk_errors(Path(workspace)):
         receipts, failures = execute.run(reduce, tasks, client=client, title="reduce")
     execute.raise_failures(failures, len(tasks))

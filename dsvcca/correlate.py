@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from dsvcca.arrays import Array, NumpyArray, adjoint, namespace, to_numpy
 from dsvcca.basis import RankRule, inverse_cholesky
 from dsvcca.correlations import corrected
 from dsvcca.measures import mean_correlation, projection_weighted
-from dsvcca.moments import grid_steps
+from dsvcca.moments import GRID, grid_steps
 from dsvcca.plan import STRIP, tile_memory
 from dsvcca.results import MIRRORED, write_tile
 from dsvcca.workspace import BasisRef, Pack
@@ -91,24 +92,30 @@ class Panel:
             total += k
         yield range(start, len(self.columns))
 
-    def slab(self, step: slice, run: range, least: int) -> Array:
-        """Return the columns of a run of bases for one step of the grid, float32, padded with zeros.
+    def width(self, run: range, least: int) -> int:
+        """Return the columns of a slab that holds a run of bases: a multiple of `SHAPE`, and at least `least`."""
+        return max(least, -(-sum(self.columns[i] for i in run) // SHAPE) * SHAPE)
 
-        (rows, columns), rows at least `ROWS`, columns a multiple of `SHAPE` and at least `least`.
+    def fill(self, slab: NumpyArray, step: slice, run: range) -> NumpyArray:
+        """Write the columns of a run of bases for one step of the grid into `slab`, and return its part that counts.
+
+        Rows up to `ROWS`, and columns up to its width, are zero where no basis is.
         """
         ends = np.cumsum([0, *(self.columns[i] for i in run)])
-        rows, columns = step.stop - step.start, int(ends[-1])
-        padded = max(least, -(-columns // SHAPE) * SHAPE)
-        slab = np.empty((max(rows, ROWS), padded), dtype=np.float32)
+        rows = step.stop - step.start
+        slab = slab[: max(rows, ROWS)]
         slab[rows:] = 0
-        slab[:, columns:] = 0
+        slab[:, ends[-1] :] = 0
         for name in dict.fromkeys(self.refs[i].pack for i in run):
             pack = self.packs[name]
-            read = pack.rows(step)
-            for start, i in zip(ends, run, strict=False):
-                if self.refs[i].pack == name:
-                    k, first = self.columns[i], pack.place(self.refs[i].position).start
-                    slab[:rows, start : start + k] = read[:, first : first + k]
+            here = [(int(start), i) for start, i in zip(ends, run, strict=False) if self.refs[i].pack == name]
+            for rows_read, places, read in pack.columns(step):
+                for start, i in here:
+                    first = pack.place(self.refs[i].position).start
+                    begin, end = max(first, places.start), min(first + self.columns[i], places.stop)
+                    if begin < end:
+                        target = slice(start + begin - first, start + end - first)
+                        slab[rows_read, target] = read[:, begin - places.start : end - places.start]
         return slab
 
 
@@ -156,24 +163,44 @@ def _cross(x: Panel, x_run: range, y: Panel, y_run: range, rows: int) -> Array:
     """
     itself = x is y and x_run == y_run
     ends = np.cumsum([0, *(x.columns[i] for i in x_run)])
-    m = None
-    for step in grid_steps(rows):
-        u_y = y.slab(step, y_run, LEAST)
-        u_x = u_y if itself else x.slab(step, x_run, SHAPE)
+    m: Array = None
+    for step, u_x, u_y in _slabs(x, x_run, y, y_run, rows):
         xp = namespace(u_x)
-        first_step = m is None
-        if m is None:
-            m = xp.empty((u_x.shape[1], u_y.shape[1]), dtype=xp.float64, device=u_x.device)
+        m = xp.empty((u_x.shape[1], u_y.shape[1]), dtype=xp.float64) if m is None else m
         for strip in grid_steps(u_x.shape[1], STRIP):
             left = xp.asarray(u_x[:, strip], copy=True)
             first = int(ends[np.searchsorted(ends, strip.start, side="right") - 1]) if itself else 0
             right = slice(min(first // SHAPE * SHAPE, u_y.shape[1] - LEAST), u_y.shape[1])
-            product = xp.astype(xp.matmul(adjoint(left), u_y[:, right]), xp.float64)
-            if first_step:
+            product = xp.matmul(adjoint(left), u_y[:, right])
+            if step.start == 0:
                 m[strip, right] = product
             else:
                 m[strip, right] += product
     return m
+
+
+def _slabs(x: Panel, x_run: range, y: Panel, y_run: range, rows: int) -> Iterator[tuple[slice, Array, Array]]:
+    """Yield the columns of two runs for every step of the grid; the next step is read while the caller uses one.
+
+    Slabs are used again, every other step: they hold their numbers until the next one is asked for.
+    """
+    itself = x is y and x_run == y_run
+    height = max(min(rows, GRID), ROWS)
+    y_slabs = [np.empty((height, y.width(y_run, LEAST)), dtype=np.float32) for _ in range(2)]
+    x_slabs = y_slabs if itself else [np.empty((height, x.width(x_run, SHAPE)), dtype=np.float32) for _ in range(2)]
+
+    def read(step: slice, place: int) -> tuple[slice, Array, Array]:
+        u_y = y.fill(y_slabs[place % 2], step, y_run)
+        return step, u_y if itself else x.fill(x_slabs[place % 2], step, x_run), u_y
+
+    steps = list(grid_steps(rows))
+    with ThreadPoolExecutor(1, "dsvcca-io") as io:
+        ahead = io.submit(read, steps[0], 0)
+        for place in range(1, len(steps) + 1):
+            ready = ahead.result()
+            if place < len(steps):
+                ahead = io.submit(read, steps[place], place)
+            yield ready
 
 
 def _solve(

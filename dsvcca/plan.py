@@ -38,11 +38,14 @@ PROCESS = 320 << 20
 USABLE = 0.7
 """Share of a worker's memory that a plan uses: above it Dask begins to warn and to spill."""
 
-TOGETHER = 32
-"""Representations reduced by one task, at most."""
+PACK = 512
+"""Columns of bases stored as one array, about: a pack is closed once it has them."""
 
 TASK_BYTES = 512 << 20
 """Bytes of activations reduced by one task, about."""
+
+TASKS_A_THREAD = 2
+"""Reduce tasks for each worker thread, at least, as long as there are representations for them."""
 
 RATES = {"product": 60e9, "double": 30e9, "solve": 1.5e9, "bytes": 1e9}
 """What one core is assumed to do a second: float32 and float64 products, small solves (flops), storage (bytes)."""
@@ -190,13 +193,14 @@ class Plan:
             + (read + written) / RATES["bytes"],
         )
 
-    def reduce_tasks(self, wanted: Sequence[int]) -> list[tuple[int, ...]]:
-        """Cut the representations that need a basis into tasks of a few seconds."""
+    def reduce_tasks(self, wanted: Sequence[int], threads: int = 1) -> list[tuple[int, ...]]:
+        """Cut the representations that need a basis into tasks of a few seconds, enough of them for the threads."""
+        most = min(self.panel, -(-len(wanted) // (TASKS_A_THREAD * threads)))
         tasks: list[list[int]] = []
         size = 0
         for i in wanted:
             nbytes = self.representations[i].nbytes
-            if not tasks or len(tasks[-1]) == TOGETHER or size + nbytes > TASK_BYTES:
+            if not tasks or len(tasks[-1]) == most or size + nbytes > TASK_BYTES:
                 tasks.append([])
                 size = 0
             tasks[-1].append(i)
@@ -277,14 +281,14 @@ def reduce_memory(n: int, c: int, k: int, budget: int) -> int:
     grams = 8 * c * c * 6  # running and new co-moment, its outer product, eigenvectors, LAPACK's work
     slab = 8 * min(n, GRID) * c * 4 + (64 << 20)  # rows shifted, viewed, projected; pieces as read, one ahead
     held = 8 * n * c if holds_whole(n, c, budget) else 0
-    columns = 2 * min(pack_memory(budget), 4 * n * TOGETHER * k) + 4 * n * k
+    columns = 2 * min(pack_memory(budget), 4 * n * PACK) + 8 * n * k  # two packs, the basis in slabs and whole
     return grams + slab + held + (columns if 4 * n * k <= pack_memory(budget) else 8 * GRID * k)
 
 
 def tile_memory(x_columns: int, y_columns: int, n: int) -> int:
     """Return the bytes of arrays that correlating `x_columns` with `y_columns` takes (with themselves: y_columns 0)."""
     rows, right = min(n, GRID), y_columns or x_columns
-    slabs = 4 * rows * (x_columns + y_columns)
+    slabs = 4 * rows * (x_columns + y_columns) * (2 if n > GRID else 1)  # one in use, one being read
     strip = min(STRIP, x_columns) * (12 * right + 4 * rows)  # its product in float32 and float64, its copy
     return slabs + strip + 8 * x_columns * right + (96 << 20)  # a pack as read, stacks of solves
 

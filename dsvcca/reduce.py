@@ -12,9 +12,9 @@ from dsvcca.arrays import Array, NumpyArray, significand_bits
 from dsvcca.basis import InMemory, RankRule, whiten
 from dsvcca.errors import DsvccaError
 from dsvcca.moments import Rows
-from dsvcca.plan import Plan, holds_whole, pack_memory
+from dsvcca.plan import PACK, Plan, holds_whole, pack_memory
 from dsvcca.views import apply_view, viewed_shape
-from dsvcca.workspace import CHUNK_COLUMNS, PackWriter, Receipt
+from dsvcca.workspace import PackWriter, Receipt
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ class ReduceTask:
         return f"basis of {self.representations[0]}{more}"
 
 
-def reduce_tasks(plan: Plan, workspace: str, wanted: list[int]) -> list[ReduceTask]:
-    """Return the tasks that make the bases of the wanted representations."""
+def reduce_tasks(plan: Plan, workspace: str, wanted: list[int], threads: int) -> list[ReduceTask]:
+    """Return the tasks that make the bases of the wanted representations on so many worker threads."""
     return [
         ReduceTask(
             workspace,
@@ -44,7 +44,7 @@ def reduce_tasks(plan: Plan, workspace: str, wanted: list[int]) -> list[ReduceTa
             plan.widest,
             plan.budget,
         )
-        for group in plan.reduce_tasks(wanted)
+        for group in plan.reduce_tasks(wanted, threads)
     ]
 
 
@@ -70,7 +70,7 @@ def reduce(task: ReduceTask) -> list[Receipt]:
             _, n, c = viewed_shape(representation.logical_shape, task.views[place])
             room = pack_memory(task.budget)
             alone = 4 * n * min(n, c) > room
-            if pack is not None and (alone or pack.columns >= CHUNK_COLUMNS or 4 * n * pack.columns > room):
+            if pack is not None and (alone or pack.columns >= PACK or 4 * n * pack.columns > room):
                 commits.append(io.submit(pack.commit))
                 pack = None
             pack = pack or PackWriter(task.workspace, n, task.rule)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from math import prod
 from pathlib import Path
@@ -27,11 +27,9 @@ from dsvcca.arrays import Array, NumpyArray, to_numpy
 from dsvcca.basis import Basis, RankRule
 from dsvcca.errors import DsvccaError
 from dsvcca.moments import GRID
+from dsvcca.plan import PACK
 
 COLUMNS = "columns"
-CHUNK_COLUMNS = 512
-"""Columns of a chunk, and of a pack, about."""
-
 PARTS = ("cholesky", "column_sums", "singular_values", "loadings", "mean", "neuron_norms", "row_norms")
 
 
@@ -61,49 +59,67 @@ class Receipt:
 
 
 class Pack:
-    """A committed pack, opened for reading; every chunk is compared with the commit record."""
+    """A committed pack, opened for reading; every chunk is compared with the commit record when it is read."""
 
     def __init__(self, workspace: str, name: str) -> None:
-        folder = Path(workspace, name)
-        about = read_attributes(folder)
+        self._folder = Path(workspace, name)
+        about = read_attributes(self._folder)
         if about is None:
-            raise DsvccaError(f"'{folder}' is gone or was never committed: run the same line again to make it anew")
-        for key, checksum in about["checksums"].items():
-            if files.chunk_tail(folder / key) != checksum:
-                raise DsvccaError(
-                    f"'{folder / key}' is missing or not what was committed: remove '{folder}' and run the same line "
-                    "again"
-                )
-        self._folder = folder
+            raise DsvccaError(
+                f"'{self._folder}' is gone or was never committed: run the same line again to make it anew"
+            )
         self._about = about["bases"]
+        self._checksums = about["checksums"]
         self._rows = int(about["rows"])
         self._ends = np.cumsum([one["rank"] for one in self._about])
-        self._columns = zarr.open_array(str(folder / COLUMNS), mode="r")
-        self._parts: NumpyArray | None = None
+        self._shapes = [_shapes(one, self._rows) for one in self._about]
+        self._chunks: tuple[int, int] | None = None
+        self._parts: list[dict[str, NumpyArray]] | None = None
 
     def part(self, part: str, position: int) -> NumpyArray:
         """Return one of `PARTS` of one basis: (k, k), (k,), (c,), (k, c), (c,), (c,) or (n,) float64."""
         if self._parts is None:
-            self._parts = np.asarray(zarr.open_array(str(self._folder / "parts"), mode="r", zarr_format=3)[:])
-        start = sum(prod(shape) for one in self._about[:position] for shape in _shapes(one, self._rows).values())
-        for name, shape in _shapes(self._about[position], self._rows).items():
-            if name == part:
-                return self._parts[start : start + prod(shape)].reshape(shape)
-            start += prod(shape)
-        raise KeyError(part)
+            sizes = [[prod(shape) for shape in shapes.values()] for shapes in self._shapes]
+            flat = self._read("parts/c.0", "float64", (sum(map(sum, sizes)),))
+            pieces = iter(np.split(flat, np.cumsum([size for one in sizes for size in one])[:-1]))
+            self._parts = [
+                {name: next(pieces).reshape(shape) for name, shape in shapes.items()} for shapes in self._shapes
+            ]
+        return self._parts[position][part]
 
     def nonzero(self, position: int) -> int:
         """Return how many singular values of one basis are not zero."""
         return int(self._about[position]["nonzero"])
 
-    def rows(self, step: slice) -> NumpyArray:
-        """Return the columns of all bases of the pack for one step of the grid."""
+    def columns(self, step: slice) -> Iterator[tuple[slice, slice, NumpyArray]]:
+        """Yield the columns U of all bases for one step of the grid, a chunk at a time.
+
+        Each is (its rows within the step, its columns within the pack, the numbers); only the chunk's rows that belong
+        to the step are there.
+        """
+        if self._chunks is None:
+            array = zarr.open_array(str(self._folder / COLUMNS), mode="r", zarr_format=3)
+            self._chunks = (array.chunks[0], array.chunks[1])
+        height, width = self._chunks
+        for row in range(step.start // height, -(-step.stop // height)):
+            top = row * height
+            rows = slice(max(step.start, top), min(step.stop, top + height))
+            for column in range(-(-int(self._ends[-1]) // width)):
+                numbers = self._read(f"{COLUMNS}/c.{row}.{column}", "float32", (height, width))
+                places = slice(column * width, min((column + 1) * width, int(self._ends[-1])))
+                yield (
+                    slice(rows.start - step.start, rows.stop - step.start),
+                    places,
+                    numbers[rows.start - top : rows.stop - top, : places.stop - places.start],
+                )
+
+    def _read(self, key: str, dtype: str, shape: tuple[int, ...]) -> NumpyArray:
         try:
-            return np.asarray(self._columns[step])
-        except Exception as error:
+            return files.read_chunk(self._folder / key, dtype, shape, self._checksums.get(key))
+        except (OSError, ValueError) as error:
             raise DsvccaError(
-                f"rows {step.start} to {step.stop} of '{self._folder / COLUMNS}' cannot be read ({error}): remove "
-                f"'{self._folder}' and run the same line again"
+                f"'{self._folder / key}' is missing or not what was committed ({error}): remove '{self._folder}' and "
+                "run the same line again"
             ) from error
 
     def place(self, position: int) -> slice:
@@ -180,7 +196,7 @@ class PackWriter:
 
     def _create(self, folder: Path, columns: int) -> zarr.Array[Any]:
         rows = min(GRID // 2, self._rows)  # half a step of the grid: less is wasted on the last chunk
-        inner = (min(columns, CHUNK_COLUMNS),)
+        inner = (min(columns, PACK),)
         dims = ("row", "direction")
         return files.create_array(folder / COLUMNS, (self._rows, columns), rows, "float32", dims, inner)
 

@@ -337,7 +337,8 @@ def test_tasks_carry_paths_and_never_arrays(tmp_path):
     bases = make_bases(plan, str(tmp_path / "w"), plan.tiles, None)
     tasks = tile_tasks(plan, str(tmp_path / "w"), tmp_path / "r.zarr", plan.tiles, bases)
     assert max(len(pickle.dumps(task)) for task in tasks) < 20_000
-    assert max(len(pickle.dumps(task)) for task in reduce_tasks(plan, str(tmp_path / "w"), list(range(130)))) < 20_000
+    tasks = reduce_tasks(plan, str(tmp_path / "w"), list(range(130)), threads=1)
+    assert max(len(pickle.dumps(task)) for task in tasks) < 500 * 65
 
 
 def test_a_client_that_is_active_but_not_passed_is_named(plan, client, tmp_path):
@@ -457,7 +458,7 @@ def test_damaged_bases_are_errors_that_name_the_pack(plan, tmp_path):
     chunk = pack / "columns" / "c.0.0"
     good = chunk.read_bytes()
     chunk.write_bytes(good[:100] + b"\x01\x02" + good[102:])
-    with pytest.raises(DsvccaError, match=r"rows 0 to 600 of .*columns' cannot be read"):
+    with pytest.raises(DsvccaError, match=r"c.0.0' is missing or not what was committed \(its checksum does not hold"):
         dsvcca.compare(plan, out, workspace=workspace)
     chunk.unlink()
     with pytest.raises(DsvccaError, match=r"c.0.0' is missing or not what was committed"):
