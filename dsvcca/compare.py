@@ -66,15 +66,18 @@ def compare(
     }
     root = results.create_results(out, plan, about)
     tiles = results.missing_tiles(root, plan)
-    if not tiles:
+    ranks = results.read_ranks(root)
+    if ranks is not None and not tiles:
         return results.open_results(root)
     place = str(files.local_path(workspace or f"{plan.store.rstrip('/')}.workspace", "workspace"))
     ensure_workspace(place)
     if client is not None:
         _check_cluster(plan, client)
 
-    bases = make_bases(plan, place, tiles, client)
-    ranks = results.write_ranks(root, kept_ranks(plan, place, bases))
+    bases = make_bases(plan, place, tiles if ranks is not None else plan.tiles, client)
+    if ranks is None:
+        ranks = kept_ranks(plan, place, bases)
+        results.write_ranks(root, ranks)
     plan.check([int(r) for r in ranks.max(axis=1)])
     results.add_warnings(root, warn_of_few_rows(plan, ranks))
 
@@ -106,7 +109,7 @@ def make_bases(
 
 
 def kept_ranks(plan: Plan, workspace: str, bases: dict[int, BasisRef]) -> NumpyArray:
-    """Return the ranks (representations, rules) of the whole plan; 0 where no basis was needed this time."""
+    """Return the ranks (representations, rules) of the whole plan; 0 for those in no comparison."""
     ranks = np.zeros((len(plan.representations), len(plan.rules)), dtype=np.int64)
     packs: dict[str, Pack] = {}
     for i, ref in sorted(bases.items(), key=lambda item: item[1].pack):

@@ -107,13 +107,12 @@ def create_array(
     Chunked along rows only (unless `inner` gives the chunk's other lengths), uncompressed, each chunk ending in its
     CRC-32C, NaN where nothing was written, and nothing left out because it looks empty.
     """
-    kind = np.dtype(dtype).kind
     array: zarr.Array[Any] = zarr.create_array(
         str(folder),
         shape=shape,
         chunks=(max(1, rows), *(inner or (max(1, n) for n in shape[1:]))),
         dtype=dtype,
-        fill_value=float("nan") if kind == "f" else 0,
+        fill_value="" if dtype is str else np.nan if np.dtype(dtype).kind == "f" else 0,
         compressors=[Crc32cCodec()],
         dimension_names=list(dims),
         chunk_key_encoding={"name": "default", "separator": "."},

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,11 @@ import zarr
 from dsvcca.activations import Representation
 from dsvcca.arrays import significand_bits
 from dsvcca.errors import DsvccaError
-from dsvcca.labels import COLUMNS, Labels, checked_dims, checked_labels
+from dsvcca.labels import COLUMNS, Label, Labels, check_same_types, checked_dims, checked_labels
 
 PATTERN_FIELD = re.compile(r"\{(\w+)\}")
+INTEGER = re.compile(r"-?(0|[1-9]\d*)")
+NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?")
 
 
 def foreign_representations(root: Path, labels: Any, dims: Any) -> list[Representation]:
@@ -29,25 +31,29 @@ def foreign_representations(root: Path, labels: Any, dims: Any) -> list[Represen
             f"'{root}' is not a store: no Zarr array or group can be opened there ({type(error).__name__}); "
             "create one with create_store(path, datapoints=...)"
         ) from error
+    alone = isinstance(node, zarr.Array)
     arrays = {root.stem: node} if isinstance(node, zarr.Array) else dict(_arrays(node))
-    found = []
-    for place, (path, array) in enumerate(sorted(arrays.items())):
-        if array.ndim >= 2:
-            where = root if isinstance(node, zarr.Array) else root / path
-            found.append(_representation(path, where, array, labels, dims, place))
-    if not found:
+    arrays = {path: array for path, array in sorted(arrays.items()) if array.ndim >= 2}
+    if not arrays:
         raise DsvccaError(f"'{root}' holds no array of two or more axes: it is not a store of activations")
+    found = []
+    known: Labels = {}
+    for place, (path, own) in enumerate(_labels(list(arrays), labels).items()):
+        check_same_types(own, [known], f"another array in '{root}'")
+        known = own | known
+        found.append(_representation(path, root if alone else root / path, arrays[path], own, dims, place))
+    _check_all_differ(found)
     return found
 
 
-def _arrays(group: zarr.Group) -> Any:
+def _arrays(group: zarr.Group) -> Iterator[tuple[str, zarr.Array[Any]]]:
     for path, member in group.members(max_depth=None):
         if isinstance(member, zarr.Array):
             yield path, member
 
 
 def _representation(
-    path: str, where: Path, array: zarr.Array[Any], labels: Any, dims: Any, place: int
+    path: str, where: Path, array: zarr.Array[Any], labels: Labels, dims: Any, place: int
 ) -> Representation:
     significand_bits(array.dtype)
     spelled = dims.get(path) if isinstance(dims, Mapping) else dims
@@ -56,7 +62,7 @@ def _representation(
         spelled = tuple(named)
     return Representation(
         name=path,
-        labels=checked_labels(_labels(path, labels)),
+        labels=labels,
         shape=array.shape,
         dtype=str(array.dtype),
         dims=checked_dims(spelled, array.shape, f"'{path}'"),
@@ -67,26 +73,45 @@ def _representation(
     )
 
 
-def _labels(path: str, given: Any) -> Labels:
+def _labels(paths: list[str], given: Any) -> dict[str, Labels]:
+    """Return the labels of every array: as given, or from their paths."""
     if callable(given):
-        return dict(given(path))
+        return {path: checked_labels(given(path)) for path in paths}
     if isinstance(given, Mapping):
-        if path not in given:
-            raise DsvccaError(f"labels= says nothing about the array '{path}': it names {sorted(given)[:8]}")
-        return dict(given[path])
-    if isinstance(given, str):
-        pieces = PATTERN_FIELD.split(given)
-        expression = "".join(f"(?P<{p}>.+?)" if i % 2 else re.escape(p) for i, p in enumerate(pieces))
-        match = re.fullmatch(expression, path)
-        if match is None:
-            raise DsvccaError(f"labels={given!r} does not fit the array '{path}': write its path with {{names}} in it")
-        return {name: _value(text) for name, text in match.groupdict().items()}
-    found: Labels = {}
+        for path in paths:
+            if path not in given:
+                raise DsvccaError(f"labels= says nothing about the array '{path}': it names {sorted(given)[:8]}")
+        return {path: checked_labels(given[path]) for path in paths}
+    texts = {path: _fit(path, given) if isinstance(given, str) else _parts(path) for path in paths}
+    values = {
+        name: _values([text[name] for text in texts.values() if name in text])
+        for name in {name for text in texts.values() for name in text}
+    }
+    values["layer"] = {}  # a layer is a name, even where it is called 0
+    return {
+        path: checked_labels({name: values[name].get(value, value) for name, value in text.items()})
+        for path, text in texts.items()
+    }
+
+
+def _fit(path: str, pattern: str) -> dict[str, str]:
+    """Return what stands in a path where the pattern has {names}."""
+    pieces = PATTERN_FIELD.split(pattern)
+    expression = "".join(f"(?P<{p}>.+?)" if i % 2 else re.escape(p) for i, p in enumerate(pieces))
+    match = re.fullmatch(expression, path)
+    if match is None:
+        raise DsvccaError(f"labels={pattern!r} does not fit the array '{path}': write its path with {{names}} in it")
+    return match.groupdict()
+
+
+def _parts(path: str) -> dict[str, str]:
+    """Return the ``name=value`` parts of a path; the others together are the layer."""
+    found = {}
     rest = []
     for part in re.split(r"[/,]", path):
         name, equals, text = part.partition("=")
         if equals and name.isidentifier():
-            found[name] = _value(text)
+            found[name] = text
         else:
             rest.append(part)
     if rest and "layer" not in found:
@@ -94,13 +119,22 @@ def _labels(path: str, given: Any) -> Labels:
     return found
 
 
-def _value(text: str) -> str | int | float:
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
+def _values(texts: list[str]) -> dict[str, Label]:
+    """Return the numbers that all values of one label stand for; none where one is not a number, or two are equal."""
+    found: dict[str, Label] = {}
+    for pattern, kind in ((INTEGER, int), (NUMBER, float)):
+        if all(pattern.fullmatch(text) for text in texts):
+            found = {text: kind(text) for text in texts}
+            break
+    return found if len(set(found.values())) == len(found) else {}
+
+
+def _check_all_differ(representations: list[Representation]) -> None:
+    seen: dict[tuple[tuple[str, Label], ...], str] = {}
+    for one in representations:
+        other = seen.setdefault(tuple(one.labels.items()), one.name)
+        if other != one.name:
+            raise DsvccaError(f"'{other}' and '{one.name}' have the same labels ({one}): tell them apart with labels=")
 
 
 def _fingerprint(where: Path, array: zarr.Array[Any]) -> str:

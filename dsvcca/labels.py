@@ -45,6 +45,8 @@ def checked_labels(labels: Mapping[str, Any]) -> Labels:
             raise DsvccaError(f"label {name} is NaN: leave the label out where there is nothing to say")
         if plain == "":
             raise DsvccaError(f"label {name} is empty: leave the label out where there is nothing to say")
+        if isinstance(plain, int) and not -(2**63) <= plain < 2**63:
+            raise DsvccaError(f"label {name}={plain} does not fit in 64 bits: write it as a str")
         found[name] = plain
     if "layer" not in found:
         raise DsvccaError("a representation needs a layer: pass layer='...'")

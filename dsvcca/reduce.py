@@ -61,29 +61,27 @@ def reduce(task: ReduceTask) -> list[Receipt]:
     """
     commits: list[Future[list[Receipt]]] = []
     failures: list[str] = []
-    pack: PackWriter | None = None
+    _, n, _ = viewed_shape(task.representations[0].logical_shape, task.views[0])
+    pack = PackWriter(task.workspace, n, task.rule)
     with ThreadPoolExecutor(2, "dsvcca-io") as io, files.disk_errors(Path(task.workspace)):
         ahead = [io.submit(_read_small, r) for r in task.representations[:1]]
         for place, representation in enumerate(task.representations):
             read = ahead.pop()
             ahead += [io.submit(_read_small, r) for r in task.representations[place + 1 : place + 2]]
-            _, n, c = viewed_shape(representation.logical_shape, task.views[place])
+            _, n, c = viewed_shape(representation.logical_shape, task.views[place])  # n is the same for all
             room = pack_memory(task.budget)
             alone = 4 * n * min(n, c) > room
-            if pack is not None and (alone or pack.columns >= PACK or 4 * n * pack.columns > room):
+            if alone or pack.columns >= PACK or 4 * n * pack.columns > room:
                 commits.append(io.submit(pack.commit))
-                pack = None
-            pack = pack or PackWriter(task.workspace, n, task.rule)
+                pack = PackWriter(task.workspace, n, task.rule)
             try:
                 _add(pack, task, place, read, alone)
             except DsvccaError as error:
                 failures.append(str(error))
-                pack = None if alone else pack
-            if alone and pack is not None:
+            if alone:
                 commits.append(io.submit(pack.commit))
-                pack = None
-        if pack is not None and pack.columns:
-            commits.append(io.submit(pack.commit))
+                pack = PackWriter(task.workspace, n, task.rule)
+        commits.append(io.submit(pack.commit))
         receipts = [receipt for commit in commits for receipt in commit.result()]
     if failures:
         raise DsvccaError("\n".join(failures))

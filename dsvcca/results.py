@@ -5,12 +5,15 @@ results.zarr/                zarr.json holds what every number means and which p
   rank_x, rank_y             (x[, variance]), (y[, variance])
   x_layer, y_layer, ...      labels
   commits/0-3.json           tile (0, 3) and its mirror are complete: checksums of their chunks
+  commits/ranks.json         the same for the ranks
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,12 +26,13 @@ import zarr
 from dsvcca import files
 from dsvcca.activations import FORMAT, KEY, read_attributes
 from dsvcca.arrays import NumpyArray
-from dsvcca.errors import DsvccaError
+from dsvcca.errors import DsvccaError, DsvccaWarning
 from dsvcca.labels import Label, label_order, nearest
 from dsvcca.measures import MEASURES
 from dsvcca.plan import Plan
 
 COMMITS = "commits"
+RANKS = "ranks"
 
 MIRRORED = {"pwcca_x": "pwcca_y", "pwcca_y": "pwcca_x"}
 """Measures that exchange when x and y do."""
@@ -48,8 +52,18 @@ def create_results(out: str | os.PathLike[str], plan: Plan, about: Mapping[str, 
             files.make_parents(root)
             folder = files.stage(root.parent)
             try:
-                _skeleton(folder, plan, about)
-                files.seal(folder)
+                _skeleton(folder, plan)
+                record = {
+                    "format": FORMAT,
+                    "kind": "results",
+                    "plan": plan.fingerprint,
+                    "meaning": plan.meaning,
+                    "listed": plan.listed,
+                    "tiles": len(plan.tiles),
+                    "warnings": [],
+                    "checksums": files.seal(folder),
+                }
+                files.write_group(folder, **{KEY: record}, **plan.meaning, **about, warnings=[])
                 files.publish(folder, root)
             finally:
                 files.discard(folder)
@@ -64,7 +78,8 @@ def create_results(out: str | os.PathLike[str], plan: Plan, about: Mapping[str, 
 
 def missing_tiles(root: Path, plan: Plan) -> list[tuple[int, int]]:
     """Return the tiles of the plan that are not committed, or whose chunks are not those committed."""
-    return [tile for tile in plan.tiles if not _is_committed(root, tile)]
+    about = _results_attributes(root)
+    return [tile for tile in plan.tiles if not _is_committed(root, _name(tile), _tile_keys(about, tile))]
 
 
 def write_tile(root: Path, tile: tuple[int, int], values: Mapping[str, NumpyArray], panel: int) -> None:
@@ -75,31 +90,30 @@ def write_tile(root: Path, tile: tuple[int, int], values: Mapping[str, NumpyArra
     values : mapping
         For each measure (rows, columns, variances); the mirror of `pwcca_x` is `pwcca_y`, of the others themselves.
     """
-    checksums: dict[str, str | None] = {}
+    about = _results_attributes(root)
     for name, block in values.items():
         array = zarr.open_array(str(root / name), mode="r+")
-        for target, (i, j) in ((block, tile), (values[MIRRORED.get(name, name)].swapaxes(0, 1), tile[::-1])):
-            if (i, j) == tile and target is not block:
-                continue  # a tile on the diagonal is its own mirror
+        mirror = values[MIRRORED.get(name, name)].swapaxes(0, 1)
+        for target, (i, j) in ((block, tile), (mirror, tile[::-1]))[: len(set(tile))]:  # a diagonal tile is its mirror
             rows, columns = slice(i * panel, i * panel + target.shape[0]), slice(j * panel, j * panel + target.shape[1])
-            array[rows, columns] = target if array.ndim == 3 else target[..., 0]
-            key = f"{name}/c.{i}.{j}" + (".0" if array.ndim == 3 else "")
-            files.sync(root / key)
-            checksums[key] = files.chunk_tail(root / key)
-        files.sync_folder(root / name)
-    files.write_json(root / COMMITS / f"{tile[0]}-{tile[1]}.json", checksums)
+            array[rows, columns] = target if about["listed"] else target[..., 0]
+    _commit(root, _name(tile), _tile_keys(about, tile))
 
 
-def write_ranks(root: Path, ranks: NumpyArray) -> NumpyArray:
-    """Add kept ranks (representations, variances; 0 where not known) to those that are there; return all of them."""
-    for name in ("rank_x", "rank_y"):
-        array = zarr.open_array(str(root / name), mode="r+")
-        there = np.asarray(array[:]).reshape(ranks.shape)
-        merged = np.where(ranks > 0, ranks, there)
-        if not np.array_equal(merged, there):
-            array[:] = merged.reshape(array.shape)
-            files.seal(root / name)
-    return merged
+def write_ranks(root: Path, ranks: NumpyArray) -> None:
+    """Write kept ranks (representations, variances; 0 where a representation is in no comparison), and their marker."""
+    about = _results_attributes(root)
+    for side in "xy":
+        zarr.open_array(str(root / f"rank_{side}"), mode="r+")[:] = ranks if about["listed"] else ranks[:, 0]
+    _commit(root, RANKS, _rank_keys(about))
+
+
+def read_ranks(root: Path) -> NumpyArray | None:
+    """Return the ranks (representations, variances) if they are there."""
+    if not _is_committed(root, RANKS, _rank_keys(_results_attributes(root))):
+        return None
+    ranks = np.asarray(zarr.open_array(str(root / "rank_x"), mode="r")[:])
+    return ranks.reshape(len(ranks), -1)
 
 
 def add_warnings(root: Path, sentences: Sequence[str]) -> None:
@@ -118,16 +132,28 @@ def open_results(out: str | os.PathLike[str]) -> xr.Dataset:
     Raises
     ------
     DsvccaError
-        If there are none at `out`.
+        If there are none at `out`, or they are damaged.
+
+    Warns
+    -----
+    DsvccaWarning
+        If some of the plan's tiles are not there: their numbers read as NaN.
     """
     root = files.local_path(out, "results")
-    _results_attributes(root)
+    about = _results_attributes(root)
     found: xr.Dataset = xr.open_zarr(str(root), consolidated=False, chunks=None, mask_and_scale=False)
     names = label_order({str(c)[2:] for c in found.coords if str(c).startswith("x_")})
     coordinates = ["x", *(f"x_{n}" for n in names), "y", *(f"y_{n}" for n in names), "variance"]
-    variables = [*MEASURES, "rank_x", "rank_y"]
+    variables = [*about["meaning"]["measures"], "rank_x", "rank_y"]
+    for name in variables:
+        if name not in found:
+            raise DsvccaError(f"'{root / name}' is gone: restore it, or remove '{root}' and compare again")
+    left = _what_is_missing(root, about)
+    if left:
+        sentence = f"'{root}' is not complete: {left}; compare(plan, out) does what is missing"
+        warnings.warn(sentence, DsvccaWarning, stacklevel=2)
     return xr.Dataset(
-        {name: found[name].variable for name in variables if name in found},
+        {name: found[name].variable for name in variables},
         {name: found[name].variable for name in coordinates if name in found},
         {name: value for name, value in found.attrs.items() if name != KEY},
     )
@@ -212,7 +238,7 @@ def to_frame(results: xr.Dataset, *, measures: Sequence[str] | None = None) -> p
     return pd.DataFrame(columns)
 
 
-def _skeleton(folder: Path, plan: Plan, about: Mapping[str, Any]) -> None:
+def _skeleton(folder: Path, plan: Plan) -> None:
     """Write everything but the numbers."""
     count, variances = len(plan.representations), len(plan.rules)
     extra = ("variance",) if plan.listed else ()
@@ -232,7 +258,6 @@ def _skeleton(folder: Path, plan: Plan, about: Mapping[str, Any]) -> None:
     for side in "xy":
         shape = (count, *((variances,) if extra else ()))
         ranks = files.create_array(folder / f"rank_{side}", shape, count, "int64", (side, *extra))
-        ranks[:] = np.zeros(shape, dtype=np.int64)
         ranks.update_attributes({"definition": f"directions of {side} kept by the rank rule"})
         numbers = files.create_array(folder / side, (count,), count, "int64", (side,))
         numbers[:] = np.arange(count)
@@ -243,19 +268,23 @@ def _skeleton(folder: Path, plan: Plan, about: Mapping[str, Any]) -> None:
         shares[:] = np.asarray([rule.variance for rule in plan.rules])
     (folder / COMMITS).mkdir()
     files.write_group(folder / COMMITS)
-    record = {"format": FORMAT, "kind": "results", "plan": plan.fingerprint, "meaning": plan.meaning, "warnings": []}
-    files.write_group(folder, **{KEY: record}, **plan.meaning, **about, warnings=[])
 
 
 def _write_labels(folder: Path, values: list[Label | None], side: str) -> None:
-    present = [type(v) for v in values if v is not None]
-    kind = present[0]
+    """Write one label of every representation; a missing one is "" or NaN."""
+    present = [v for v in values if v is not None]
+    kind = type(present[0])
+    missing = len(present) < len(values)
+    if kind is int and missing and max(abs(int(v)) for v in present) > 2**53:
+        raise DsvccaError(
+            f"label {folder.name[2:]} is an integer above 2^53 that some representations do not have: it would lose "
+            "digits beside them; give it to all of them, or write it as a str"
+        )
     if kind is str:
-        array = zarr.create_array(str(folder), shape=(len(values),), dtype=str, dimension_names=[side])
+        array = files.create_array(folder, (len(values),), len(values), str, (side,))
         array[:] = np.asarray(["" if v is None else v for v in values], dtype=object)
         return
-    missing = len(present) < len(values)
-    dtype = {int: "int64", float: "float64", bool: "bool"}[kind] if not missing else "float64"
+    dtype = "float64" if missing else {int: "int64", float: "float64", bool: "bool"}[kind]
     numbers = files.create_array(folder, (len(values),), len(values), dtype, (side,))
     numbers[:] = np.asarray([np.nan if v is None else v for v in values], dtype=dtype)
 
@@ -268,15 +297,57 @@ def _results_attributes(root: Path) -> dict[str, Any]:
         raise DsvccaError(f"'{root}' does not hold results of dsvcca: choose another path")
     if about.get("format") != FORMAT:
         raise DsvccaError(f"'{root}' has format {about.get('format')}, this version reads {FORMAT}: update dsvcca")
+    for key, checksum in about["checksums"].items():
+        if files.chunk_tail(root / key) != checksum:
+            raise DsvccaError(
+                f"'{root / key}' is missing or not what was written: restore it, or remove '{root}' and compare again"
+            )
     return about
 
 
-def _is_committed(root: Path, tile: tuple[int, int]) -> bool:
+def _name(tile: tuple[int, int]) -> str:
+    return f"{tile[0]}-{tile[1]}"
+
+
+def _tile_keys(about: Mapping[str, Any], tile: tuple[int, int]) -> list[str]:
+    """Return the chunks of a tile and its mirror."""
+    end = ".0" if about["listed"] else ""
+    places = dict.fromkeys((tile, tile[::-1]))
+    return [f"{name}/c.{i}.{j}{end}" for name in about["meaning"]["measures"] for i, j in places]
+
+
+def _rank_keys(about: Mapping[str, Any]) -> list[str]:
+    return [f"rank_{side}/c.0" + (".0" if about["listed"] else "") for side in "xy"]
+
+
+def _commit(root: Path, name: str, keys: Sequence[str]) -> None:
+    """Bring chunks to the disk, and then the marker that makes them count."""
+    for key in keys:
+        files.sync(root / key)
+    for folder in dict.fromkeys((root / key).parent for key in keys):
+        files.sync_folder(folder)
+    files.write_json(root / COMMITS / f"{name}.json", {key: files.chunk_tail(root / key) for key in keys})
+
+
+def _is_committed(root: Path, name: str, keys: Sequence[str]) -> bool:
+    """Return whether a marker is there and every chunk is the one it names."""
     try:
-        marker = json.loads((root / COMMITS / f"{tile[0]}-{tile[1]}.json").read_bytes())
+        marker = json.loads((root / COMMITS / f"{name}.json").read_bytes())
     except (FileNotFoundError, ValueError):
         return False
-    return bool(marker) and all(files.chunk_tail(root / key) == checksum for key, checksum in marker.items())
+    if not isinstance(marker, dict) or set(marker) != set(keys):
+        return False
+    return all(marker[key] is not None and files.chunk_tail(root / key) == marker[key] for key in keys)
+
+
+def _what_is_missing(root: Path, about: Mapping[str, Any]) -> str:
+    """Return in words what is not committed, "" where everything is."""
+    names = [entry.name.removesuffix(".json") for entry in os.scandir(root / COMMITS)]
+    tiles = [(int(i), int(j)) for i, j in (name.split("-") for name in names if re.fullmatch(r"\d+-\d+", name))]
+    there = sum(_is_committed(root, _name(tile), _tile_keys(about, tile)) for tile in tiles)
+    if there < about["tiles"]:
+        return f"{there} of {about['tiles']} tiles are there, the numbers of the others read as NaN"
+    return "" if _is_committed(root, RANKS, _rank_keys(about)) else "the ranks are not there and read as 0"
 
 
 def _difference(there: Mapping[str, Any], plan: Plan) -> str:

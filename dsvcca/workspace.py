@@ -157,10 +157,12 @@ class PackWriter:
             self._held.append(to_numpy(columns))
 
     def commit(self) -> list[Receipt]:
-        """Write, seal and publish the pack; return where each basis is."""
+        """Write, seal and publish the pack; return where each basis is. Nothing is left of a pack without bases."""
+        if not self._bases and self._folder is None:
+            return []
         folder = self._folder or files.stage(self._root)
         try:
-            return self._commit(folder)
+            return self._commit(folder) if self._bases else []
         finally:
             files.discard(folder)
 

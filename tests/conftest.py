@@ -1,8 +1,11 @@
-"""The matrix of array libraries: every kernel runs the same lines on each of them."""
+"""The matrix of array libraries: every kernel runs the same lines on each of them. And one small population."""
 
 import array_api_strict
 import numpy as np
 import pytest
+
+import dsvcca
+from tests.populations import write_population
 
 
 class Library:
@@ -44,3 +47,18 @@ def xp(request):
     if request.param == "torch":
         pytest.importorskip("torch")
     return Library(request.param)
+
+
+@pytest.fixture(scope="session")
+def population(tmp_path_factory):
+    return write_population(tmp_path_factory.mktemp("p") / "s.zarr")
+
+
+@pytest.fixture(scope="session")
+def plan(population):
+    return dsvcca.plan_comparisons(population[0], variance=[0.9, 0.99, 1.0])
+
+
+@pytest.fixture(scope="session")
+def results(plan, tmp_path_factory):
+    return dsvcca.compare(plan, tmp_path_factory.mktemp("r") / "r.zarr")

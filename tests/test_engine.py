@@ -13,33 +13,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import xarray as xr
 import zarr
 from distributed import Client
 
 import dsvcca
 from dsvcca import DsvccaError, DsvccaWarning, execute
 from dsvcca.compare import make_bases, tile_tasks
-from dsvcca.plan import NUMERICS, holds_whole, tile_memory
-from dsvcca.reduce import reduce_tasks
+from dsvcca.files import STAGING
+from dsvcca.plan import holds_whole, pack_memory, tile_memory
+from dsvcca.reduce import ReduceTask, reduce, reduce_tasks
 from dsvcca.results import missing_tiles
 from dsvcca.workspace import ensure_workspace, find_bases
 from tests.populations import activations, same_bits, write_population
-
-
-@pytest.fixture(scope="module")
-def population(tmp_path_factory):
-    return write_population(tmp_path_factory.mktemp("p") / "s.zarr")
-
-
-@pytest.fixture(scope="module")
-def plan(population):
-    return dsvcca.plan_comparisons(population[0], variance=[0.9, 0.99, 1.0])
-
-
-@pytest.fixture(scope="module")
-def results(plan, tmp_path_factory):
-    return dsvcca.compare(plan, tmp_path_factory.mktemp("r") / "r.zarr")
 
 
 @pytest.fixture(scope="module", params=[1, 2], ids=["one worker", "two workers"])
@@ -228,55 +213,6 @@ def test_a_larger_plan_can_be_checked_and_cut_before_it_runs(plan):
         assert words in text
 
 
-def test_results_say_how_they_were_made(results):
-    attributes = results.attrs
-    assert attributes["views"] == ["neurons"]
-    assert attributes["rows"] == 600
-    assert attributes["variance"] == [0.9, 0.99, 1.0]
-    assert attributes["criterion"] == "variance"
-    assert attributes["numerics"] == NUMERICS
-    assert "float64" in attributes["precision"]
-    assert attributes["dsvcca_version"]
-    assert "sum(rho)" in results.svcca.attrs["definition"]
-    assert results.svcca.dims == ("x", "y", "variance")
-    assert {"x_layer", "x_seed", "x_step", "y_layer", "y_seed", "y_step"} <= set(results.coords)
-
-
-def test_one_share_of_variance_gives_no_dimension(population, tmp_path):
-    found = dsvcca.compare(dsvcca.plan_comparisons(population[0], rank=5), tmp_path / "r.zarr")
-    assert found.svcca.dims == ("x", "y")
-    assert set(found.rank_x.values) == {5}
-    assert isinstance(found, xr.Dataset)
-
-
-def test_select_and_to_frame(results):
-    part = dsvcca.select(results, x={"layer": "a", "seed": 0}, y={"step": 10})
-    assert dict(part.sizes) == {"x": 2, "y": 6, "variance": 3}
-    frame = dsvcca.to_frame(results)
-    assert len(frame) == 78 * 3
-    assert list(frame.columns) == [
-        *("x_seed", "x_step", "x_layer", "rank_x", "y_seed", "y_step", "y_layer", "rank_y", "variance"),
-        *("svcca", "pwcca_x", "pwcca_y", "r2"),
-    ]
-    row = frame.iloc[17]
-    cell = dsvcca.select(
-        results,
-        x={"seed": row.x_seed, "step": row.x_step, "layer": row.x_layer},
-        y={"seed": row.y_seed, "step": row.y_step, "layer": row.y_layer},
-    ).sel(variance=row.variance)
-    assert float(cell.pwcca_x.squeeze()) == row.pwcca_x
-    assert int(cell.rank_y.squeeze()) == row.rank_y
-    assert len(dsvcca.to_frame(part, measures=["svcca"])) == 3 * (2 * 6 - 0)
-    with pytest.raises(DsvccaError, match="results have no label 'color'"):
-        dsvcca.select(results, x={"color": 1})
-    with pytest.raises(DsvccaError, match="nothing in these results has layer='z'"):
-        dsvcca.select(results, y={"layer": "z"})
-    with pytest.raises(DsvccaError, match="has all of"):
-        dsvcca.select(results.isel(x=[0, 11]), x={"seed": 0, "step": 10})
-    with pytest.raises(DsvccaError, match="results have no"):
-        dsvcca.to_frame(results, measures=["cka"])
-
-
 def test_measures_without_vectors(population, results, tmp_path):
     found = dsvcca.compare(
         dsvcca.plan_comparisons(population[0], measures=["svcca"], variance=[0.9, 0.99, 1.0]), tmp_path / "r.zarr"
@@ -360,10 +296,32 @@ def test_a_failing_representation_is_named_and_the_others_are_kept(population, c
         store.write(activations(seed), layer="a", seed=seed)
     Path(store.select(seed=7).representations[0].array, "c.0.0").unlink()
     plan = dsvcca.plan_comparisons(store)
-    with pytest.raises(DsvccaError, match=r"seed=7, layer='a': chunk '.*c.0.0' is missing[\s\S]*1 of 2 tasks finished"):
+    with pytest.raises(
+        DsvccaError, match=r"seed=7, layer='a': chunk '.*c.0.0' is missing[\s\S]*[13] of [24] tasks finished"
+    ):
         dsvcca.compare(plan, tmp_path / "r.zarr", client=client, workspace=tmp_path / "w")
     assert len(find_bases(str(tmp_path / "w"))) == 39
     assert missing_tiles(tmp_path / "r.zarr", plan) == [(0, 0)]
+
+
+def test_a_failing_representation_before_a_streamed_one_leaves_no_empty_pack(tmp_path):
+    store = dsvcca.create_store(tmp_path / "s.zarr", datapoints=600)
+    store.write(activations(0), layer="lost")
+    store.write(activations(1, p=500), layer="wide")
+    store.write(activations(2, p=500), layer="wide and lost")
+    for place in (0, 2):
+        Path(store.representations[place].array, "c.0.0").unlink()
+    plan = dsvcca.plan_comparisons(store, rank=20)
+    ensure_workspace(str(tmp_path / "w"))
+    task = ReduceTask(
+        str(tmp_path / "w"), plan.representations, plan.views, plan.basis_fingerprints, plan.widest, budget=8 << 20
+    )
+    assert pack_memory(task.budget) < 4 * 600 * 500  # so that it is streamed
+    with pytest.raises(DsvccaError, match=r"'lost': chunk .* is missing[\s\S]*'wide and lost': chunk .* is missing"):
+        reduce(task)
+    assert list(find_bases(task.workspace)) == [plan.basis_fingerprints[1]]
+    assert len(list((tmp_path / "w").glob("pack-*"))) == 1
+    assert not (tmp_path / "w" / STAGING).exists()
 
 
 def damaged(x, kind):
@@ -405,29 +363,6 @@ def test_few_rows_warn_and_the_warning_stays_with_the_results(tmp_path):
     assert "41 of their correlations are 1" in found.attrs["warnings"][0]
     with pytest.warns(DsvccaWarning, match="fewer than 5 rows a kept direction"):
         dsvcca.compare(dsvcca.plan_comparisons(store.select(seed=0), rank=10), tmp_path / "r2.zarr")
-
-
-def test_results_of_another_plan_are_refused(population, plan, results, tmp_path):
-    out = tmp_path / "r.zarr"
-    dsvcca.compare(plan, out)
-    with pytest.raises(DsvccaError, match=r"results of another plan \(variance is \[0.9, 0.99, 1.0\] there"):
-        dsvcca.compare(dsvcca.plan_comparisons(population[0], variance=0.5), out)
-    with pytest.raises(DsvccaError, match="compares other representations"):
-        dsvcca.compare(dsvcca.plan_comparisons(population[0].select(seed=0), variance=[0.9, 0.99, 1.0]), out)
-    with pytest.raises(DsvccaError, match="does not hold results"):
-        dsvcca.compare(plan, population[0].path)
-    with pytest.raises(DsvccaError, match="there are no results at"):
-        dsvcca.open_results(tmp_path / "nothing")
-    with pytest.raises(DsvccaError, match="does not hold results"):
-        dsvcca.open_results(population[0].path)
-    (tmp_path / "folder").mkdir()
-    (tmp_path / "folder" / "a").write_text("")
-    with pytest.raises(DsvccaError, match="is a folder of something else"):
-        dsvcca.compare(plan, tmp_path / "r3.zarr", workspace=tmp_path / "folder")
-    with pytest.raises(DsvccaError, match="holds activations"):
-        dsvcca.compare(plan, tmp_path / "r3.zarr", workspace=population[0].path)
-    with pytest.raises(DsvccaError, match="holds results, not activations"):
-        dsvcca.open_store(out)
 
 
 def test_a_representation_replaced_after_planning_is_noticed(tmp_path):

@@ -353,6 +353,45 @@ def test_arrays_of_others_take_labels_and_dims_as_given(tmp_path):
         dsvcca.open_store(path, labels={}, dims="nchw")
 
 
+@pytest.mark.parametrize(
+    ("texts", "values"),
+    [
+        (("1", "2"), (1, 2)),
+        (("1", "2.5"), (1.0, 2.5)),
+        (("1", "1e-3"), (1.0, 0.001)),
+        (("1", "a"), ("1", "a")),
+        (("1_1", "11"), ("1_1", "11")),
+        (("00", "0"), ("00", "0")),
+        (("1.0", "1.00"), ("1.0", "1.00")),
+        (("nan", "1"), ("nan", "1")),
+        (("-3", "4"), (-3, 4)),
+    ],
+)
+def test_one_label_of_others_has_one_type_and_no_two_texts_become_one(tmp_path, x, texts, values):
+    group = zarr.create_group(tmp_path / "g.zarr")
+    for text in texts:
+        group.create_array(f"lr={text}/0", data=x)
+    found = dsvcca.open_store(tmp_path / "g.zarr").representations
+    by_path = {one.name: one.labels for one in found}
+    for text, value in zip(texts, values, strict=True):
+        assert by_path[f"lr={text}/0"] == {"lr": value, "layer": "0"}
+        assert type(by_path[f"lr={text}/0"]["lr"]) is type(value)
+
+
+def test_labels_given_for_arrays_of_others_are_checked(tmp_path, x):
+    group = zarr.create_group(tmp_path / "g.zarr")
+    for name in ("a", "b"):
+        group.create_array(name, data=x)
+    with pytest.raises(DsvccaError, match=r"'a' and 'b' have the same labels \(layer='l'\)"):
+        dsvcca.open_store(tmp_path / "g.zarr", labels=lambda path: {"layer": "l"})
+    with pytest.raises(DsvccaError, match="label seed='1' is str, but another array"):
+        dsvcca.open_store(
+            tmp_path / "g.zarr", labels={"a": {"layer": "l", "seed": 0}, "b": {"layer": "l", "seed": "1"}}
+        )
+    with pytest.raises(DsvccaError, match="needs a layer"):
+        dsvcca.open_store(tmp_path / "g.zarr", labels=lambda path: {"seed": path})
+
+
 def test_a_missing_chunk_of_others_is_an_error_not_zeros(tmp_path, x):
     zarr.create_group(tmp_path / "g.zarr").create_array("fc", data=x, chunks=(50, 5))
     (tmp_path / "g.zarr" / "fc" / "c" / "1" / "0").unlink()

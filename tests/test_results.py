@@ -1,0 +1,199 @@
+"""The results store: what it says of itself, how it is read, and that damage is never read as numbers."""
+
+import shutil
+import warnings
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import xarray as xr
+
+import dsvcca
+from dsvcca import DsvccaError, DsvccaWarning
+from dsvcca.plan import NUMERICS
+from tests.populations import activations, same_bits
+
+
+@pytest.fixture
+def finished(population, plan, tmp_path):
+    """Results in several tiles, their plan, and where they lie."""
+    cut = replace(plan, panel=5)
+    out = tmp_path / "r.zarr"
+    return dsvcca.compare(cut, out).load(), cut, out
+
+
+def test_results_say_how_they_were_made(results):
+    attributes = results.attrs
+    assert attributes["views"] == ["neurons"]
+    assert attributes["rows"] == 600
+    assert attributes["variance"] == [0.9, 0.99, 1.0]
+    assert attributes["criterion"] == "variance"
+    assert attributes["numerics"] == NUMERICS
+    assert "float64" in attributes["precision"]
+    assert attributes["dsvcca_version"]
+    assert "sum(rho)" in results.svcca.attrs["definition"]
+    assert results.svcca.dims == ("x", "y", "variance")
+    assert {"x_layer", "x_seed", "x_step", "y_layer", "y_seed", "y_step"} <= set(results.coords)
+
+
+def test_one_share_of_variance_gives_no_dimension(population, tmp_path):
+    found = dsvcca.compare(dsvcca.plan_comparisons(population[0], rank=5), tmp_path / "r.zarr")
+    assert found.svcca.dims == ("x", "y")
+    assert set(found.rank_x.values) == {5}
+    assert isinstance(found, xr.Dataset)
+
+
+def test_select_and_to_frame(results):
+    part = dsvcca.select(results, x={"layer": "a", "seed": 0}, y={"step": 10})
+    assert dict(part.sizes) == {"x": 2, "y": 6, "variance": 3}
+    frame = dsvcca.to_frame(results)
+    assert len(frame) == 78 * 3
+    assert list(frame.columns) == [
+        *("x_seed", "x_step", "x_layer", "rank_x", "y_seed", "y_step", "y_layer", "rank_y", "variance"),
+        *("svcca", "pwcca_x", "pwcca_y", "r2"),
+    ]
+    row = frame.iloc[17]
+    cell = dsvcca.select(
+        results,
+        x={"seed": row.x_seed, "step": row.x_step, "layer": row.x_layer},
+        y={"seed": row.y_seed, "step": row.y_step, "layer": row.y_layer},
+    ).sel(variance=row.variance)
+    assert float(cell.pwcca_x.squeeze()) == row.pwcca_x
+    assert int(cell.rank_y.squeeze()) == row.rank_y
+    assert len(dsvcca.to_frame(part, measures=["svcca"])) == 3 * (2 * 6 - 0)
+    with pytest.raises(DsvccaError, match="results have no label 'color'"):
+        dsvcca.select(results, x={"color": 1})
+    with pytest.raises(DsvccaError, match="nothing in these results has layer='z'"):
+        dsvcca.select(results, y={"layer": "z"})
+    with pytest.raises(DsvccaError, match="has all of"):
+        dsvcca.select(results.isel(x=[0, 11]), x={"seed": 0, "step": 10})
+    with pytest.raises(DsvccaError, match="results have no"):
+        dsvcca.to_frame(results, measures=["cka"])
+
+
+def test_results_of_another_plan_are_refused(population, plan, results, tmp_path):
+    out = tmp_path / "r.zarr"
+    dsvcca.compare(plan, out)
+    with pytest.raises(DsvccaError, match=r"results of another plan \(variance is \[0.9, 0.99, 1.0\] there"):
+        dsvcca.compare(dsvcca.plan_comparisons(population[0], variance=0.5), out)
+    with pytest.raises(DsvccaError, match="compares other representations"):
+        dsvcca.compare(dsvcca.plan_comparisons(population[0].select(seed=0), variance=[0.9, 0.99, 1.0]), out)
+    with pytest.raises(DsvccaError, match="does not hold results"):
+        dsvcca.compare(plan, population[0].path)
+    with pytest.raises(DsvccaError, match="there are no results at"):
+        dsvcca.open_results(tmp_path / "nothing")
+    with pytest.raises(DsvccaError, match="does not hold results"):
+        dsvcca.open_results(population[0].path)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "a").write_text("")
+    with pytest.raises(DsvccaError, match="is a folder of something else"):
+        dsvcca.compare(plan, tmp_path / "r3.zarr", workspace=tmp_path / "folder")
+    with pytest.raises(DsvccaError, match="holds activations"):
+        dsvcca.compare(plan, tmp_path / "r3.zarr", workspace=population[0].path)
+    with pytest.raises(DsvccaError, match="holds results, not activations"):
+        dsvcca.open_store(out)
+
+
+def test_lost_ranks_are_told_and_made_again(finished):
+    results, plan, out = finished
+    (out / "rank_y" / "c.0.0").unlink()
+    with pytest.warns(DsvccaWarning, match="not complete: the ranks are not there and read as 0"):
+        dsvcca.open_results(out)
+    again = dsvcca.compare(plan, out)
+    assert same_bits(again, results)
+    assert again.rank_y.values.min() > 0
+
+
+def test_ranks_of_a_run_cut_short_are_whole_after_the_next(finished):
+    results, plan, out = finished
+    (out / "commits" / "ranks.json").unlink()
+    (out / "commits" / "0-1.json").unlink()
+    (out / "rank_x" / "c.0.0").write_bytes(b"")
+    assert same_bits(dsvcca.compare(plan, out), results)
+
+
+@pytest.mark.parametrize(
+    "marker",
+    ["{}", "[1]", "null", '{"svcca/c.0.1.0": null}', '{"svcca/c.9.9.0": "00000000"}', "not json", ""],
+)
+def test_a_marker_that_is_not_the_tiles_own_counts_for_nothing(finished, marker):
+    results, plan, out = finished
+    (out / "commits" / "0-1.json").write_text(marker)
+    for name in ("svcca", "r2"):
+        shutil.copy(out / name / "c.2.2.0", out / name / "c.0.1.0")
+    with pytest.warns(DsvccaWarning, match="not complete: 5 of 6 tiles are there, the numbers of the others read as"):
+        dsvcca.open_results(out)
+    assert same_bits(dsvcca.compare(plan, out), results)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert same_bits(dsvcca.open_results(out), results)
+
+
+def test_a_chunk_lost_or_exchanged_is_made_again(finished):
+    results, plan, out = finished
+    (out / "svcca" / "c.1.0.0").unlink()
+    shutil.copy(out / "r2" / "c.0.0.0", out / "r2" / "c.1.1.0")
+    with pytest.warns(DsvccaWarning, match="4 of 6 tiles"):
+        dsvcca.open_results(out)
+    assert same_bits(dsvcca.compare(plan, out), results)
+
+
+@pytest.mark.parametrize("lost", ["x_layer/c.0", "y_seed/c.0", "x/c.0", "variance/c.0"])
+def test_lost_labels_are_an_error_not_empty_labels(finished, lost):
+    _, plan, out = finished
+    (out / lost).unlink()
+    for again in (lambda: dsvcca.open_results(out), lambda: dsvcca.compare(plan, out)):
+        with pytest.raises(DsvccaError, match=f"{lost}' is missing or not what was written"):
+            again()
+
+
+def test_a_flipped_bit_in_a_label_or_a_number_is_an_error(finished):
+    _, _, out = finished
+    for name in ("x_layer/c.0", "svcca/c.0.0.0"):
+        damaged = bytearray((out / name).read_bytes())
+        damaged[len(damaged) // 2] ^= 1
+        (out / name).write_bytes(damaged)
+    found = dsvcca.open_results(out)
+    for variable in (found.x_layer, found.svcca):
+        with pytest.raises(ValueError, match="checksum"):
+            variable.load()
+
+
+def test_a_lost_variable_is_an_error(finished):
+    _, _, out = finished
+    shutil.rmtree(out / "pwcca_x")
+    with pytest.raises(DsvccaError, match="pwcca_x' is gone"):
+        dsvcca.open_results(out)
+
+
+def test_labels_come_back_with_their_types(tmp_path):
+    store = dsvcca.create_store(tmp_path / "s.zarr", datapoints=600)
+    store.write(activations(0), layer="0", seed=2**60 + 1, lr=0.1, norm=True, model="a")
+    store.write(activations(1), layer="b", seed=2**60 + 2, lr=1.0, norm=False)
+    found = dsvcca.compare(dsvcca.plan_comparisons(store), tmp_path / "r.zarr")
+    assert found.x_seed.values.tolist() == [2**60 + 1, 2**60 + 2]
+    assert found.x_norm.values.tolist() == [True, False]
+    assert found.x_lr.values.tolist() == [0.1, 1.0]
+    assert found.x_layer.values.tolist() == ["0", "b"]
+    assert found.x_model.values.tolist() == ["a", ""]
+
+
+def test_integers_that_would_lose_digits_are_refused(tmp_path):
+    store = dsvcca.create_store(tmp_path / "s.zarr", datapoints=600)
+    store.write(activations(0), layer="a", seed=2**53 + 1)
+    store.write(activations(1), layer="b")
+    with pytest.raises(
+        DsvccaError, match=r"label seed is an integer above 2\^53 that some representations do not have"
+    ):
+        dsvcca.compare(dsvcca.plan_comparisons(store), tmp_path / "r.zarr")
+    assert not (tmp_path / "r.zarr").exists()
+    with pytest.raises(DsvccaError, match="does not fit in 64 bits"):
+        store.write(activations(2), layer="c", seed=2**63)
+
+
+def test_a_missing_number_is_nan(tmp_path):
+    store = dsvcca.create_store(tmp_path / "s.zarr", datapoints=600)
+    store.write(activations(0), layer="a", seed=3)
+    store.write(activations(1), layer="b")
+    found = dsvcca.compare(dsvcca.plan_comparisons(store), tmp_path / "r.zarr")
+    assert np.array_equal(found.y_seed.values, [3.0, np.nan], equal_nan=True)
