@@ -11,6 +11,7 @@ from typing import Any
 import array_api_compat as compat
 import numpy as np
 import numpy.typing as npt
+import scipy.fft
 
 from dsvcca.errors import DsvccaError
 
@@ -79,3 +80,34 @@ def as_float64(array: Array) -> Array:
     """Return `array` as float64 without touching the caller's numbers."""
     xp = namespace(array)
     return xp.astype(array, xp.float64, copy=False)
+
+
+def rfftn(array: Array, axes: tuple[int, ...]) -> Array:
+    """Return the orthonormal transform of real float64 `array` over `axes`, half of the last of them, complex128."""
+    if isinstance(array, np.ndarray):
+        return scipy.fft.rfftn(array, axes=axes, norm="ortho", workers=1)  # several times as fast as NumPy's
+    return namespace(array).fft.rfftn(array, axes=axes, norm="ortho")
+
+
+def real_part(array: Array) -> Array:
+    """Return the real part of a complex array, a real one as it is."""
+    xp = namespace(array)
+    return xp.real(array) if xp.isdtype(array.dtype, "complex floating") else array
+
+
+def as_pairs(array: Array) -> Array:
+    """Return complex (..., k) as real (..., 2k), real and imaginary part in turn; real arrays as they are."""
+    xp = namespace(array)
+    if not xp.isdtype(array.dtype, "complex floating"):
+        return array
+    if isinstance(array, np.ndarray) and array.flags.c_contiguous:
+        return array.view(array.real.dtype)
+    pairs = xp.stack([xp.real(array), xp.imag(array)], axis=-1)
+    return xp.reshape(pairs, (*array.shape[:-1], 2 * array.shape[-1]))
+
+
+def from_pairs(product: Array) -> Array:
+    """Return the complex product A^H B (..., k, l) from the real one of `as_pairs` of A and B (..., 2k, 2l)."""
+    rr, ri = product[..., 0::2, 0::2], product[..., 0::2, 1::2]
+    ir, ii = product[..., 1::2, 0::2], product[..., 1::2, 1::2]
+    return (rr + ii) + 1j * (ri - ir)

@@ -8,16 +8,28 @@ Cholesky factor kept beside them, so that every later product can be corrected e
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
-from dsvcca.arrays import Array, NumpyArray, adjoint, as_float64, like, namespace, significand_bits, to_numpy
+from dsvcca.arrays import (
+    Array,
+    NumpyArray,
+    adjoint,
+    as_float64,
+    as_pairs,
+    from_pairs,
+    like,
+    namespace,
+    real_part,
+    significand_bits,
+    to_numpy,
+)
 from dsvcca.errors import DsvccaError
-from dsvcca.moments import Moments, Rows, grid_steps, moments_over
-from dsvcca.views import apply_view
+from dsvcca.frequencies import half_spectrum
+from dsvcca.moments import Moments, Rows, moments_over
 
 CRITERIA = ("variance", "singular")
 
@@ -97,92 +109,141 @@ class RankRule:
 
 @dataclass(frozen=True)
 class Spectrum:
-    """Singular values and right singular vectors of centred activations.
+    """Singular values and right singular vectors of centred activations, frequency by frequency.
 
     Attributes
     ----------
-    singular_values : (c,) float64, NumPy
-        All of them, largest first; s² / (n - 1) is a variance.
-    vectors : (c, c) float64
-        Columns in the same order.
+    weights : (f,) int, NumPy
+        Directions of space that each frequency stands for.
+    singular_values : (f, c) float64, NumPy
+        All of them, largest first within a frequency; s² / (n - 1) is a variance.
+    vectors : f arrays (c, c), float64 or complex128
+        Columns in the same order; real where a frequency is its own conjugate.
     nonzero : int
-        How many singular values stand above the rounding of the arithmetic and of the stored numbers.
+        How many singular values, over all frequencies, stand above the rounding of the arithmetic and of the stored
+        numbers.
     """
 
+    weights: NumpyArray
     singular_values: NumpyArray
-    vectors: Array
+    vectors: tuple[Array, ...]
     nonzero: int
 
 
 @dataclass(frozen=True)
 class Basis:
-    """What belongs to the orthonormal columns U (n, k) of one representation, largest singular value first.
+    """What belongs to the orthonormal columns U of one representation, a block for each frequency, largest first.
 
-    The columns themselves are large and live apart: in memory, or in a pack of the workspace.
+    The columns themselves (n, k) are large and live apart: in memory, or in a pack of the workspace. Frequencies that
+    are their own conjugate are real, the others complex. k is the rank of the frequency.
 
     Attributes
     ----------
     count : int
         Rows, n.
-    cholesky : (k, k) float64
+    space : tuple of int
+        Sizes of the axes that were transformed; () where there is one frequency only.
+    cholesky : f arrays (k, k)
         Lower factor L of the centred Gram of U as stored: U L^-H is orthonormal to float64 rounding.
-    column_sums : (k,) float64
+    column_sums : f arrays (k,)
         Sums of the columns of U as stored (zero but for rounding).
-    singular_values : (c,) float64, NumPy
+    singular_values : (f, c) float64, NumPy
         The whole spectrum.
     nonzero : int
         How many of the singular values are not zero.
-    loadings : (k, c) float64
+    loadings : f arrays (k, c)
         F with z = (U L^-H) F on the kept directions, z the centred activations.
-    mean, neuron_norms : (c,) float64
-        Column means, and norms ||z_j|| of the centred columns.
+    mean : (f, c)
+        Column means.
+    neuron_norms : (c,) float64
+        Norms ||z_j|| of the centred columns, over all frequencies.
     row_norms : (n,) float64
-        Squared norms ||z_i||² of the centred rows.
+        Squared norms ||z_i||² of the centred rows, over all frequencies.
     """
 
     count: int
-    cholesky: Array
-    column_sums: Array
+    space: tuple[int, ...]
+    cholesky: tuple[Array, ...]
+    column_sums: tuple[Array, ...]
     singular_values: NumpyArray
     nonzero: int
-    loadings: Array
+    loadings: tuple[Array, ...]
     mean: Array
     neuron_norms: Array
     row_norms: Array
 
     @property
+    def weights(self) -> NumpyArray:
+        """Directions of space that each frequency stands for, (f,) int: 1, or 2 for a pair of bins."""
+        return half_spectrum(self.space).weights
+
+    @property
+    def ranks(self) -> NumpyArray:
+        """Kept directions of each frequency, (f,) int."""
+        return np.asarray([block.shape[0] for block in self.cholesky])
+
+    @property
     def rank(self) -> int:
-        """Kept directions, k."""
-        return int(self.cholesky.shape[0])
+        """Kept directions: over all of space, a pair of bins twice."""
+        return int(np.sum(self.weights * self.ranks))
 
 
-def decompose(moments: Moments, largest: float, bits: int | None) -> Spectrum:
-    """Return the spectrum of centred activations from their co-moment (one frequency).
+def ranks_of(
+    rules: Sequence[RankRule], weights: NumpyArray, singular_values: NumpyArray, nonzero: int
+) -> tuple[NumpyArray, ...]:
+    """Return the directions that each rule keeps at each frequency, (f,) int: one rule over the whole spectrum.
 
-    A direction is zero if its eigenvalue is at most max(n, c) eps of the largest, or at most what rounding the stored
-    numbers to `bits` significand bits can make of nothing: 4 n u² / 12, u the spacing of stored numbers at `largest`,
-    the largest absolute value as stored. A channel that is constant after batch norm is zero by this rule, whatever
-    its constant.
+    Parameters
+    ----------
+    weights : (f,) int
+    singular_values : (f, c) float64
+    nonzero : int
+        Over all frequencies.
     """
-    xp = namespace(moments.gram)
-    eigenvalues, vectors = xp.linalg.eigh(moments.comoment[0, :, :])
-    s2 = np.maximum(to_numpy(eigenvalues)[::-1], 0.0)
-    n, c = moments.count, s2.shape[0]
+    c = singular_values.shape[1]
+    order = np.argsort(-singular_values, axis=None, kind="stable")
+    s, w, f = singular_values.ravel()[order], weights[order // c], order // c
+    return tuple(np.bincount(f[: rule.keep(s, nonzero, w)], minlength=len(weights)) for rule in rules)
+
+
+def decompose(moments: Moments, weights: NumpyArray, largest: float, bits: int | None) -> Spectrum:
+    """Return the spectrum of centred activations from their co-moments.
+
+    A direction is zero if its eigenvalue is at most max(n, c) eps of the largest of all frequencies, or at most what
+    rounding the stored numbers to `bits` significand bits can make of nothing: 4 n u² / 12, u the spacing of stored
+    numbers at `largest`, the largest absolute value as stored. A channel that is constant after batch norm is zero by
+    this rule, whatever its constant.
+    """
+    comoment = moments.comoment
+    xp = namespace(comoment)
+    eigenvalues = np.zeros((len(weights), comoment.shape[-1]))
+    vectors: dict[int, Array] = {}
+    for real in (True, False):
+        some = np.flatnonzero((weights == 1) == real)
+        if not some.size:
+            continue
+        block = comoment if some.size == len(weights) else xp.take(comoment, like(some, comoment), axis=0)
+        values, found = xp.linalg.eigh(real_part(block) if real else block)
+        eigenvalues[some] = to_numpy(values)[:, ::-1]
+        vectors |= {int(f): xp.flip(found[place, :, :], axis=1) for place, f in enumerate(some)}
+    s2 = np.maximum(eigenvalues, 0.0)
+    n, c = moments.count, s2.shape[1]
     spacing = 0.0
     if bits is not None and largest > 0:
         spacing = 2.0 ** (math.ceil(math.log2(largest)) - bits)
-    zero = max(max(n, c) * float(np.finfo(np.float64).eps) * float(s2[0]), 4 * n * spacing**2 / 12)
-    return Spectrum(np.sqrt(s2), xp.flip(vectors, axis=1), int(np.count_nonzero(s2 > zero)))
+    zero = max(max(n, c) * float(np.finfo(np.float64).eps) * float(s2.max()), 4 * n * spacing**2 / 12)
+    every = tuple(vectors[f] for f in range(len(weights)))
+    return Spectrum(weights, np.sqrt(s2), every, int(np.count_nonzero(s2 > zero)))
 
 
 class Columns(Protocol):
     """What takes the columns of a basis, slab by slab, and says how they were stored."""
 
-    def start(self, n: int, k: int) -> None:
-        """Announce n rows of k columns."""
+    def start(self, n: int, widths: Sequence[int]) -> None:
+        """Announce n rows; of each frequency so many real columns (two for a complex one, `arrays.as_pairs`)."""
 
     def append(self, slab: Array) -> Array:
-        """Store the next rows (float64) and return them as stored."""
+        """Store the next rows (m, all real columns) float64 and return them as stored."""
 
 
 class InMemory:
@@ -192,7 +253,7 @@ class InMemory:
         self.dtype = dtype
         self.slabs: list[Array] = []
 
-    def start(self, n: int, k: int) -> None:
+    def start(self, n: int, widths: Sequence[int]) -> None:
         self.slabs = []
 
     def append(self, slab: Array) -> Array:
@@ -201,7 +262,7 @@ class InMemory:
         return self.slabs[-1]
 
     def array(self) -> Array:
-        """All rows (n, k)."""
+        """All rows (n, real columns)."""
         return namespace(self.slabs[0]).concat(self.slabs, axis=0)
 
 
@@ -211,9 +272,8 @@ def whiten(rows: Rows, rule: RankRule, columns: Columns, *, bits: int | None, na
     Parameters
     ----------
     rows : Rows
-        Of one frequency.
     rule : RankRule
-        Which directions to keep.
+        Which directions to keep, over all frequencies together.
     columns : Columns
         Takes the orthonormal columns; its type is the stored precision.
     bits : int or None
@@ -229,64 +289,105 @@ def whiten(rows: Rows, rule: RankRule, columns: Columns, *, bits: int | None, na
     with np.errstate(over="ignore", invalid="ignore"):  # what is not finite becomes an error below
         moments = moments_over(rows)
         xp = namespace(moments.gram)
-        shift, offset = moments.shift[0, :], moments.sums[0, :] / moments.count
-        neuron_powers = xp.linalg.diagonal(moments.gram[0, :, :]) - moments.count * offset * offset
+        n, offsets = moments.count, moments.sums / moments.count
+        powers = real_part(xp.linalg.diagonal(moments.comoment))
+        weights = half_spectrum(rows.space).weights
+        neuron_powers = xp.sum(like(weights[:, None].astype(np.float64), powers) * powers, axis=0)
     if not bool(xp.all(xp.isfinite(neuron_powers))):
         raise _not_finite(rows.stored(), name)
-    spectrum = decompose(moments, rows.largest, bits)
-    n = moments.count
+    spectrum = decompose(moments, weights, rows.largest, bits)
     if spectrum.nonzero == 0:
         raise DsvccaError(
             f"{name}: every neuron is constant over all {n} rows, no direction is left to compare: leave it out"
         )
-    k = rule.keep(spectrum.singular_values, spectrum.nonzero)
-    if k >= n - 1:
+    [ranks] = ranks_of([rule], weights, spectrum.singular_values, spectrum.nonzero)
+    if ranks.max() >= n - 1:
+        where = "" if len(ranks) == 1 else f" of frequency {int(ranks.argmax())}"
         raise DsvccaError(
-            f"{name}: {k} kept directions in {n} rows leave no freedom, every correlation would be 1 whatever the "
-            f"data (kept directions must stay below rows - 1 = {n - 1}): use more datapoints, or keep fewer "
-            "directions (variance=, rank=)"
+            f"{name}: {ranks.max()} kept directions{where} in {n} rows leave no freedom, every correlation would be 1 "
+            f"whatever the data (kept directions must stay below rows - 1 = {n - 1}): use more datapoints, or keep "
+            "fewer directions (variance=, rank=)"
         )
-    v = spectrum.vectors[:, :k]
-    s = like(spectrum.singular_values[:k], v)
-    # One product gives the columns and, in its last row, z_i . offset; long rows make it a quarter faster.
-    w = xp.concat([adjoint(v / s), offset[None, :]], axis=0)
-    of_mean = xp.matmul(w, offset[:, None])
-    columns.start(n, k)
-    gram: Array = 0.0
-    sums: Array = 0.0
+    blocks = [
+        _Block(int(weights[f]), v[:, :k], like(spectrum.singular_values[f, :k], powers), offsets[f, :])
+        for f, (v, k) in enumerate(zip(spectrum.vectors, ranks.tolist(), strict=True))
+    ]
+    columns.start(n, [block.width for block in blocks])
     row_norms: list[Array] = []
     for shifted in rows():
-        z = shifted[0, :, :]
-        projected = xp.matmul(w, adjoint(z)) - of_mean  # of the centred rows
-        stored = as_float64(columns.append(adjoint(projected[:k, :])))
-        gram = gram + xp.matmul(adjoint(stored), stored)
-        sums = sums + xp.sum(stored, axis=0)
-        row_norms.append(xp.vecdot(z, z) - 2 * projected[k, :] - of_mean[k, 0])
-    cholesky = xp.linalg.cholesky(gram - adjoint(sums[None, :]) * sums[None, :] / n)
+        pieces, norms = zip(*(block.project(shifted[f, :, :]) for f, block in enumerate(blocks)), strict=True)
+        stored = as_float64(columns.append(pieces[0] if len(pieces) == 1 else xp.concat(pieces, axis=1)))
+        start = 0
+        for block in blocks:
+            block.measure(stored[:, start : start + block.width])
+            start += block.width
+        row_norms.append(sum(norms))
+    done = [block.finish(n) for block in blocks]
     return Basis(
         count=n,
-        cholesky=cholesky,
-        column_sums=sums,
+        space=rows.space,
+        cholesky=tuple(cholesky for cholesky, _, _ in done),
+        column_sums=tuple(sums for _, sums, _ in done),
         singular_values=spectrum.singular_values,
         nonzero=spectrum.nonzero,
-        loadings=xp.matmul(adjoint(cholesky), s[:, None] * adjoint(v)),
-        mean=shift + offset,
+        loadings=tuple(loadings for _, _, loadings in done),
+        mean=moments.mean,
         neuron_norms=xp.sqrt(xp.maximum(neuron_powers, 0.0 * neuron_powers)),
         row_norms=xp.concat(row_norms, axis=0),
     )
 
 
-def whiten_in_memory(x: Array, rule: RankRule, name: str) -> tuple[Array, Basis]:
-    """Return the float64 columns (n, k) and the basis of activations (n, c) that are in memory."""
-    viewed = apply_view(x, "neurons")
+class _Block:
+    """One frequency while its columns are made."""
+
+    def __init__(self, weight: int, vectors: Array, s: Array, offset: Array) -> None:
+        xp = namespace(vectors)
+        self.weight, self.vectors, self.s = weight, vectors, s
+        self.real = not xp.isdtype(vectors.dtype, "complex floating")
+        offset = real_part(offset) if self.real else offset
+        # One product gives the columns and, in its last row, z_i . offset; long rows make it a quarter faster.
+        conjugate = offset if self.real else xp.conj(offset)
+        self.map = xp.concat([xp.matrix_transpose(vectors / s), conjugate[None, :]], axis=0)
+        self.of_mean = xp.matmul(self.map, offset[:, None])
+        self.gram: Array = 0.0
+        self.sums: Array = 0.0
+
+    @property
+    def width(self) -> int:
+        """Real columns."""
+        return int(self.s.shape[0]) * (1 if self.real else 2)
+
+    def project(self, shifted: Array) -> tuple[Array, Array]:
+        """Return the real columns (m, width) of shifted rows (m, c), and the weighted squared norms of centred rows."""
+        xp = namespace(shifted)
+        z = real_part(shifted) if self.real else shifted
+        projected = xp.matmul(self.map, xp.matrix_transpose(z)) - self.of_mean
+        norms = real_part(xp.vecdot(z, z) - 2 * projected[-1, :] - self.of_mean[-1, 0])
+        return as_pairs(xp.matrix_transpose(projected[:-1, :])), self.weight * norms
+
+    def measure(self, stored: Array) -> None:
+        """Add rows as they were stored to the Gram and the sums of the columns."""
+        xp = namespace(stored)
+        self.gram = self.gram + xp.matmul(adjoint(stored), stored)
+        self.sums = self.sums + xp.sum(stored, axis=0)
+
+    def finish(self, n: int) -> tuple[Array, Array, Array]:
+        """Return Cholesky factor, column sums and loadings."""
+        xp = namespace(self.gram)
+        gram, sums = self.gram, self.sums
+        if not self.real:
+            gram, sums = from_pairs(gram), sums[0::2] + 1j * sums[1::2]
+        cholesky = xp.linalg.cholesky(gram - adjoint(sums[None, :]) * sums[None, :] / n)
+        return cholesky, sums, xp.matmul(adjoint(cholesky), self.s[:, None] * adjoint(self.vectors))
+
+
+def whiten_in_memory(
+    x: Array, rule: RankRule, name: str, *, view: str = "neurons", center: str = "all"
+) -> tuple[Array, Basis]:
+    """Return the float64 real columns (n, widths of all frequencies) and the basis of activations in memory."""
     columns = InMemory("float64")
-    basis = whiten(
-        Rows(lambda: (viewed[:, step, :] for step in grid_steps(viewed.shape[1])), keep=True),
-        rule,
-        columns,
-        bits=significand_bits(x.dtype),
-        name=name,
-    )
+    rows = Rows(lambda: iter((x,)), tuple(x.shape), view, keep=True, center=center)
+    basis = whiten(rows, rule, columns, bits=significand_bits(x.dtype), name=name)
     return columns.array(), basis
 
 
@@ -300,7 +401,7 @@ def _not_finite(slabs: Iterable[Array], name: str) -> DsvccaError:
     """Return the error that says where activations are not finite."""
     start, bad, first, largest = 0, 0, -1, 0.0
     for slab in slabs:
-        values = to_numpy(as_float64(slab))[0]
+        values = to_numpy(as_float64(slab)).reshape(slab.shape[0], -1)
         wrong = ~np.isfinite(values)
         if first < 0 and wrong.any():
             first = start + int(np.argmax(wrong.any(axis=1)))
@@ -310,6 +411,6 @@ def _not_finite(slabs: Iterable[Array], name: str) -> DsvccaError:
     if not bad:
         return DsvccaError(f"{name}: squares of numbers as large as {largest:.3g} overflow float64: scale them down")
     return DsvccaError(
-        f"{name}: {bad} numbers are NaN or infinite, the first in row {first}: "
+        f"{name}: {bad} numbers are NaN or infinite, the first of datapoint {first}: "
         "leave this representation out, or write it again without them"
     )

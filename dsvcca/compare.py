@@ -14,6 +14,7 @@ from distributed import Client
 
 from dsvcca import execute, files, results
 from dsvcca.arrays import NumpyArray
+from dsvcca.basis import ranks_of
 from dsvcca.correlate import CorrelateTask, correlate
 from dsvcca.errors import DsvccaError, DsvccaWarning
 from dsvcca.plan import Plan
@@ -115,8 +116,9 @@ def kept_ranks(plan: Plan, workspace: str, bases: dict[int, BasisRef]) -> NumpyA
     for i, ref in sorted(bases.items(), key=lambda item: item[1].pack):
         if ref.pack not in packs:
             packs = {ref.pack: Pack(workspace, ref.pack)}
-        s, nonzero = packs[ref.pack].part("singular_values", ref.position), packs[ref.pack].nonzero(ref.position)
-        ranks[i] = [rule.keep(s, nonzero) for rule in plan.rules]
+        basis = packs[ref.pack].basis(ref.position)
+        kept = ranks_of(plan.rules, basis.weights, basis.singular_values, basis.nonzero)
+        ranks[i] = [int(np.sum(basis.weights * k)) for k in kept]
     return ranks
 
 

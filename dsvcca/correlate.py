@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -10,18 +11,21 @@ from pathlib import Path
 import numpy as np
 
 from dsvcca import files
-from dsvcca.arrays import Array, NumpyArray, adjoint, namespace, to_numpy
-from dsvcca.basis import RankRule, inverse_cholesky
+from dsvcca.arrays import Array, NumpyArray, adjoint, from_pairs, namespace, to_numpy
+from dsvcca.basis import Basis, RankRule, inverse_cholesky, ranks_of
 from dsvcca.correlations import corrected
-from dsvcca.measures import mean_correlation, projection_weighted
-from dsvcca.moments import GRID, grid_steps
+from dsvcca.measures import TOTALS, exchanged, measures_of, totals_of_values, totals_of_vectors
+from dsvcca.moments import grid_steps
 from dsvcca.plan import STRIP, tile_memory
 from dsvcca.results import MIRRORED, write_tile
+from dsvcca.views import GRID
 from dsvcca.workspace import BasisRef, Pack
 
-SHAPE, LEAST, ROWS = 64, 1024, 16
-"""Both sides of a product are multiples of SHAPE columns, its right side has LEAST of them or more, and it runs over
-ROWS rows or more: no edges, and never small enough (10^6 multiplications) for BLAS's routine for small products."""
+SHAPE, ROWS = 64, 16
+"""Both sides of a product are multiples of SHAPE columns, and it runs over ROWS rows or more: no edges."""
+
+SMALL = 1 << 20
+"""Multiplications up to which BLAS may take a routine for small products: others have more."""
 
 SOLVED_TOGETHER = 4 << 20
 """Bytes of cross blocks in one stack of solves."""
@@ -58,65 +62,81 @@ class TileReceipt:
 class Panel:
     """The bases of one panel: small parts in memory, columns read step by step.
 
-    `keys` order bases by what they hold: every pair is solved in that order of its two sides, so that its bits do not
-    depend on which of them came first.
+    `ranks` (representations, rules, f) are the directions each rule keeps. `keys` order bases by what they hold: every
+    pair is solved in that order of its two sides, so that its bits do not depend on which of them came first.
     """
 
     def __init__(self, workspace: str, refs: tuple[BasisRef, ...], rules: tuple[RankRule, ...]) -> None:
         self.refs = refs
         self.packs = {name: Pack(workspace, name) for name in dict.fromkeys(ref.pack for ref in refs)}
-        self.ranks: list[tuple[int, ...]] = []
-        self.loadings: list[Array] = []
-        self.inverses: list[Array] = []
-        self.sums: list[Array] = []
-        self.keys: list[tuple[bytes, bytes]] = []
-        for ref in refs:
-            pack = self.packs[ref.pack]
-            s, nonzero = pack.part("singular_values", ref.position), pack.nonzero(ref.position)
-            ranks = tuple(rule.keep(s, nonzero) for rule in rules)
-            k = max(ranks)
-            self.keys.append((s.tobytes(), pack.part("loadings", ref.position).tobytes()))
-            self.ranks.append(ranks)
-            self.loadings.append(pack.part("loadings", ref.position)[:k])
-            self.inverses.append(inverse_cholesky(pack.part("cholesky", ref.position)[:k, :k]))
-            self.sums.append(pack.part("column_sums", ref.position)[:k])
-        self.columns = [max(ranks) for ranks in self.ranks]
+        self.bases = [self.packs[ref.pack].basis(ref.position) for ref in refs]
+        self.weights = self.bases[0].weights
+        self.ranks = np.asarray([ranks_of(rules, b.weights, b.singular_values, b.nonzero) for b in self.bases])
+        self.most = self.ranks.max(axis=1)
+        self.widths = self.most * self.weights
+        self.keys = [_digest(basis) for basis in self.bases]
+        self._inverses: dict[tuple[int, int], Array] = {}
 
-    def runs(self, most: int) -> Iterator[range]:
-        """Cut the panel into runs of at most `most` columns (or one basis)."""
+    def inverse(self, i: int, f: int) -> Array:
+        """Return L^-1 of one basis at one frequency."""
+        if (i, f) not in self._inverses:
+            k = self.most[i, f]
+            self._inverses[i, f] = inverse_cholesky(self.bases[i].cholesky[f][:k, :k])
+        return self._inverses[i, f]
+
+    def runs(self, f: int, most: int) -> Iterator[range]:
+        """Cut the panel into runs of at most `most` columns at one frequency (or one basis)."""
         start = total = 0
-        for i, k in enumerate(self.columns):
-            if i > start and total + k > most:
+        for i, width in enumerate(self.widths[:, f].tolist()):
+            if i > start and total + width > most:
                 yield range(start, i)
                 start, total = i, 0
-            total += k
-        yield range(start, len(self.columns))
+            total += width
+        yield range(start, len(self.refs))
 
-    def width(self, run: range, least: int) -> int:
-        """Return the columns of a slab that holds a run of bases: a multiple of `SHAPE`, and at least `least`."""
-        return max(least, -(-sum(self.columns[i] for i in run) // SHAPE) * SHAPE)
+    def fill(self, slab: NumpyArray, step: slice, run: range, frequencies: range) -> list[NumpyArray]:
+        """Write the columns of a run of bases for one step of the grid into `slab`, and return those of each frequency.
 
-    def fill(self, slab: NumpyArray, step: slice, run: range) -> NumpyArray:
-        """Write the columns of a run of bases for one step of the grid into `slab`, and return its part that counts.
-
-        Rows up to `ROWS`, and columns up to its width, are zero where no basis is.
+        Rows up to `ROWS`, and columns up to a multiple of `SHAPE`, are zero where no basis is.
         """
-        ends = np.cumsum([0, *(self.columns[i] for i in run)])
         rows = step.stop - step.start
         slab = slab[: max(rows, ROWS)]
         slab[rows:] = 0
-        slab[:, ends[-1] :] = 0
-        for name in dict.fromkeys(self.refs[i].pack for i in run):
-            pack = self.packs[name]
-            here = [(int(start), i) for start, i in zip(ends, run, strict=False) if self.refs[i].pack == name]
-            for rows_read, places, read in pack.columns(step):
-                for start, i in here:
-                    first = pack.place(self.refs[i].position).start
-                    begin, end = max(first, places.start), min(first + self.columns[i], places.stop)
+        found = []
+        targets: dict[str, list[tuple[int, slice]]] = {}
+        start = 0
+        for f in frequencies:
+            ends = start + np.cumsum([0, *self.widths[run.start : run.stop, f].tolist()])
+            stop = start + padded(int(ends[-1]) - start)
+            slab[:, ends[-1] : stop] = 0
+            for place, i in zip(ends.tolist(), run, strict=False):
+                first = self.packs[self.refs[i].pack].place(self.refs[i].position, f).start
+                kept = slice(first, first + int(self.widths[i, f]))
+                if kept.stop > kept.start:
+                    targets.setdefault(self.refs[i].pack, []).append((place, kept))
+            found.append(slab[:, start:stop])
+            start = stop
+        for name, wanted in targets.items():
+            every = slice(min(kept.start for _, kept in wanted), max(kept.stop for _, kept in wanted))
+            for rows_read, there, read in self.packs[name].columns(step, every):
+                for place, kept in wanted:
+                    begin, end = max(kept.start, there.start), min(kept.stop, there.stop)
                     if begin < end:
-                        target = slice(start + begin - first, start + end - first)
-                        slab[rows_read, target] = read[:, begin - places.start : end - places.start]
-        return slab
+                        target = slice(place + begin - kept.start, place + end - kept.start)
+                        slab[rows_read, target] = read[:, begin - there.start : end - there.start]
+        return found
+
+
+def _digest(basis: Basis) -> bytes:
+    found = hashlib.blake2b(basis.singular_values.tobytes())
+    for part in basis.loadings:
+        found.update(part.tobytes())
+    return found.digest()
+
+
+def padded(columns: int) -> int:
+    """Return the columns of a slab that holds so many."""
+    return -(-columns // SHAPE) * SHAPE
 
 
 def correlate(task: CorrelateTask) -> TileReceipt:
@@ -130,13 +150,19 @@ def correlate(task: CorrelateTask) -> TileReceipt:
         wanted = np.unpackbits(bits, count=shape[0] * shape[1]).astype(bool).reshape(shape)
     if y is x:
         wanted &= np.tri(shape[0], dtype=bool).T
-    values = {name: np.full((*shape, len(task.rules)), np.nan) for name in task.measures}
-    most = _most_columns(task, sum(x.columns), 0 if y is x else sum(y.columns))
-    for x_run in x.runs(most):
-        for y_run in y.runs(most):
-            if wanted[x_run.start : x_run.stop, y_run.start : y_run.stop].any():
-                block = _cross(x, x_run, y, y_run, task.rows)
-                _solve(task, x, x_run, y, y_run, block, wanted, values)
+    vectors = any(name.startswith("pwcca") for name in task.measures)
+    totals = {name: np.zeros((*shape, len(task.rules))) for name in (TOTALS if vectors else TOTALS[:2])}
+    most = _most_columns(task, x, y)
+    for frequencies in _groups(x, y, most):
+        for x_run in x.runs(frequencies.start, most):
+            for y_run in y.runs(frequencies.start, most):
+                if wanted[x_run.start : x_run.stop, y_run.start : y_run.stop].any():
+                    for f, block in zip(frequencies, _cross(x, x_run, y, y_run, frequencies, task.rows), strict=True):
+                        _solve(f, x, x_run, y, y_run, block, wanted, totals)
+    rank_x, rank_y = (np.sum(panel.ranks * panel.weights, axis=2) for panel in (x, y))
+    with np.errstate(invalid="ignore"):  # 0 / 0 where no comparison was asked for
+        found = measures_of(totals, np.minimum(rank_x[:, None, :], rank_y[None, :, :]))
+    values = {name: np.where(wanted[..., None], found[name], np.nan) for name in task.measures}
     if y is x:
         _fill_below(values)
     with files.disk_errors(Path(task.out)):
@@ -144,54 +170,88 @@ def correlate(task: CorrelateTask) -> TileReceipt:
     return TileReceipt(task.tile, int(wanted.sum()))
 
 
-def _most_columns(task: CorrelateTask, x_columns: int, y_columns: int) -> int:
+def _most_columns(task: CorrelateTask, x: Panel, y: Panel) -> int:
     """Return the columns a run may have on each side, so that the task stays in its budget."""
+    x_columns, y_columns = int(x.widths.sum()), 0 if y is x else int(y.widths.sum())
     if tile_memory(x_columns, y_columns, task.rows) <= task.budget:
         return max(x_columns, y_columns)
     most = max(x_columns, y_columns)
-    while most > 64 and tile_memory(most, most, task.rows) > task.budget:
+    while most > SHAPE and tile_memory(most, most, task.rows) > task.budget:
         most = most * 7 // 8
     return most
 
 
-def _cross(x: Panel, x_run: range, y: Panel, y_run: range, rows: int) -> Array:
-    """Return M = U_x^H U_y of two runs: float32 products of one step of the grid, summed in float64.
+def _groups(x: Panel, y: Panel, most: int) -> Iterator[range]:
+    """Cut the frequencies into groups whose columns are at most `most` on each side (or one frequency)."""
+    widths = np.maximum(x.widths.sum(axis=0), y.widths.sum(axis=0))
+    start = total = 0
+    for f, width in enumerate(map(padded, widths.tolist())):
+        if f > start and total + width > most:
+            yield range(start, f)
+            start, total = f, 0
+        total += width
+    yield range(start, len(widths))
+
+
+def _cross(x: Panel, x_run: range, y: Panel, y_run: range, frequencies: range, rows: int) -> list[Array]:
+    """Return the real product of the columns of two runs at each frequency: float32 products of one step of the grid,
+    summed in float64.
 
     The bits of a product must not depend on which bases share a panel. So slabs are padded with zeros to shapes for
     which BLAS has no special routine (`SHAPE`), and the left side is taken in strips, each a copy: an array times
     itself would take another routine as well. Of a run with itself only each basis and those right of it are made.
     """
     itself = x is y and x_run == y_run
-    ends = np.cumsum([0, *(x.columns[i] for i in x_run)])
-    m: Array = None
-    for step, u_x, u_y in _slabs(x, x_run, y, y_run, rows):
-        xp = namespace(u_x)
-        m = xp.empty((u_x.shape[1], u_y.shape[1]), dtype=xp.float64) if m is None else m
-        for strip in grid_steps(u_x.shape[1], STRIP):
-            left = xp.asarray(u_x[:, strip], copy=True)
-            first = int(ends[np.searchsorted(ends, strip.start, side="right") - 1]) if itself else 0
-            right = slice(min(first // SHAPE * SHAPE, u_y.shape[1] - LEAST), u_y.shape[1])
-            product = xp.matmul(adjoint(left), u_y[:, right])
-            if step.start == 0:
-                m[strip, right] = product
-            else:
-                m[strip, right] += product
+    found: list[Array] = [None for _ in frequencies]
+    for step, every_x, every_y in _slabs(x, x_run, y, y_run, frequencies, rows):
+        least = padded(-(-SMALL // (SHAPE * max(step.stop - step.start, ROWS))))
+        for place, (u_x, u_y) in enumerate(zip(every_x, every_y, strict=True)):
+            ends = np.cumsum([0, *x.widths[x_run.start : x_run.stop, frequencies[place]].tolist()])
+            found[place] = _add_product(found[place], u_x, u_y, ends if itself else None, least)
+    return found
+
+
+def _add_product(m: Array, u_x: Array, u_y: Array, ends: NumpyArray | None, least: int) -> Array:
+    """Return m + U_x^T U_y, or the product alone where m is None; with `ends` of its bases, U_x is U_y."""
+    xp = namespace(u_x)
+    columns = u_y.shape[1]
+    if columns < least:
+        u_y = xp.concat([u_y, xp.zeros((u_y.shape[0], least - columns), dtype=u_y.dtype)], axis=1)
+    first_step = m is None
+    if first_step:
+        m = xp.empty((u_x.shape[1], columns), dtype=xp.float64)
+    for strip in grid_steps(u_x.shape[1], STRIP):
+        left = xp.asarray(u_x[:, strip], copy=True)
+        first = 0 if ends is None else int(ends[np.searchsorted(ends, strip.start, side="right") - 1])
+        start = max(0, min(first // SHAPE * SHAPE, u_y.shape[1] - least))
+        product = xp.matmul(adjoint(left), u_y[:, start:])[:, : columns - start]
+        if first_step:
+            m[strip, start:] = product
+        else:
+            m[strip, start:] += product
     return m
 
 
-def _slabs(x: Panel, x_run: range, y: Panel, y_run: range, rows: int) -> Iterator[tuple[slice, Array, Array]]:
+def _slabs(
+    x: Panel, x_run: range, y: Panel, y_run: range, frequencies: range, rows: int
+) -> Iterator[tuple[slice, list[Array], list[Array]]]:
     """Yield the columns of two runs for every step of the grid; the next step is read while the caller uses one.
 
     Slabs are used again, every other step: they hold their numbers until the next one is asked for.
     """
     itself = x is y and x_run == y_run
     height = max(min(rows, GRID), ROWS)
-    y_slabs = [np.empty((height, y.width(y_run, LEAST)), dtype=np.float32) for _ in range(2)]
-    x_slabs = y_slabs if itself else [np.empty((height, x.width(x_run, SHAPE)), dtype=np.float32) for _ in range(2)]
 
-    def read(step: slice, place: int) -> tuple[slice, Array, Array]:
-        u_y = y.fill(y_slabs[place % 2], step, y_run)
-        return step, u_y if itself else x.fill(x_slabs[place % 2], step, x_run), u_y
+    def empty(panel: Panel, run: range) -> list[NumpyArray]:
+        widths = panel.widths[run.start : run.stop, frequencies.start : frequencies.stop].sum(axis=0).tolist()
+        return [np.empty((height, sum(map(padded, widths))), dtype=np.float32) for _ in range(2)]
+
+    y_slabs = empty(y, y_run)
+    x_slabs = y_slabs if itself else empty(x, x_run)
+
+    def read(step: slice, place: int) -> tuple[slice, list[Array], list[Array]]:
+        u_y = y.fill(y_slabs[place % 2], step, y_run, frequencies)
+        return step, u_y if itself else x.fill(x_slabs[place % 2], step, x_run, frequencies), u_y
 
     steps = list(grid_steps(rows))
     with ThreadPoolExecutor(1, "dsvcca-io") as io:
@@ -204,62 +264,60 @@ def _slabs(x: Panel, x_run: range, y: Panel, y_run: range, rows: int) -> Iterato
 
 
 def _solve(
-    task: CorrelateTask,
+    f: int,
     x: Panel,
     x_run: range,
     y: Panel,
     y_run: range,
     block: Array,
     wanted: NumpyArray,
-    values: dict[str, NumpyArray],
+    totals: dict[str, NumpyArray],
 ) -> None:
-    """Solve the wanted pairs of a block, in stacks of equal ranks."""
-    x_ends = np.cumsum([0, *(x.columns[i] for i in x_run)])
-    y_ends = np.cumsum([0, *(y.columns[j] for j in y_run)])
+    """Solve the wanted pairs of a block of one frequency in stacks of equal ranks, and add to their totals."""
+    x_ends = np.cumsum([0, *x.widths[x_run.start : x_run.stop, f].tolist()])
+    y_ends = np.cumsum([0, *y.widths[y_run.start : y_run.stop, f].tolist()])
+    weight = int(x.weights[f])
     at = np.argwhere(wanted[x_run.start : x_run.stop, y_run.start : y_run.stop])
     at += np.asarray([x_run.start, y_run.start])
+    x_kinds, y_kinds = ([tuple(k) for k in panel.ranks[:, :, f].tolist()] for panel in (x, y))
     kinds: dict[tuple[tuple[int, ...], tuple[int, ...], bool], int] = {}
-    kind = [kinds.setdefault((x.ranks[i], y.ranks[j], x.keys[i] > y.keys[j]), len(kinds)) for i, j in at.tolist()]
+    kind = [kinds.setdefault((x_kinds[i], y_kinds[j], x.keys[i] > y.keys[j]), len(kinds)) for i, j in at.tolist()]
     for (x_ranks, y_ranks, swapped), number in kinds.items():
+        k_x, k_y = max(x_ranks), max(y_ranks)
+        if not k_x or not k_y:
+            continue
         pairs = at[np.asarray(kind) == number]
-        size = max(1, SOLVED_TOGETHER // (8 * max(x_ranks) * max(y_ranks)))
+        size = max(1, SOLVED_TOGETHER // (8 * k_x * k_y * weight**2))
         for some in (pairs[start : start + size] for start in range(0, len(pairs), size)):
             i, j = some.T
-            m = _gather(block, x_ends[i - x_run.start], y_ends[j - y_run.start], max(x_ranks), max(y_ranks))
-            left, right = (y, x) if swapped else (x, y)
-            left_i, right_i = (j, i) if swapped else (i, j)
+            m = _gather(block, x_ends[i - x_run.start], y_ends[j - y_run.start], k_x * weight, k_y * weight)
+            m = from_pairs(m) if weight == 2 else m
+            left, left_i, right, right_i = (y, j, x, i) if swapped else (x, i, y, j)
             c = corrected(
                 adjoint(m) if swapped else m,
-                np.stack([left.sums[k] for k in left_i]),
-                np.stack([right.sums[k] for k in right_i]),
-                task.rows,
-                np.stack([left.inverses[k] for k in left_i]),
-                np.stack([right.inverses[k] for k in right_i]),
+                np.stack([left.bases[k].column_sums[f][: m.shape[2 if swapped else 1]] for k in left_i]),
+                np.stack([right.bases[k].column_sums[f][: m.shape[1 if swapped else 2]] for k in right_i]),
+                left.bases[0].count,
+                np.stack([left.inverse(k, f) for k in left_i]),
+                np.stack([right.inverse(k, f) for k in right_i]),
             )
-            for place, (k_x, k_y) in enumerate(zip(x_ranks, y_ranks, strict=True)):
-                k_left, k_right = (k_y, k_x) if swapped else (k_x, k_y)
+            for place, ranks in enumerate(zip(x_ranks, y_ranks, strict=True)):
+                if not min(ranks):
+                    continue
+                k_left, k_right = ranks[::-1] if swapped else ranks
                 corner = c[:, :k_left, :k_right]
-                found = _measure(task.measures, corner, left, left_i, right, right_i, swapped)
-                for name, numbers in found.items():
-                    values[name][i, j, place] = to_numpy(numbers)
+                if len(totals) > 2:
+                    left_loadings, right_loadings = ([b.loadings[f] for b in side.bases] for side in (left, right))
+                    found = totals_of_vectors(corner, left_i, right_i, left_loadings, right_loadings)
+                else:
+                    found = totals_of_values(corner)
+                for name, numbers in (exchanged(found) if swapped else found).items():
+                    totals[name][i, j, place] += weight * to_numpy(numbers)
 
 
 def _gather(block: Array, rows: NumpyArray, columns: NumpyArray, k_x: int, k_y: int) -> Array:
     """Return the (k_x, k_y) pieces of `block` that begin at the given rows and columns, stacked."""
     return np.stack([block[r : r + k_x, c : c + k_y] for r, c in zip(rows, columns, strict=True)])
-
-
-def _measure(
-    measures: tuple[str, ...], c: Array, left: Panel, i: NumpyArray, right: Panel, j: NumpyArray, swapped: bool
-) -> dict[str, Array]:
-    if not any(name.startswith("pwcca") for name in measures):
-        mean, r2 = mean_correlation(c)
-        found = {"svcca": mean, "r2": r2}
-    else:
-        mean, r2, of_left, of_right = projection_weighted(c, i, j, left.loadings, right.loadings)
-        x, y = (of_right, of_left) if swapped else (of_left, of_right)
-        found = {"svcca": mean, "r2": r2, "pwcca_x": x, "pwcca_y": y}
-    return {name: found[name] for name in measures}
 
 
 def _fill_below(values: dict[str, NumpyArray]) -> None:

@@ -7,7 +7,7 @@ one number for each, so that a tile of comparisons is a few calls.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -88,17 +88,21 @@ def pwcca(x: Array, y: Array, *, variance: float = 1.0, side: str = "x") -> floa
     return float(_weighted(found.correlations, weights))
 
 
-def mean_correlation(c: Array) -> tuple[Array, Array]:
-    """Return (svcca, r2) of cross blocks (b, k_x, k_y): values only, no vectors."""
+TOTALS = ("rho", "rho2", "x_weighted", "x_weights", "y_weighted", "y_weights")
+"""What is summed over frequencies before it is divided: sum(rho), sum(rho^2), and of each side sum(a rho) and sum(a)."""
+
+
+def totals_of_values(c: Array) -> dict[str, Array]:
+    """Return sum(rho) and sum(rho^2) of cross blocks (b, k_x, k_y): values only, no vectors."""
     xp = namespace(c)
     rho = correlations_of(c)
-    return xp.mean(rho, axis=-1), xp.mean(rho * rho, axis=-1)
+    return {"rho": xp.sum(rho, axis=-1), "rho2": xp.sum(rho * rho, axis=-1)}
 
 
-def projection_weighted(
+def totals_of_vectors(
     c: Array, x: NumpyArray, y: NumpyArray, x_loadings: Sequence[Array], y_loadings: Sequence[Array]
-) -> tuple[Array, Array, Array, Array]:
-    """Return (svcca, r2, pwcca_x, pwcca_y) of cross blocks, without touching a row of data.
+) -> dict[str, Array]:
+    """Return all `TOTALS` of cross blocks, without touching a row of data.
 
     Parameters
     ----------
@@ -111,19 +115,38 @@ def projection_weighted(
     """
     xp = namespace(c)
     if c.shape[1] > c.shape[2]:
-        mean, r2, pwcca_y, pwcca_x = projection_weighted(adjoint(c), y, x, y_loadings, x_loadings)
-        return mean, r2, pwcca_x, pwcca_y
+        return exchanged(totals_of_vectors(adjoint(c), y, x, y_loadings, x_loadings))
     rho, a = smaller_side(c)
     b = xp.matmul(adjoint(c), a) / xp.maximum(rho, xp.full_like(rho, UNSAFE))[:, None, :]
     for i in np.flatnonzero(to_numpy(rho[:, -1]) < UNSAFE):
         left, values, right = xp.linalg.svd(c[int(i), :, :], full_matrices=False)
         rho[int(i), :], a[int(i), :, :], b[int(i), :, :] = xp.clip(values, 0.0, 1.0), left, adjoint(right)
-    return (
-        xp.mean(rho, axis=-1),
-        xp.mean(rho * rho, axis=-1),
-        _weighted(rho, _weights(a, x, x_loadings)),
-        _weighted(rho, _weights(b, y, y_loadings)),
-    )
+    of_x, of_y = _weights(a, x, x_loadings), _weights(b, y, y_loadings)
+    sums = (rho, rho * rho, of_x * rho, of_x, of_y * rho, of_y)
+    return {name: xp.sum(one, axis=-1) for name, one in zip(TOTALS, sums, strict=True)}
+
+
+def exchanged(totals: dict[str, Array]) -> dict[str, Array]:
+    """Return the totals with x and y exchanged."""
+    other = {"x": "y", "y": "x"}
+    return {other.get(name[0], name[0]) + name[1:]: one for name, one in totals.items()}
+
+
+def measures_of(totals: Mapping[str, Array], fewer: Array) -> dict[str, Array]:
+    """Return every measure that the totals over all frequencies allow.
+
+    Parameters
+    ----------
+    totals : mapping
+        Of `TOTALS`, those that were summed, each frequency times its weight.
+    fewer : array
+        min(rank_x, rank_y).
+    """
+    found = {"svcca": totals["rho"] / fewer, "r2": totals["rho2"] / fewer}
+    for side in "xy":
+        if f"{side}_weights" in totals:
+            found[f"pwcca_{side}"] = totals[f"{side}_weighted"] / totals[f"{side}_weights"]
+    return found
 
 
 def _weighted(rho: Array, weights: Array) -> Array:

@@ -1,7 +1,7 @@
-"""Rows on a fixed grid, and their streaming co-moments: count, shift, sum and centred Gram; they merge.
+"""Rows on a fixed grid, and their streaming co-moments: count, shift, sum and Gram; they merge.
 
-Rows are taken in steps of one fixed grid (`GRID` rows), whatever the chunks, the memory or the number of workers:
-every product and every sum is then the same to the last bit however the work was cut.
+Datapoints are taken in steps of one fixed grid (`views.grid_datapoints`), whatever the chunks, the memory or the number
+of workers: every product and every sum is then the same to the last bit however the work was cut.
 """
 
 from __future__ import annotations
@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from dsvcca.arrays import Array, adjoint, as_float64, namespace
+import numpy as np
 
-GRID = 4096
-"""Rows in one step of the grid on which all products and sums are made."""
+from dsvcca.arrays import Array, adjoint, as_float64, as_pairs, from_pairs, like, namespace
+from dsvcca.frequencies import half_spectrum
+from dsvcca.views import GRID, apply_view, grid_datapoints, view_space
 
 SHIFT_ROWS = 256
 """Rows whose mean is the shift: near enough to the mean of all for nothing to cancel."""
@@ -60,60 +61,85 @@ def grid_steps(rows: int, grid: int = GRID) -> Iterator[slice]:
         yield slice(start, min(start + grid, rows))
 
 
-def on_grid(pieces: Iterable[Array], grid: int = GRID) -> Iterator[Array]:
-    """Regroup pieces (f, rows, c) of any length into steps of `grid` rows; only the last step is shorter."""
+def on_grid(pieces: Iterable[Array], grid: int) -> Iterator[Array]:
+    """Regroup pieces (datapoints, ...) of any length into steps of `grid` datapoints; only the last step is shorter."""
     waiting: list[Array] = []
     rows = 0
     for piece in pieces:
         xp = namespace(piece)
         start = 0
-        while start < piece.shape[1]:
-            taken = piece[:, start : min(start + grid - rows, piece.shape[1]), :]
+        while start < piece.shape[0]:
+            taken = piece[start : min(start + grid - rows, piece.shape[0]), ...]
             waiting.append(taken)
-            rows += taken.shape[1]
-            start += taken.shape[1]
+            rows += taken.shape[0]
+            start += taken.shape[0]
             if rows == grid:
-                yield waiting[0] if len(waiting) == 1 else xp.concat(waiting, axis=1)
+                yield waiting[0] if len(waiting) == 1 else xp.concat(waiting, axis=0)
                 waiting, rows = [], 0
     if waiting:
-        yield waiting[0] if len(waiting) == 1 else namespace(waiting[0]).concat(waiting, axis=1)
+        yield waiting[0] if len(waiting) == 1 else namespace(waiting[0]).concat(waiting, axis=0)
 
 
 class Rows:
-    """Rows of one representation on the grid, shifted to about zero mean, as often as asked.
+    """Rows of one representation under a view, on the grid, shifted to about zero mean, as often as asked.
 
     Parameters
     ----------
     pieces : callable
-        Starts a pass over the rows: pieces (f, rows, c) of any length and any real floating type.
+        Starts a pass: activations (datapoints, *space, c) in pieces of any length and of any real type.
+    shape : tuple of int
+        (n, *space, c) of the whole.
+    view : str
     keep : bool
         Whether shifted rows stay in memory after the first pass; otherwise each pass calls `pieces` again.
+    center : {"all", "dc"}
+        Subtract the mean of every frequency, or of frequency 0 alone.
 
     Attributes
     ----------
-    shift : (f, c) float64
-        Mean of the first `SHIFT_ROWS` rows, subtracted from every row: what is left has little to cancel.
+    space : tuple of int
+        Sizes of the axes that were transformed; () where there is one frequency only.
+    shift : (f, c) float64 or complex128
+        Mean of the first `SHIFT_ROWS` rows, subtracted from every row: what is left has little to cancel. Zero where
+        the mean is not to be subtracted.
     largest : float
         Largest absolute value as stored, mean included: how coarsely the numbers were rounded.
     """
 
-    def __init__(self, pieces: Callable[[], Iterable[Array]], *, keep: bool) -> None:
-        self._pieces, self._keep = pieces, keep
+    def __init__(
+        self,
+        pieces: Callable[[], Iterable[Array]],
+        shape: tuple[int, ...],
+        view: str,
+        *,
+        keep: bool,
+        center: str = "all",
+    ) -> None:
+        self._pieces, self._view, self._keep = pieces, view, keep
+        self._grid = grid_datapoints(shape, view)
         self._kept: list[Array] | None = None
+        self.space = view_space(shape, view)
+        self.centred = np.ones(len(half_spectrum(self.space).weights), dtype=bool)
+        if center == "dc":
+            self.centred[1:] = False
         self.shift: Array = None
         self.largest = 0.0
 
     def __call__(self) -> Iterator[Array]:
-        """Yield the shifted rows, (f, rows, c) float64, one step of the grid at a time."""
+        """Yield the shifted rows, (f, rows, c) float64 or complex128, one step of the grid at a time."""
         if self._kept is not None:
             yield from self._kept
             return
         kept = []
-        for slab in self.stored():
-            xp = namespace(slab)
+        for stored in on_grid(self._pieces(), self._grid):
+            xp = namespace(stored)
+            numbers = stored if xp.isdtype(stored.dtype, "real floating") else as_float64(stored)
+            self.largest = max(self.largest, float(xp.max(numbers)), -float(xp.min(numbers)))
+            slab = apply_view(stored, self._view)
             if self.shift is None:
-                self.shift = xp.mean(as_float64(slab[:, : min(SHIFT_ROWS, slab.shape[1]), :]), axis=1)
-            self.largest = max(self.largest, float(xp.max(slab)), -float(xp.min(slab)))
+                first = slab[:, : min(SHIFT_ROWS, slab.shape[1]), :]
+                self.shift = xp.mean(first if _is_complex(first) else as_float64(first), axis=1)
+                self.shift = self.shift * like(self.centred[:, None].astype(np.float64), self.shift)
             shifted = slab - self.shift[:, None, :]
             if self._keep:
                 kept.append(shifted)
@@ -121,23 +147,21 @@ class Rows:
         if self._keep:
             self._kept = kept
 
+    def moments(self, shifted: Array) -> Moments:
+        """Return the moments of one step of shifted rows (f, rows, c)."""
+        xp = namespace(shifted)
+        pairs = as_pairs(shifted)
+        gram = xp.matmul(adjoint(pairs), pairs)
+        sums = xp.sum(shifted, axis=1)
+        if _is_complex(shifted):
+            gram = from_pairs(gram)
+        if not self.centred.all():
+            sums = sums * like(self.centred[:, None].astype(np.float64), sums)
+        return Moments(shifted.shape[1], self.shift, sums, gram)
+
     def stored(self) -> Iterator[Array]:
-        """Yield the rows as they are stored, read anew."""
-        return on_grid(self._pieces())
-
-
-def moments_of(shifted: Array, shift: Array) -> Moments:
-    """Return the moments of one step of rows.
-
-    Parameters
-    ----------
-    shifted : (f, rows, c) float64
-        The rows minus `shift`.
-    shift : (f, c) float64
-    """
-    xp = namespace(shifted)
-    gram = xp.matmul(adjoint(shifted), shifted)
-    return Moments(shifted.shape[1], shift, xp.sum(shifted, axis=1), gram)
+        """Yield the activations as they are stored, read anew."""
+        return on_grid(self._pieces(), self._grid)
 
 
 def merge(first: Moments, second: Moments) -> Moments:
@@ -149,7 +173,11 @@ def moments_over(rows: Rows) -> Moments:
     """Return the moments of all rows, merged in the order of the grid."""
     total: Moments | None = None
     for shifted in rows():
-        step = moments_of(shifted, rows.shift)
+        step = rows.moments(shifted)
         total = step if total is None else merge(total, step)
     assert total is not None  # a representation has at least two rows
     return total
+
+
+def _is_complex(array: Array) -> bool:
+    return bool(namespace(array).isdtype(array.dtype, "complex floating"))

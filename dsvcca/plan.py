@@ -18,10 +18,9 @@ from dsvcca.activations import Representation
 from dsvcca.basis import RankRule
 from dsvcca.errors import DsvccaError
 from dsvcca.measures import MEASURES
-from dsvcca.moments import GRID
 from dsvcca.pairs import RULES, Pairs, choose_pairs
 from dsvcca.store import Store
-from dsvcca.views import VIEWS, choose_view, viewed_shape
+from dsvcca.views import GRID, VIEWS, choose_view, viewed_shape
 
 NUMERICS = 1
 """Changes whenever the same inputs would give other bits."""

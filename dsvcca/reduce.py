@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from dsvcca.basis import InMemory, RankRule, whiten
 from dsvcca.errors import DsvccaError
 from dsvcca.moments import Rows
 from dsvcca.plan import PACK, Plan, holds_whole, pack_memory
-from dsvcca.views import apply_view, viewed_shape
+from dsvcca.views import viewed_shape
 from dsvcca.workspace import PackWriter, Receipt
 
 
@@ -99,7 +100,9 @@ def _add(pack: PackWriter, task: ReduceTask, place: int, read: Future[list[Numpy
     small = read.result()
     _, n, c = viewed_shape(representation.logical_shape, view)
     rows = Rows(
-        lambda: (apply_view(piece, view) for piece in small or read_pieces(representation)),
+        lambda: small or read_pieces(representation),
+        representation.logical_shape,
+        view,
         keep=holds_whole(n, c, task.budget),
     )
     columns = _Streamed(pack) if alone else InMemory("float32")
@@ -113,8 +116,8 @@ class _Streamed:
     def __init__(self, pack: PackWriter) -> None:
         self.pack, self.start_row = pack, 0
 
-    def start(self, n: int, k: int) -> None:
-        self.array = self.pack.stream(k)
+    def start(self, n: int, widths: Sequence[int]) -> None:
+        self.array = self.pack.stream(sum(widths))
 
     def append(self, slab: Array) -> Array:
         stored = slab.astype("float32")

@@ -10,6 +10,7 @@ applied piece by piece.
 | mean      | (1, n, c)              | average over space: what a global pooling layer sees  |
 | max       | (1, n, c)              | maximum over space                                    |
 | positions | (1, n * space, c)      | every position of every datapoint is a row            |
+| dft       | (f, n, c)              | every bin of the transform over space on its own      |
 """
 
 from __future__ import annotations
@@ -18,8 +19,15 @@ from math import prod
 
 from dsvcca.arrays import Array, as_float64, namespace
 from dsvcca.errors import DsvccaError
+from dsvcca.frequencies import half_spectrum, to_frequencies
 
-VIEWS = ("neurons", "mean", "max", "positions")
+VIEWS = ("neurons", "mean", "max", "positions", "dft")
+
+GRID = 4096
+"""Rows in one step of the grid on which all products and sums are made, at most."""
+
+STEP_BYTES = 128 << 20
+"""Bytes, as float64, of the activations in one step: wide ones have shorter steps."""
 
 
 def choose_view(shape: tuple[int, ...]) -> str:
@@ -59,7 +67,28 @@ def viewed_shape(shape: tuple[int, ...], view: str) -> tuple[int, int, int]:
             f"view='neurons' needs (datapoint, neuron) activations, found {len(shape)} axes {shape}: "
             "use view='mean', 'max' or 'positions'"
         )
+    if 0 in space:
+        raise DsvccaError(f"activations of shape {shape} have a spatial axis of length 0: there is nothing to see")
+    if view == "dft":
+        return len(half_spectrum(tuple(space)).bins), n, c
     return (1, n * prod(space), c) if view == "positions" else (1, n, c)
+
+
+def view_space(shape: tuple[int, ...], view: str) -> tuple[int, ...]:
+    """Return the sizes of the axes that a view transforms: () for every view that has one frequency only."""
+    return tuple(shape[1:-1]) if view == "dft" else ()
+
+
+def grid_datapoints(shape: tuple[int, ...], view: str) -> int:
+    """Return the datapoints in one step of the grid: a power of two that depends on shape and view alone.
+
+    >>> grid_datapoints((10_000, 256), "neurons"), grid_datapoints((20_000, 32, 32, 64), "dft")
+    (4096, 256)
+    """
+    _, *space, c = shape
+    positions = prod(space)
+    most = min(STEP_BYTES // (8 * positions * c), GRID // (positions if view == "positions" else 1))
+    return 1 << max(0, most.bit_length() - 1)
 
 
 def apply_view(activations: Array, view: str) -> Array:
@@ -69,6 +98,8 @@ def apply_view(activations: Array, view: str) -> Array:
     datapoints were cut into pieces.
     """
     frequencies, rows, c = viewed_shape(tuple(activations.shape), view)
+    if view == "dft":
+        return to_frequencies(activations)
     xp = namespace(activations)
     exact = xp.isdtype(activations.dtype, "real floating") and view in ("neurons", "positions")
     x = activations if exact else as_float64(activations)

@@ -2,8 +2,9 @@
 
     <store>.workspace/
       pack-<digest>/                 group; its zarr.json is the commit record, written last
-        columns                      (n, sum of ranks) float32, the orthonormal columns U side by side
-        parts                        what else belongs to each basis (`PARTS`), end to end, float64
+        columns                      (n, all real columns) float32, the orthonormal columns U side by side: of all bases
+                                   those of the first frequency, then those of the next
+        parts                        what else belongs to each basis (`dsvcca.basis.Basis`), end to end, float64
 
 Packs are immutable and may be removed at any time: a plan that needs them makes them again.
 """
@@ -23,15 +24,14 @@ import zarr
 
 from dsvcca import files
 from dsvcca.activations import FORMAT, KEY, read_attributes
-from dsvcca.arrays import Array, NumpyArray, to_numpy
+from dsvcca.arrays import Array, NumpyArray, as_pairs, to_numpy
 from dsvcca.basis import Basis, RankRule
 from dsvcca.errors import DsvccaError
-from dsvcca.moments import GRID
+from dsvcca.frequencies import half_spectrum
 from dsvcca.plan import PACK
+from dsvcca.views import GRID
 
 COLUMNS = "columns"
-PARTS = ("cholesky", "column_sums", "singular_values", "loadings", "mean", "neuron_norms", "row_norms")
-
 
 @dataclass(frozen=True)
 class BasisRef:
@@ -55,7 +55,6 @@ class Receipt:
     fingerprint: str
     ref: BasisRef
     rule: RankRule
-    rank: int
 
 
 class Pack:
@@ -71,31 +70,26 @@ class Pack:
         self._about = about["bases"]
         self._checksums = about["checksums"]
         self._rows = int(about["rows"])
-        self._ends = np.cumsum([one["rank"] for one in self._about])
-        self._shapes = [_shapes(one, self._rows) for one in self._about]
+        self._places = _places([_widths(one["space"], one["ranks"]) for one in self._about])
+        self._width = max(place.stop for place in self._places.values())
         self._chunks: tuple[int, int] | None = None
-        self._parts: list[dict[str, NumpyArray]] | None = None
+        self._bases: list[Basis] | None = None
 
-    def part(self, part: str, position: int) -> NumpyArray:
-        """Return one of `PARTS` of one basis: (k, k), (k,), (c,), (k, c), (c,), (c,) or (n,) float64."""
-        if self._parts is None:
-            sizes = [[prod(shape) for shape in shapes.values()] for shapes in self._shapes]
-            flat = self._read("parts/c.0", "float64", (sum(map(sum, sizes)),))
-            pieces = iter(np.split(flat, np.cumsum([size for one in sizes for size in one])[:-1]))
-            self._parts = [
-                {name: next(pieces).reshape(shape) for name, shape in shapes.items()} for shapes in self._shapes
+    def basis(self, position: int) -> Basis:
+        """Return a basis, without its columns."""
+        if self._bases is None:
+            flat = self._read("parts/c.0", "float64", (sum(_size(one, self._rows) for one in self._about),))
+            ends = np.cumsum([_size(one, self._rows) for one in self._about])[:-1]
+            self._bases = [
+                _parsed(part, one, self._rows) for part, one in zip(np.split(flat, ends), self._about, strict=True)
             ]
-        return self._parts[position][part]
+        return self._bases[position]
 
-    def nonzero(self, position: int) -> int:
-        """Return how many singular values of one basis are not zero."""
-        return int(self._about[position]["nonzero"])
-
-    def columns(self, step: slice) -> Iterator[tuple[slice, slice, NumpyArray]]:
-        """Yield the columns U of all bases for one step of the grid, a chunk at a time.
+    def columns(self, step: slice, wanted: slice) -> Iterator[tuple[slice, slice, NumpyArray]]:
+        """Yield columns U of the pack for one step of the grid, a chunk at a time.
 
         Each is (its rows within the step, its columns within the pack, the numbers); only the chunk's rows that belong
-        to the step are there.
+        to the step are there, and chunks that hold none of the wanted columns are not read.
         """
         if self._chunks is None:
             array = zarr.open_array(str(self._folder / COLUMNS), mode="r", zarr_format=3)
@@ -104,9 +98,9 @@ class Pack:
         for row in range(step.start // height, -(-step.stop // height)):
             top = row * height
             rows = slice(max(step.start, top), min(step.stop, top + height))
-            for column in range(-(-int(self._ends[-1]) // width)):
+            for column in range(wanted.start // width, -(-wanted.stop // width)):
                 numbers = self._read(f"{COLUMNS}/c.{row}.{column}", "float32", (height, width))
-                places = slice(column * width, min((column + 1) * width, int(self._ends[-1])))
+                places = slice(column * width, min((column + 1) * width, self._width))
                 yield (
                     slice(rows.start - step.start, rows.stop - step.start),
                     places,
@@ -122,9 +116,9 @@ class Pack:
                 "run the same line again"
             ) from error
 
-    def place(self, position: int) -> slice:
-        """Return which of the pack's columns belong to a basis."""
-        return slice(int(self._ends[position]) - self._about[position]["rank"], int(self._ends[position]))
+    def place(self, position: int, frequency: int) -> slice:
+        """Return which of the pack's columns belong to one frequency of a basis."""
+        return self._places[position, frequency]
 
 
 class PackWriter:
@@ -143,7 +137,7 @@ class PackWriter:
     @property
     def columns(self) -> int:
         """Columns of all bases so far."""
-        return sum(basis.rank for _, basis in self._bases)
+        return sum(sum(_widths(basis.space, basis.ranks)) for _, basis in self._bases)
 
     def stream(self, k: int) -> zarr.Array[Any]:
         """Return the array for the columns of the only basis of this pack, to be filled by slabs."""
@@ -151,7 +145,7 @@ class PackWriter:
         return self._create(self._folder, k)
 
     def add(self, fingerprint: str, basis: Basis, columns: Array | None) -> None:
-        """Add a basis and its columns (n, k), or None if they were streamed."""
+        """Add a basis and its real columns (n, all), or None if they were streamed."""
         self._bases.append((fingerprint, basis))
         if columns is not None:
             self._held.append(to_numpy(columns))
@@ -169,16 +163,18 @@ class PackWriter:
     def _commit(self, folder: Path) -> list[Receipt]:
         if self._held:
             array = self._create(folder, self.columns)
+            order = self._order()
             for start in range(0, self._rows, GRID):
                 rows = np.concatenate([held[start : start + GRID] for held in self._held], axis=1)
-                files.write_rows(array, folder / COLUMNS, start, rows)
-        flat = np.concatenate([to_numpy(getattr(basis, part)).ravel() for _, basis in self._bases for part in PARTS])
+                files.write_rows(array, folder / COLUMNS, start, rows if order is None else rows[:, order])
+        flat = np.concatenate([_flat(basis) for _, basis in self._bases])
         files.create_array(folder / "parts", flat.shape, flat.size, "float64", ("value",))[:] = flat
         bases = [
             {
                 "fingerprint": fingerprint,
-                "rank": basis.rank,
-                "neurons": int(basis.singular_values.shape[0]),
+                "space": list(basis.space),
+                "ranks": basis.ranks.tolist(),
+                "neurons": int(basis.singular_values.shape[1]),
                 "nonzero": basis.nonzero,
                 "rule": asdict(self._rule),
             }
@@ -195,6 +191,20 @@ class PackWriter:
         name = "pack-" + hashlib.sha256(repr(bases).encode()).hexdigest()[:24]
         files.publish(folder, self._root / name)  # if it is there already, it is the same
         return _receipts(name, bases)
+
+    def _order(self) -> NumpyArray | None:
+        """Return which of the columns, basis by basis, comes where in the pack; None if they stay as they are."""
+        widths = [_widths(basis.space, basis.ranks) for _, basis in self._bases]
+        if max(map(len, widths)) == 1:
+            return None
+        starts = np.cumsum([0, *(width for one in widths for width in one)])
+        own = {}
+        for position, one in enumerate(widths):
+            for frequency in range(len(one)):
+                own[position, frequency] = starts[len(own)]
+        return np.concatenate(
+            [np.arange(own[key], own[key] + place.stop - place.start) for key, place in _places(widths).items()]
+        )
 
     def _create(self, folder: Path, columns: int) -> zarr.Array[Any]:
         rows = min(GRID // 2, self._rows)  # half a step of the grid: less is wasted on the last chunk
@@ -233,13 +243,68 @@ def ensure_workspace(workspace: str) -> None:
 
 def _receipts(name: str, bases: Sequence[dict[str, Any]]) -> list[Receipt]:
     return [
-        Receipt(one["fingerprint"], BasisRef(name, place), RankRule(**one["rule"]), one["rank"])
-        for place, one in enumerate(bases)
+        Receipt(one["fingerprint"], BasisRef(name, place), RankRule(**one["rule"])) for place, one in enumerate(bases)
     ]
 
 
-def _shapes(basis: dict[str, Any], n: int) -> dict[str, tuple[int, ...]]:
-    """Return the shape of every part of a basis, in the order in which they are stored."""
-    k, c = basis["rank"], basis["neurons"]
-    shapes = {"cholesky": (k, k), "column_sums": (k,), "loadings": (k, c), "row_norms": (n,)}
-    return {part: shapes.get(part, (c,)) for part in PARTS}
+def _widths(space: Sequence[int], ranks: Sequence[int]) -> list[int]:
+    """Return the real columns of each frequency: one for a real direction, two for a complex one."""
+    weights = half_spectrum(tuple(space)).weights
+    return [int(k) * int(w) for k, w in zip(ranks, weights, strict=True)]
+
+
+def _places(widths: Sequence[Sequence[int]]) -> dict[tuple[int, int], slice]:
+    """Return where (basis, frequency) stands in a pack: frequency by frequency, and within it basis by basis."""
+    places = {}
+    start = 0
+    for frequency in range(max(map(len, widths))):
+        for position, one in enumerate(widths):
+            if frequency < len(one):
+                places[position, frequency] = slice(start, start + one[frequency])
+                start += one[frequency]
+    return places
+
+
+def _flat(basis: Basis) -> NumpyArray:
+    """Return all that belongs to a basis but its columns, end to end, complex numbers as pairs."""
+    blocks = [part for one in zip(basis.cholesky, basis.column_sums, basis.loadings, strict=True) for part in one]
+    whole = [basis.singular_values, basis.mean, basis.neuron_norms, basis.row_norms]
+    return np.concatenate([as_pairs(np.ascontiguousarray(to_numpy(part))).ravel() for part in (*blocks, *whole)])
+
+
+def _size(about: dict[str, Any], n: int) -> int:
+    """Return how many numbers `_flat` gives."""
+    space, c = tuple(about["space"]), int(about["neurons"])
+    weights = half_spectrum(space).weights
+    blocks = sum(int(w) * int(k) * (int(k) + 1 + c) for k, w in zip(about["ranks"], weights, strict=True))
+    return blocks + len(weights) * c * (3 if space else 2) + c + n
+
+
+def _parsed(flat: NumpyArray, about: dict[str, Any], n: int) -> Basis:
+    """Return the basis that `_flat` was given."""
+    space, c = tuple(about["space"]), int(about["neurons"])
+    weights = half_spectrum(space).weights
+    start = 0
+
+    def take(*shape: int, pairs: bool = False) -> NumpyArray:
+        nonlocal start
+        size = prod(shape) * (2 if pairs else 1)
+        part = flat[start : start + size]
+        start += size
+        return (part.view(np.complex128) if pairs else part).reshape(shape)
+
+    blocks = []
+    for k, w in zip(about["ranks"], weights, strict=True):
+        blocks.append([take(*shape, pairs=w == 2) for shape in ((k, k), (k,), (k, c))])
+    return Basis(
+        count=n,
+        space=space,
+        cholesky=tuple(block[0] for block in blocks),
+        column_sums=tuple(block[1] for block in blocks),
+        loadings=tuple(block[2] for block in blocks),
+        singular_values=take(len(weights), c),
+        mean=take(len(weights), c, pairs=bool(space)),
+        neuron_norms=take(c),
+        row_norms=take(n),
+        nonzero=int(about["nonzero"]),
+    )

@@ -335,7 +335,7 @@ def damaged(x, kind):
 
 @pytest.mark.parametrize(
     ("kind", "message"),
-    [("nan", r"1 numbers are NaN or infinite, the first in row 17"), ("constant", "every neuron is constant")],
+    [("nan", r"1 numbers are NaN or infinite, the first of datapoint 17"), ("constant", "every neuron is constant")],
 )
 def test_bad_numbers_in_arrays_of_others_are_errors(tmp_path, kind, message):
     group = zarr.create_group(tmp_path / "g.zarr")
