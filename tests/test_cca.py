@@ -462,7 +462,7 @@ def test_types_that_are_no_real_activations_are_refused(name):
 def test_numbers_that_are_not_finite_are_counted_and_located(row, value):
     x, y = noisy_pair(np.random.default_rng(38))
     y[row, 3] = y[row + 20, 1] = value
-    with pytest.raises(DsvccaError, match=f"y: 2 numbers are NaN or infinite, the first in row {row}:"):
+    with pytest.raises(DsvccaError, match=f"y: 2 numbers are NaN or infinite, the first of datapoint {row}:"):
         cca(x, y)
 
 
@@ -470,7 +470,7 @@ def test_a_number_that_is_not_finite_in_float32_is_refused():
     x, y = noisy_pair(np.random.default_rng(39))
     x = x.astype(np.float32)
     x[350, 0] = np.nan
-    with pytest.raises(DsvccaError, match="x: 1 numbers are NaN or infinite, the first in row 350"):
+    with pytest.raises(DsvccaError, match="x: 1 numbers are NaN or infinite, the first of datapoint 350"):
         cca(x, y)
 
 

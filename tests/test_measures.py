@@ -7,7 +7,7 @@ from dsvcca import DsvccaError, cca, pwcca, svcca
 from dsvcca.arrays import adjoint, namespace
 from dsvcca.basis import RankRule, inverse_cholesky, whiten_in_memory
 from dsvcca.correlations import corrected, correlations_of, smaller_side
-from dsvcca.measures import MEASURES, mean_correlation, projection_weighted
+from dsvcca.measures import MEASURES, measures_of, totals_of_values, totals_of_vectors
 from tests import reference
 
 SIDES = ["x", "y"]
@@ -41,8 +41,8 @@ class Stack:
         self.right = [representation(rng, signals, neurons) for neurons in (7, 9, 12)]
         left = [whiten_in_memory(xp.asarray(one), RankRule(), "x") for one in self.left]
         right = [whiten_in_memory(xp.asarray(one), RankRule(), "y") for one in self.right]
-        self.x_loadings = [basis.loadings for _, basis in left]
-        self.y_loadings = [basis.loadings for _, basis in right]
+        self.x_loadings = [basis.loadings[0] for _, basis in left]
+        self.y_loadings = [basis.loadings[0] for _, basis in right]
         blocks = [self._cross(*left[i], *right[j])[:k_x, :k_y] for i, j in zip(self.x, self.y, strict=True)]
         self.c = namespace(blocks[0]).stack(blocks)
         self.expected = [
@@ -51,8 +51,20 @@ class Stack:
 
     @staticmethod
     def _cross(u, x, v, y):
-        inverses = inverse_cholesky(x.cholesky), inverse_cholesky(y.cholesky)
-        return corrected(namespace(u).matmul(adjoint(u), v), x.column_sums, y.column_sums, x.count, *inverses)
+        inverses = inverse_cholesky(x.cholesky[0]), inverse_cholesky(y.cholesky[0])
+        return corrected(namespace(u).matmul(adjoint(u), v), x.column_sums[0], y.column_sums[0], x.count, *inverses)
+
+
+def mean_correlation(c):
+    """Return svcca and r2 of stacked cross blocks of one frequency."""
+    found = measures_of(totals_of_values(c), min(c.shape[1:]))
+    return found["svcca"], found["r2"]
+
+
+def projection_weighted(c, x, y, x_loadings, y_loadings):
+    """Return svcca, r2, pwcca_x and pwcca_y of stacked cross blocks of one frequency."""
+    found = measures_of(totals_of_vectors(c, x, y, x_loadings, y_loadings), min(c.shape[1:]))
+    return found["svcca"], found["r2"], found["pwcca_x"], found["pwcca_y"]
 
 
 def weighted_directly(c, x_loadings, y_loadings):

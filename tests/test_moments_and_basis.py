@@ -11,8 +11,9 @@ from dsvcca import DsvccaError, cca
 from dsvcca.arrays import adjoint, like, namespace, significand_bits, to_numpy
 from dsvcca.basis import InMemory, RankRule, decompose, inverse_cholesky, whiten, whiten_in_memory
 from dsvcca.correlations import corrected, correlations_of
-from dsvcca.moments import GRID, SHIFT_ROWS, Rows, grid_steps, merge, moments_of, moments_over, on_grid
-from dsvcca.views import VIEWS, apply_view, choose_view, viewed_shape
+from dsvcca.frequencies import half_spectrum
+from dsvcca.moments import SHIFT_ROWS, Rows, grid_steps, merge, moments_over, on_grid
+from dsvcca.views import GRID, VIEWS, apply_view, choose_view, viewed_shape
 from tests import reference
 
 several = settings(max_examples=40, deadline=None)
@@ -20,14 +21,14 @@ seeds = st.integers(0, 2**32 - 1)
 
 
 def cut(x, places):
-    """Return the pieces of x (f, rows, c) between the places given, none of them empty."""
-    ends = sorted({0, x.shape[1], *(place % x.shape[1] for place in places)})
-    return [x[:, start:stop, :] for start, stop in pairwise(ends)]
+    """Return the pieces of x (rows, ...) between the places given, none of them empty."""
+    ends = sorted({0, x.shape[0], *(place % x.shape[0] for place in places)})
+    return [x[start:stop, ...] for start, stop in pairwise(ends)]
 
 
 def rows_of(x, *places, keep=True):
     """Return Rows of x (rows, c), handed over in pieces."""
-    return Rows(lambda: iter(cut(x[None, :, :], places)), keep=keep)
+    return Rows(lambda: iter(cut(x, places)), tuple(x.shape), "neurons", keep=keep)
 
 
 def whitened(x, rule=None, dtype="float64", bits=53, keep=True):
@@ -41,8 +42,8 @@ def corrected_cross(u_x, x, u_y, y):
     """Return the cross block by products of stored columns, one step of the grid at a time, summed in float64."""
     products = (u_x[step].T.copy() @ u_y[step] for step in grid_steps(x.count))
     m = sum(product.astype(np.float64) for product in products)
-    inverses = inverse_cholesky(x.cholesky), inverse_cholesky(y.cholesky)
-    return corrected(m, x.column_sums, y.column_sums, x.count, *inverses)
+    inverses = inverse_cholesky(x.cholesky[0]), inverse_cholesky(y.cholesky[0])
+    return corrected(m, x.column_sums[0], y.column_sums[0], x.count, *inverses)
 
 
 # Numbers as they are stored
@@ -148,7 +149,7 @@ def test_the_automatic_view_is_neurons_without_space_and_mean_with_it():
 
 
 def test_an_unknown_view_is_refused_with_the_views_there_are():
-    assert VIEWS == ("neurons", "mean", "max", "positions")
+    assert VIEWS == ("neurons", "mean", "max", "positions", "dft")
     with pytest.raises(DsvccaError, match="unknown view 'pool': choose one of 'neurons', 'mean', 'max', 'positions'"):
         apply_view(np.zeros((4, 3)), "pool")
 
@@ -177,24 +178,24 @@ def test_grid_steps_take_every_row_once_and_are_full_but_for_the_last(rows, grid
     seed=seeds,
 )
 def test_any_pieces_are_regrouped_into_the_same_steps_bit_for_bit(rows, grid, places, seed):
-    x = np.random.default_rng(seed).standard_normal((2, rows, 3))
+    x = np.random.default_rng(seed).standard_normal((rows, 3))
     steps = list(on_grid(cut(x, places), grid))
-    assert [step.shape[1] for step in steps] == [step.stop - step.start for step in grid_steps(rows, grid)]
-    np.testing.assert_array_equal(np.concatenate(steps, axis=1), x)
+    assert [step.shape[0] for step in steps] == [step.stop - step.start for step in grid_steps(rows, grid)]
+    np.testing.assert_array_equal(np.concatenate(steps), x)
 
 
 def test_empty_pieces_are_passed_over():
-    x = np.arange(12.0).reshape(1, 4, 3)
-    steps = list(on_grid([x[:, :0], x[:, :3], x[:, 3:3], x[:, 3:]], 2))
-    np.testing.assert_array_equal(np.concatenate(steps, axis=1), x)
-    assert [step.shape for step in steps] == [(1, 2, 3), (1, 2, 3)]
+    x = np.arange(12.0).reshape(4, 3)
+    steps = list(on_grid([x[:0], x[:3], x[3:3], x[3:]], 2))
+    np.testing.assert_array_equal(np.concatenate(steps), x)
+    assert [step.shape for step in steps] == [(2, 3), (2, 3)]
 
 
 def test_pieces_of_every_library_are_regrouped(xp):
-    x = np.random.default_rng(3).standard_normal((1, 50, 4))
-    steps = list(on_grid([xp.asarray(x[:, :7]), xp.asarray(x[:, 7:30]), xp.asarray(x[:, 30:])], 20))
-    np.testing.assert_array_equal(np.concatenate([xp.to_numpy(step) for step in steps], axis=1), x)
-    assert [step.shape[1] for step in steps] == [20, 20, 10]
+    x = np.random.default_rng(3).standard_normal((50, 4))
+    steps = list(on_grid([xp.asarray(x[:7]), xp.asarray(x[7:30]), xp.asarray(x[30:])], 20))
+    np.testing.assert_array_equal(np.concatenate([xp.to_numpy(step) for step in steps]), x)
+    assert [step.shape[0] for step in steps] == [20, 20, 10]
 
 
 @settings(max_examples=8, deadline=None)
@@ -214,9 +215,9 @@ def test_rows_read_twice_are_the_rows_that_were_kept():
 
         def pieces(keep=keep):
             passes[keep] += 1
-            return iter(cut(x[None], [100, 2000, 4200]))
+            return iter(cut(x, [100, 2000, 4200]))
 
-        rows = Rows(pieces, keep=keep)
+        rows = Rows(pieces, x.shape, "neurons", keep=keep)
         seen[keep] = [np.concatenate(list(rows()), axis=1) for _ in range(3)]
         for again in seen[keep][1:]:
             np.testing.assert_array_equal(again, seen[keep][0])
@@ -240,9 +241,9 @@ def test_rows_as_stored_are_neither_shifted_nor_converted():
     for keep in (True, False):
         rows = rows_of(x, 11, keep=keep)
         list(rows())
-        stored = np.concatenate(list(rows.stored()), axis=1)
+        stored = np.concatenate(list(rows.stored()))
         assert stored.dtype == np.float16
-        np.testing.assert_array_equal(stored[0], x)
+        np.testing.assert_array_equal(stored, x)
 
 
 # Moments
@@ -254,16 +255,17 @@ def test_rows_as_stored_are_neither_shifted_nor_converted():
 )
 def test_merging_any_split_of_the_rows_gives_the_whole(rows, places, seed, backwards):
     rng = np.random.default_rng(seed)
-    x = rng.standard_normal((2, rows, 3)) + rng.uniform(-3, 3, size=(2, 1, 3))
-    shift = rng.uniform(-3, 3, size=(2, 3))
-    parts = [moments_of(piece - shift[:, None, :], shift) for piece in cut(x, places)]
+    x = rng.standard_normal((rows, 3)) + rng.uniform(-3, 3, size=3)
+    counted = rows_of(x)
+    counted.shift = rng.uniform(-3, 3, size=(1, 3))
+    parts = [counted.moments((piece - counted.shift)[None]) for piece in cut(x, places)]
     total = parts.pop(-1 if backwards else 0)
     while parts:
         total = merge(parts.pop(), total) if backwards else merge(total, parts.pop(0))
-    z = x - x.mean(axis=1, keepdims=True)
+    z = x - x.mean(axis=0)
     assert total.count == rows
-    np.testing.assert_allclose(total.mean, x.mean(axis=1), atol=1e-13)
-    np.testing.assert_allclose(total.comoment, np.swapaxes(z, 1, 2) @ z, atol=1e-11)
+    np.testing.assert_allclose(total.mean[0], x.mean(axis=0), atol=1e-13)
+    np.testing.assert_allclose(total.comoment[0], z.T @ z, atol=1e-11)
 
 
 def test_moments_are_those_of_numpy_in_every_library(xp):
@@ -274,13 +276,15 @@ def test_moments_are_those_of_numpy_in_every_library(xp):
     np.testing.assert_allclose(xp.to_numpy(moments.comoment)[0], np.cov(x.T) * 299, rtol=1e-11, atol=1e-9)
 
 
-def test_complex_moments_conjugate_the_first_factor():
+def test_complex_moments_conjugate_the_first_factor(xp):
     rng = np.random.default_rng(8)
-    x = rng.standard_normal((1, 60, 4)) + 1j * rng.standard_normal((1, 60, 4)) + (2 - 1j)
-    zero = np.zeros((1, 4))
-    merged = merge(moments_of(x[:, :13], zero), moments_of(x[:, 13:], zero))
-    z = x[0] - x[0].mean(axis=0)
-    np.testing.assert_allclose(merged.comoment[0], z.conj().T @ z, atol=1e-11)
+    x = rng.standard_normal((60, 4, 3, 2)) + 1.5
+    moments = moments_over(Rows(lambda: iter((xp.asarray(x),)), x.shape, "dft", keep=True))
+    z = np.fft.fft2(x, axes=(1, 2), norm="ortho")
+    z -= z.mean(axis=0)
+    for f, (h, w) in enumerate(half_spectrum((4, 3)).bins):
+        there = z[:, h, w, :]
+        np.testing.assert_allclose(xp.to_numpy(moments.comoment)[f], there.conj().T @ there, atol=1e-11)
 
 
 def test_means_a_million_times_the_deviation_cost_no_digits():
@@ -461,15 +465,15 @@ def test_a_dead_channel_after_batch_norm_is_no_direction(constant, dtype):
     _, basis = whitened(x, bits=reference.BITS[dtype])
     assert basis.nonzero == 7
     assert basis.neuron_norms[3] <= 1e-9
-    np.testing.assert_allclose(basis.mean[3], np.array(constant, dtype), rtol=1e-12, atol=1e-35)
+    np.testing.assert_allclose(basis.mean[0, 3], np.array(constant, dtype), rtol=1e-12, atol=1e-35)
 
 
 def test_the_spectrum_is_that_of_the_centred_activations(xp):
     x = np.random.default_rng(13).standard_normal((400, 6)) @ reference.mixing(np.random.default_rng(14), 6, 1e3) + 4.0
-    spectrum = decompose(moments_over(rows_of(xp.asarray(x))), 10.0, 53)
+    spectrum = decompose(moments_over(rows_of(xp.asarray(x))), np.ones(1), 10.0, 53)
     s = np.linalg.svd(reference.centred(x), compute_uv=False)
-    np.testing.assert_allclose(spectrum.singular_values, s, rtol=1e-9)
-    vectors = xp.to_numpy(spectrum.vectors)
+    np.testing.assert_allclose(spectrum.singular_values[0], s, rtol=1e-9)
+    vectors = xp.to_numpy(spectrum.vectors[0])
     np.testing.assert_allclose(np.linalg.norm(reference.centred(x) @ vectors, axis=0), s, rtol=1e-8)
     assert spectrum.nonzero == 6
 
@@ -481,10 +485,10 @@ def test_loadings_times_columns_give_back_the_centred_activations(xp):
     x = np.random.default_rng(15).standard_normal((700, 9)) @ reference.mixing(np.random.default_rng(16), 9, 100.0)
     x = np.column_stack([x, x[:, 0] - x[:, 1], np.full(700, 2.0)]) + 3.0
     u, basis = whitened(xp.asarray(x))
-    orthonormal = xp.to_numpy(u) @ to_numpy(inverse_cholesky(basis.cholesky)).T
+    orthonormal = xp.to_numpy(u) @ to_numpy(inverse_cholesky(basis.cholesky[0])).T
     assert basis.rank == 9
     np.testing.assert_allclose(orthonormal.T @ orthonormal, np.eye(9), atol=1e-12)
-    np.testing.assert_allclose(orthonormal @ xp.to_numpy(basis.loadings), reference.centred(x), atol=1e-10)
+    np.testing.assert_allclose(orthonormal @ xp.to_numpy(basis.loadings[0]), reference.centred(x), atol=1e-10)
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32", "float16"])
@@ -493,28 +497,28 @@ def test_the_parts_of_a_basis_are_what_they_say(dtype):
     u, basis = whitened(x, RankRule(rank=5), dtype, keep=False)
     z, stored = reference.centred(x), u.astype(np.float64)
     assert (basis.count, basis.rank, basis.nonzero, u.dtype) == (GRID + 900, 5, 7, np.dtype(dtype))
-    np.testing.assert_allclose(basis.singular_values, np.linalg.svd(z, compute_uv=False), rtol=1e-12)
-    np.testing.assert_allclose(basis.mean, x.mean(axis=0), rtol=1e-13)
+    np.testing.assert_allclose(basis.singular_values[0], np.linalg.svd(z, compute_uv=False), rtol=1e-12)
+    np.testing.assert_allclose(basis.mean[0], x.mean(axis=0), rtol=1e-13)
     np.testing.assert_allclose(basis.neuron_norms, np.linalg.norm(z, axis=0), rtol=1e-12)
     np.testing.assert_allclose(basis.row_norms, (z**2).sum(axis=1), rtol=1e-10)
-    np.testing.assert_allclose(basis.column_sums, stored.sum(axis=0), atol=1e-12)
+    np.testing.assert_allclose(basis.column_sums[0], stored.sum(axis=0), atol=1e-12)
     gram = stored.T @ stored - np.outer(stored.sum(axis=0), stored.sum(axis=0)) / len(x)
-    np.testing.assert_allclose(basis.cholesky @ basis.cholesky.T, gram, atol=1e-14)
-    np.testing.assert_array_equal(np.triu(basis.cholesky, 1), np.zeros((5, 5)))
-    np.testing.assert_allclose(np.abs(np.diag(basis.cholesky)), np.ones(5), atol=1e-3 if dtype == "float16" else 1e-6)
-    spectrum = decompose(moments_over(rows_of(x)), 30.0, 53)
-    sv = spectrum.singular_values[:5, None] * spectrum.vectors[:, :5].T
-    np.testing.assert_allclose(basis.loadings, basis.cholesky.T @ sv, atol=1e-10)
+    np.testing.assert_allclose(basis.cholesky[0] @ basis.cholesky[0].T, gram, atol=1e-14)
+    np.testing.assert_array_equal(np.triu(basis.cholesky[0], 1), np.zeros((5, 5)))
+    np.testing.assert_allclose(np.abs(np.diag(basis.cholesky[0])), np.ones(5), atol=1e-3 if dtype == "float16" else 1e-6)
+    spectrum = decompose(moments_over(rows_of(x)), np.ones(1), 30.0, 53)
+    sv = spectrum.singular_values[0, :5, None] * spectrum.vectors[0][:, :5].T
+    np.testing.assert_allclose(basis.loadings[0], basis.cholesky[0].T @ sv, atol=1e-10)
 
 
 def test_loadings_of_fewer_directions_are_the_first_rows_of_those_of_more():
     x = np.random.default_rng(18).standard_normal((500, 8)) * np.arange(1, 9)
     u_all, everything = whitened(x, dtype="float32")
-    corner = inverse_cholesky(everything.cholesky[:3, :3])
-    np.testing.assert_allclose(corner, inverse_cholesky(everything.cholesky)[:3, :3], atol=1e-15)
+    corner = inverse_cholesky(everything.cholesky[0][:3, :3])
+    np.testing.assert_allclose(corner, inverse_cholesky(everything.cholesky[0])[:3, :3], atol=1e-15)
     variates = u_all[:, :3].astype(np.float64) @ corner.T
-    np.testing.assert_allclose(variates.T @ reference.centred(x), everything.loadings[:3], atol=1e-4)
-    np.testing.assert_allclose(whitened(x, RankRule(rank=3))[1].loadings, everything.loadings[:3], atol=1e-4)
+    np.testing.assert_allclose(variates.T @ reference.centred(x), everything.loadings[0][:3], atol=1e-4)
+    np.testing.assert_allclose(whitened(x, RankRule(rank=3))[1].loadings[0], everything.loadings[0][:3], atol=1e-4)
 
 
 @pytest.mark.parametrize("condition", [1.0, 1e3, 1e5])
@@ -552,9 +556,8 @@ def test_the_correction_undoes_any_mixing_and_shift_of_the_columns():
 def test_columns_are_of_the_library_and_device_of_the_activations(xp):
     x = np.random.default_rng(22).standard_normal((300, 5))
     u, basis = whiten_in_memory(xp.asarray(x), RankRule(0.9), "x")
-    fields = ("cholesky", "column_sums", "loadings", "mean", "neuron_norms", "row_norms")
-    assert xp.owns(u)
-    assert all(xp.owns(getattr(basis, field)) for field in fields)
+    blocks = (basis.cholesky[0], basis.column_sums[0], basis.loadings[0])
+    assert all(xp.owns(part) for part in (u, *blocks, basis.mean, basis.neuron_norms, basis.row_norms))
     assert namespace(u).float64 == u.dtype
 
 
@@ -566,7 +569,7 @@ def test_columns_are_of_the_library_and_device_of_the_activations(xp):
 def test_rows_that_are_not_finite_are_located_on_any_step_of_the_grid(row, keep):
     x = np.random.default_rng(23).standard_normal((GRID + 500, 4))
     x[row, 1] = x[row, 2] = x[-1, 3] = np.nan
-    with pytest.raises(DsvccaError, match=f"conv3: 3 numbers are NaN or infinite, the first in row {row}: leave"):
+    with pytest.raises(DsvccaError, match=f"conv3: 3 numbers are NaN or infinite, the first of datapoint {row}: leave"):
         whitened(x, keep=keep)
 
 
