@@ -14,7 +14,11 @@ from math import prod
 
 import numpy as np
 
-from dsvcca.arrays import Array, NumpyArray, as_float64, like, namespace, rfftn
+from dsvcca.arrays import Array, NumpyArray, as_float64, device, like, namespace, rfftn
+
+
+CACHED = 2 << 20
+"""Bytes, as float64, of the datapoints that are transformed at once: those that stay in a core's cache."""
 
 
 @dataclass(frozen=True)
@@ -83,15 +87,23 @@ def to_frequencies(activations: Array) -> Array:
     """
     n, *space, c = (int(size) for size in activations.shape)
     xp = namespace(activations)
-    x = as_float64(activations)
     half = half_spectrum(tuple(space))
     if not space:
-        return xp.reshape(x, (1, n, c))
-    z = xp.reshape(rfftn(x, tuple(range(1, 1 + len(space)))), (n, -1, c))
-    z = xp.take(xp.permute_dims(z, (1, 0, 2)), like(half.places, z), axis=0)
-    for f in np.flatnonzero(half.weights == 1):
-        z[int(f), :, :] = xp.astype(xp.real(z[int(f), :, :]), xp.complex128)
-    return z
+        return xp.reshape(as_float64(activations), (1, n, c))
+    own = [int(f) for f in np.flatnonzero(half.weights == 1)]
+    few = max(1, CACHED // (8 * prod(space) * c))
+    found: Array = None
+    for start in range(0, n, few):
+        part = slice(start, min(start + few, n))
+        x = as_float64(activations[part, ...])
+        z = xp.reshape(rfftn(x, tuple(range(1, 1 + len(space)))), (x.shape[0], -1, c))
+        if found is None:
+            found = xp.empty((len(half.bins), n, c), dtype=z.dtype, device=device(z))
+            places = like(half.places, z)
+        found[:, part, :] = xp.take(xp.permute_dims(z, (1, 0, 2)), places, axis=0)
+    for f in own:
+        found[f, :, :] = xp.astype(xp.real(found[f, :, :]), found.dtype)
+    return found
 
 
 def to_space(half: HalfSpectrum, values: Array) -> Array:

@@ -140,7 +140,11 @@ class Rows:
                 first = slab[:, : min(SHIFT_ROWS, slab.shape[1]), :]
                 self.shift = xp.mean(first if _is_complex(first) else as_float64(first), axis=1)
                 self.shift = self.shift * like(self.centred[:, None].astype(np.float64), self.shift)
-            shifted = slab - self.shift[:, None, :]
+            if _is_complex(slab):
+                slab -= self.shift[:, None, :]  # it is new: nobody else holds it
+                shifted = slab
+            else:
+                shifted = slab - self.shift[:, None, :]
             if self._keep:
                 kept.append(shifted)
             yield shifted

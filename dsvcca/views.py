@@ -26,7 +26,7 @@ VIEWS = ("neurons", "mean", "max", "positions", "dft")
 GRID = 4096
 """Rows in one step of the grid on which all products and sums are made, at most."""
 
-STEP_BYTES = 128 << 20
+STEP_BYTES = 64 << 20
 """Bytes, as float64, of the activations in one step: wide ones have shorter steps."""
 
 
@@ -83,7 +83,7 @@ def grid_datapoints(shape: tuple[int, ...], view: str) -> int:
     """Return the datapoints in one step of the grid: a power of two that depends on shape and view alone.
 
     >>> grid_datapoints((10_000, 256), "neurons"), grid_datapoints((20_000, 32, 32, 64), "dft")
-    (4096, 256)
+    (4096, 128)
     """
     _, *space, c = shape
     positions = prod(space)
