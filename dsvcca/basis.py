@@ -113,8 +113,6 @@ class Spectrum:
 
     Attributes
     ----------
-    weights : (f,) int, NumPy
-        Directions of space that each frequency stands for.
     singular_values : (f, c) float64, NumPy
         All of them, largest first within a frequency; s² / (n - 1) is a variance.
     vectors : f arrays (c, c), float64 or complex128
@@ -124,18 +122,35 @@ class Spectrum:
         numbers.
     """
 
-    weights: NumpyArray
     singular_values: NumpyArray
     vectors: tuple[Array, ...]
     nonzero: int
 
 
 @dataclass(frozen=True)
-class Basis:
-    """What belongs to the orthonormal columns U of one representation, a block for each frequency, largest first.
+class Block:
+    """What belongs to the columns U (n, k) of one frequency; real where it is its own conjugate, else complex.
 
-    The columns themselves (n, k) are large and live apart: in memory, or in a pack of the workspace. Frequencies that
-    are their own conjugate are real, the others complex. k is the rank of the frequency.
+    Attributes
+    ----------
+    cholesky : (k, k)
+        Lower factor L of the centred Gram of U as stored: U L^-H is orthonormal to float64 rounding.
+    column_sums : (k,)
+        Sums of the columns of U as stored (zero but for rounding).
+    loadings : (k, c)
+        F with z = (U L^-H) F on the kept directions, z the centred activations.
+    """
+
+    cholesky: Array
+    column_sums: Array
+    loadings: Array
+
+
+@dataclass(frozen=True)
+class Basis:
+    """What belongs to the orthonormal columns U of one representation, frequency by frequency, largest first.
+
+    The columns themselves are large and live apart: in memory, or in a pack of the workspace.
 
     Attributes
     ----------
@@ -143,44 +158,36 @@ class Basis:
         Rows, n.
     space : tuple of int
         Sizes of the axes that were transformed; () where there is one frequency only.
-    cholesky : f arrays (k, k)
-        Lower factor L of the centred Gram of U as stored: U L^-H is orthonormal to float64 rounding.
-    column_sums : f arrays (k,)
-        Sums of the columns of U as stored (zero but for rounding).
+    ranks : (f,) int, NumPy
+        Kept directions of each frequency.
     singular_values : (f, c) float64, NumPy
-        The whole spectrum.
+        The whole spectrum, largest first within a frequency.
     nonzero : int
         How many of the singular values are not zero.
-    loadings : f arrays (k, c)
-        F with z = (U L^-H) F on the kept directions, z the centred activations.
     mean : (f, c)
         Column means.
     neuron_norms : (c,) float64
         Norms ||z_j|| of the centred columns, over all frequencies.
     row_norms : (n,) float64
         Squared norms ||z_i||² of the centred rows, over all frequencies.
+    blocks : sequence of Block
+        One a frequency.
     """
 
     count: int
     space: tuple[int, ...]
-    cholesky: tuple[Array, ...]
-    column_sums: tuple[Array, ...]
+    ranks: NumpyArray
     singular_values: NumpyArray
     nonzero: int
-    loadings: tuple[Array, ...]
     mean: Array
     neuron_norms: Array
     row_norms: Array
+    blocks: Sequence[Block]
 
     @property
     def weights(self) -> NumpyArray:
         """Directions of space that each frequency stands for, (f,) int: 1, or 2 for a pair of bins."""
         return half_spectrum(self.space).weights
-
-    @property
-    def ranks(self) -> NumpyArray:
-        """Kept directions of each frequency, (f,) int."""
-        return np.asarray([block.shape[0] for block in self.cholesky])
 
     @property
     def rank(self) -> int:
@@ -214,26 +221,20 @@ def decompose(moments: Moments, weights: NumpyArray, largest: float, bits: int |
     numbers at `largest`, the largest absolute value as stored. A channel that is constant after batch norm is zero by
     this rule, whatever its constant.
     """
-    comoment = moments.comoment
-    xp = namespace(comoment)
-    eigenvalues = np.zeros((len(weights), comoment.shape[-1]))
-    vectors: dict[int, Array] = {}
-    for real in (True, False):
-        some = np.flatnonzero((weights == 1) == real)
-        if not some.size:
-            continue
-        block = comoment if some.size == len(weights) else xp.take(comoment, like(some, comoment), axis=0)
-        values, found = xp.linalg.eigh(real_part(block) if real else block)
-        eigenvalues[some] = to_numpy(values)[:, ::-1]
-        vectors |= {int(f): xp.flip(found[place, :, :], axis=1) for place, f in enumerate(some)}
-    s2 = np.maximum(eigenvalues, 0.0)
+    eigenvalues, vectors = [], []
+    for f, weight in enumerate(weights):
+        comoment = moments.comoment(f)
+        xp = namespace(comoment)
+        values, found = xp.linalg.eigh(real_part(comoment) if weight == 1 else comoment)
+        eigenvalues.append(to_numpy(values)[::-1])
+        vectors.append(xp.flip(found, axis=1))
+    s2 = np.maximum(np.stack(eigenvalues), 0.0)
     n, c = moments.count, s2.shape[1]
     spacing = 0.0
     if bits is not None and largest > 0:
         spacing = 2.0 ** (math.ceil(math.log2(largest)) - bits)
     zero = max(max(n, c) * float(np.finfo(np.float64).eps) * float(s2.max()), 4 * n * spacing**2 / 12)
-    every = tuple(vectors[f] for f in range(len(weights)))
-    return Spectrum(weights, np.sqrt(s2), every, int(np.count_nonzero(s2 > zero)))
+    return Spectrum(np.sqrt(s2), tuple(vectors), int(np.count_nonzero(s2 > zero)))
 
 
 class Columns(Protocol):
@@ -290,7 +291,7 @@ def whiten(rows: Rows, rule: RankRule, columns: Columns, *, bits: int | None, na
         moments = moments_over(rows)
         xp = namespace(moments.gram)
         n, offsets = moments.count, moments.sums / moments.count
-        powers = real_part(xp.linalg.diagonal(moments.comoment))
+        powers = real_part(xp.linalg.diagonal(moments.gram) - n * offsets * xp.conj(offsets))
         weights = half_spectrum(rows.space).weights
         neuron_powers = xp.sum(like(weights[:, None].astype(np.float64), powers) * powers, axis=0)
     if not bool(xp.all(xp.isfinite(neuron_powers))):
@@ -308,36 +309,34 @@ def whiten(rows: Rows, rule: RankRule, columns: Columns, *, bits: int | None, na
             f"whatever the data (kept directions must stay below rows - 1 = {n - 1}): use more datapoints, or keep "
             "fewer directions (variance=, rank=)"
         )
-    blocks = [
-        _Block(int(weights[f]), v[:, :k], like(spectrum.singular_values[f, :k], powers), offsets[f, :])
+    making = [
+        _Making(int(weights[f]), v[:, :k], like(spectrum.singular_values[f, :k], powers), offsets[f, :])
         for f, (v, k) in enumerate(zip(spectrum.vectors, ranks.tolist(), strict=True))
     ]
-    columns.start(n, [block.width for block in blocks])
+    columns.start(n, [block.width for block in making])
     row_norms: list[Array] = []
     for shifted in rows():
-        pieces, norms = zip(*(block.project(shifted[f, :, :]) for f, block in enumerate(blocks)), strict=True)
+        pieces, norms = zip(*(block.project(shifted[f, :, :]) for f, block in enumerate(making)), strict=True)
         stored = as_float64(columns.append(pieces[0] if len(pieces) == 1 else xp.concat(pieces, axis=1)))
         start = 0
-        for block in blocks:
+        for block in making:
             block.measure(stored[:, start : start + block.width])
             start += block.width
         row_norms.append(sum(norms))
-    done = [block.finish(n) for block in blocks]
     return Basis(
         count=n,
         space=rows.space,
-        cholesky=tuple(cholesky for cholesky, _, _ in done),
-        column_sums=tuple(sums for _, sums, _ in done),
+        ranks=ranks,
         singular_values=spectrum.singular_values,
         nonzero=spectrum.nonzero,
-        loadings=tuple(loadings for _, _, loadings in done),
         mean=moments.mean,
         neuron_norms=xp.sqrt(xp.maximum(neuron_powers, 0.0 * neuron_powers)),
         row_norms=xp.concat(row_norms, axis=0),
+        blocks=tuple(block.finish(n) for block in making),
     )
 
 
-class _Block:
+class _Making:
     """One frequency while its columns are made."""
 
     def __init__(self, weight: int, vectors: Array, s: Array, offset: Array) -> None:
@@ -371,14 +370,14 @@ class _Block:
         self.gram = self.gram + xp.matmul(adjoint(stored), stored)
         self.sums = self.sums + xp.sum(stored, axis=0)
 
-    def finish(self, n: int) -> tuple[Array, Array, Array]:
-        """Return Cholesky factor, column sums and loadings."""
+    def finish(self, n: int) -> Block:
+        """Return what belongs to the columns as they were stored."""
         xp = namespace(self.gram)
         gram, sums = self.gram, self.sums
         if not self.real:
             gram, sums = from_pairs(gram), sums[0::2] + 1j * sums[1::2]
         cholesky = xp.linalg.cholesky(gram - adjoint(sums[None, :]) * sums[None, :] / n)
-        return cholesky, sums, xp.matmul(adjoint(cholesky), self.s[:, None] * adjoint(self.vectors))
+        return Block(cholesky, sums, xp.matmul(adjoint(cholesky), self.s[:, None] * adjoint(self.vectors)))
 
 
 def whiten_in_memory(

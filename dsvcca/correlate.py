@@ -12,7 +12,7 @@ import numpy as np
 
 from dsvcca import files
 from dsvcca.arrays import Array, NumpyArray, adjoint, from_pairs, namespace, to_numpy
-from dsvcca.basis import Basis, RankRule, inverse_cholesky, ranks_of
+from dsvcca.basis import Basis, Block, RankRule, inverse_cholesky, ranks_of
 from dsvcca.correlations import corrected
 from dsvcca.measures import TOTALS, exchanged, measures_of, totals_of_values, totals_of_vectors
 from dsvcca.moments import grid_steps
@@ -75,14 +75,17 @@ class Panel:
         self.most = self.ranks.max(axis=1)
         self.widths = self.most * self.weights
         self.keys = [_digest(basis) for basis in self.bases]
-        self._inverses: dict[tuple[int, int], Array] = {}
+        self._at: tuple[int, list[Block]] = (-1, [])
 
-    def inverse(self, i: int, f: int) -> Array:
-        """Return L^-1 of one basis at one frequency."""
-        if (i, f) not in self._inverses:
-            k = self.most[i, f]
-            self._inverses[i, f] = inverse_cholesky(self.bases[i].cholesky[f][:k, :k])
-        return self._inverses[i, f]
+    def at(self, f: int) -> list[Block]:
+        """Return the blocks of all bases at one frequency, cut to what is kept and with L^-1 in place of L."""
+        if self._at[0] != f:
+            blocks = [(basis.blocks[f], int(k)) for basis, k in zip(self.bases, self.most[:, f], strict=True)]
+            self._at = (
+                f,
+                [Block(inverse_cholesky(b.cholesky[:k, :k]), b.column_sums[:k], b.loadings[:k, :]) for b, k in blocks],
+            )
+        return self._at[1]
 
     def runs(self, f: int, most: int) -> Iterator[range]:
         """Cut the panel into runs of at most `most` columns at one frequency (or one basis)."""
@@ -128,10 +131,8 @@ class Panel:
 
 
 def _digest(basis: Basis) -> bytes:
-    found = hashlib.blake2b(basis.singular_values.tobytes())
-    for part in basis.loadings:
-        found.update(part.tobytes())
-    return found.digest()
+    parts = (basis.singular_values, basis.row_norms, basis.blocks[0].loadings)
+    return hashlib.blake2b(b"".join(part.tobytes() for part in parts)).digest()
 
 
 def padded(columns: int) -> int:
@@ -295,11 +296,11 @@ def _solve(
             left, left_i, right, right_i = (y, j, x, i) if swapped else (x, i, y, j)
             c = corrected(
                 adjoint(m) if swapped else m,
-                np.stack([left.bases[k].column_sums[f][: m.shape[2 if swapped else 1]] for k in left_i]),
-                np.stack([right.bases[k].column_sums[f][: m.shape[1 if swapped else 2]] for k in right_i]),
+                np.stack([left.at(f)[k].column_sums for k in left_i]),
+                np.stack([right.at(f)[k].column_sums for k in right_i]),
                 left.bases[0].count,
-                np.stack([left.inverse(k, f) for k in left_i]),
-                np.stack([right.inverse(k, f) for k in right_i]),
+                np.stack([left.at(f)[k].cholesky for k in left_i]),
+                np.stack([right.at(f)[k].cholesky for k in right_i]),
             )
             for place, ranks in enumerate(zip(x_ranks, y_ranks, strict=True)):
                 if not min(ranks):
@@ -307,7 +308,7 @@ def _solve(
                 k_left, k_right = ranks[::-1] if swapped else ranks
                 corner = c[:, :k_left, :k_right]
                 if len(totals) > 2:
-                    left_loadings, right_loadings = ([b.loadings[f] for b in side.bases] for side in (left, right))
+                    left_loadings, right_loadings = ([b.loadings for b in side.at(f)] for side in (left, right))
                     found = totals_of_vectors(corner, left_i, right_i, left_loadings, right_loadings)
                 else:
                     found = totals_of_values(corner)

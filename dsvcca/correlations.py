@@ -191,8 +191,8 @@ def cca(x: Array, y: Array, *, variance: float = 1.0, criterion: str = "variance
     xp = namespace(u_x, u_y)
     warn_of_few_rows(bx.count, bx.rank, by.rank)
     m = sum(xp.matmul(adjoint(u_x[step, :]), u_y[step, :]) for step in grid_steps(bx.count))
-    inverse_x, inverse_y = inverse_cholesky(bx.cholesky[0]), inverse_cholesky(by.cholesky[0])
-    c = corrected(m, bx.column_sums[0], by.column_sums[0], bx.count, inverse_x, inverse_y)
+    inverse_x, inverse_y = inverse_cholesky(bx.blocks[0].cholesky), inverse_cholesky(by.blocks[0].cholesky)
+    c = corrected(m, bx.blocks[0].column_sums, by.blocks[0].column_sums, bx.count, inverse_x, inverse_y)
     left, rho, right = xp.linalg.svd(c, full_matrices=False)
     check_excess(float(rho[0]))
     right = adjoint(right)
@@ -207,8 +207,8 @@ def cca(x: Array, y: Array, *, variance: float = 1.0, criterion: str = "variance
         y_directions=xp.matmul(_whitening(by, inverse_y), right) * sign,
         x_mean=bx.mean[0, :],
         y_mean=by.mean[0, :],
-        x_weights=xp.sum(xp.abs(xp.matmul(adjoint(left), bx.loadings[0])), axis=1),
-        y_weights=xp.sum(xp.abs(xp.matmul(adjoint(right), by.loadings[0])), axis=1),
+        x_weights=xp.sum(xp.abs(xp.matmul(adjoint(left), bx.blocks[0].loadings)), axis=1),
+        y_weights=xp.sum(xp.abs(xp.matmul(adjoint(right), by.blocks[0].loadings)), axis=1),
     )
 
 
@@ -234,7 +234,7 @@ def _whitening(basis: Basis, inverse: Array) -> Array:
     """Return W (c, k) with z W the orthonormal columns: V S^-1 L^-H, from F = L^H S V^H."""
     xp = namespace(inverse)
     s = like(basis.singular_values[0, : basis.rank], inverse)
-    vs = xp.matmul(adjoint(basis.loadings[0]), inverse)  # V S
+    vs = xp.matmul(adjoint(basis.blocks[0].loadings), inverse)  # V S
     return xp.matmul(vs / (s * s), adjoint(inverse))
 
 

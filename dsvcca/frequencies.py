@@ -16,7 +16,6 @@ import numpy as np
 
 from dsvcca.arrays import Array, NumpyArray, as_float64, device, like, namespace, rfftn
 
-
 CACHED = 2 << 20
 """Bytes, as float64, of the datapoints that are transformed at once: those that stay in a core's cache."""
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dsvcca.arrays import Array, adjoint, as_float64, as_pairs, from_pairs, like, namespace
+from dsvcca.arrays import Array, adjoint, as_float64, as_pairs, device, from_pairs, like, namespace
 from dsvcca.frequencies import half_spectrum
 from dsvcca.views import GRID, apply_view, grid_datapoints, view_space
 
@@ -45,10 +45,10 @@ class Moments:
         """Column means (f, c)."""
         return self.shift + self.sums / self.count
 
-    @property
-    def comoment(self) -> Array:
-        """Gram (f, c, c) of the rows minus their own mean."""
-        return self.gram - adjoint(self.sums[:, None, :]) * self.sums[:, None, :] / self.count
+    def comoment(self, f: int) -> Array:
+        """Gram (c, c) of the rows minus their own mean, of one frequency."""
+        sums = self.sums[f, None, :]
+        return self.gram[f, :, :] - adjoint(sums) * sums / self.count
 
 
 def grid_steps(rows: int, grid: int = GRID) -> Iterator[slice]:
@@ -151,17 +151,26 @@ class Rows:
         if self._keep:
             self._kept = kept
 
-    def moments(self, shifted: Array) -> Moments:
-        """Return the moments of one step of shifted rows (f, rows, c)."""
+    def add_moments(self, total: Moments | None, shifted: Array) -> Moments:
+        """Return the moments of one more step of shifted rows (f, rows, c); `total` is used up."""
         xp = namespace(shifted)
-        pairs = as_pairs(shifted)
-        gram = xp.matmul(adjoint(pairs), pairs)
         sums = xp.sum(shifted, axis=1)
-        if _is_complex(shifted):
-            gram = from_pairs(gram)
         if not self.centred.all():
             sums = sums * like(self.centred[:, None].astype(np.float64), sums)
-        return Moments(shifted.shape[1], self.shift, sums, gram)
+        count, gram = shifted.shape[1], None
+        if total is not None:
+            count, sums, gram = total.count + count, total.sums + sums, total.gram
+        if not _is_complex(shifted):
+            product = xp.matmul(adjoint(shifted), shifted)
+            return Moments(count, self.shift, sums, product if gram is None else gram + product)
+        if gram is None:
+            gram = xp.zeros(
+                (shifted.shape[0], shifted.shape[2], shifted.shape[2]), dtype=shifted.dtype, device=device(shifted)
+            )
+        for f in range(shifted.shape[0]):  # in place, one by one: all of them at once would be as large again
+            pairs = as_pairs(shifted[f, :, :])
+            gram[f, :, :] += from_pairs(xp.matmul(adjoint(pairs), pairs))
+        return Moments(count, self.shift, sums, gram)
 
     def stored(self) -> Iterator[Array]:
         """Yield the activations as they are stored, read anew."""
@@ -177,8 +186,7 @@ def moments_over(rows: Rows) -> Moments:
     """Return the moments of all rows, merged in the order of the grid."""
     total: Moments | None = None
     for shifted in rows():
-        step = rows.moments(shifted)
-        total = step if total is None else merge(total, step)
+        total = rows.add_moments(total, shifted)
     assert total is not None  # a representation has at least two rows
     return total
 

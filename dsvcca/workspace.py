@@ -25,13 +25,17 @@ import zarr
 from dsvcca import files
 from dsvcca.activations import FORMAT, KEY, read_attributes
 from dsvcca.arrays import Array, NumpyArray, as_pairs, to_numpy
-from dsvcca.basis import Basis, RankRule
+from dsvcca.basis import Basis, Block, RankRule
 from dsvcca.errors import DsvccaError
 from dsvcca.frequencies import half_spectrum
 from dsvcca.plan import PACK
 from dsvcca.views import GRID
 
 COLUMNS = "columns"
+
+PARTS = 1 << 20
+"""Numbers in a chunk of `parts`."""
+
 
 @dataclass(frozen=True)
 class BasisRef:
@@ -73,17 +77,47 @@ class Pack:
         self._places = _places([_widths(one["space"], one["ranks"]) for one in self._about])
         self._width = max(place.stop for place in self._places.values())
         self._chunks: tuple[int, int] | None = None
-        self._bases: list[Basis] | None = None
+        self._heads = np.cumsum([0, *(_head_size(one, self._rows) for one in self._about)])
+        self._blocks = _block_starts(int(self._heads[-1]), self._about)
+        self._part: tuple[int, NumpyArray] | None = None
 
     def basis(self, position: int) -> Basis:
-        """Return a basis, without its columns."""
-        if self._bases is None:
-            flat = self._read("parts/c.0", "float64", (sum(_size(one, self._rows) for one in self._about),))
-            ends = np.cumsum([_size(one, self._rows) for one in self._about])[:-1]
-            self._bases = [
-                _parsed(part, one, self._rows) for part, one in zip(np.split(flat, ends), self._about, strict=True)
-            ]
-        return self._bases[position]
+        """Return a basis, without its columns; its blocks are read when they are used."""
+        one = self._about[position]
+        head = _Numbers(self._values(slice(int(self._heads[position]), int(self._heads[position + 1]))))
+        space, c = tuple(one["space"]), int(one["neurons"])
+        f = len(half_spectrum(space).weights)
+        return Basis(
+            count=self._rows,
+            space=space,
+            ranks=np.asarray(one["ranks"]),
+            nonzero=int(one["nonzero"]),
+            singular_values=head.take(f, c),
+            mean=head.take(f, c, pairs=bool(space)),
+            neuron_norms=head.take(c),
+            row_norms=head.take(self._rows),
+            blocks=_Blocks(self, position, f),
+        )
+
+    def block(self, position: int, frequency: int) -> Block:
+        """Return what belongs to one frequency of a basis."""
+        one = self._about[position]
+        k, c = int(one["ranks"][frequency]), int(one["neurons"])
+        pairs = bool(half_spectrum(tuple(one["space"])).weights[frequency] == 2)
+        start = self._blocks[position, frequency]
+        numbers = _Numbers(self._values(slice(start, start + (2 if pairs else 1) * k * (k + 1 + c))))
+        return Block(numbers.take(k, k, pairs=pairs), numbers.take(k, pairs=pairs), numbers.take(k, c, pairs=pairs))
+
+    def _values(self, wanted: slice) -> NumpyArray:
+        """Return a stretch of `parts`; the last chunk read is kept."""
+        found = []
+        for chunk in range(wanted.start // PARTS, -(-wanted.stop // PARTS)):
+            if self._part is None or self._part[0] != chunk:
+                size = min(PARTS, max(self._blocks[-1, -1], 1))
+                self._part = chunk, self._read(f"parts/c.{chunk}", "float64", (size,))
+            start = chunk * PARTS
+            found.append(self._part[1][max(0, wanted.start - start) : wanted.stop - start])
+        return found[0] if len(found) == 1 else np.concatenate([np.empty(0), *found])
 
     def columns(self, step: slice, wanted: slice) -> Iterator[tuple[slice, slice, NumpyArray]]:
         """Yield columns U of the pack for one step of the grid, a chunk at a time.
@@ -167,8 +201,7 @@ class PackWriter:
             for start in range(0, self._rows, GRID):
                 rows = np.concatenate([held[start : start + GRID] for held in self._held], axis=1)
                 files.write_rows(array, folder / COLUMNS, start, rows if order is None else rows[:, order])
-        flat = np.concatenate([_flat(basis) for _, basis in self._bases])
-        files.create_array(folder / "parts", flat.shape, flat.size, "float64", ("value",))[:] = flat
+        _write_parts(folder / "parts", [basis for _, basis in self._bases])
         bases = [
             {
                 "fingerprint": fingerprint,
@@ -265,46 +298,75 @@ def _places(widths: Sequence[Sequence[int]]) -> dict[tuple[int, int], slice]:
     return places
 
 
-def _flat(basis: Basis) -> NumpyArray:
-    """Return all that belongs to a basis but its columns, end to end, complex numbers as pairs."""
-    blocks = [part for one in zip(basis.cholesky, basis.column_sums, basis.loadings, strict=True) for part in one]
-    whole = [basis.singular_values, basis.mean, basis.neuron_norms, basis.row_norms]
-    return np.concatenate([as_pairs(np.ascontiguousarray(to_numpy(part))).ravel() for part in (*blocks, *whole)])
-
-
-def _size(about: dict[str, Any], n: int) -> int:
-    """Return how many numbers `_flat` gives."""
+def _head_size(about: dict[str, Any], n: int) -> int:
+    """Return the numbers that stand before the blocks of a basis: spectrum, means, norms."""
     space, c = tuple(about["space"]), int(about["neurons"])
-    weights = half_spectrum(space).weights
-    blocks = sum(int(w) * int(k) * (int(k) + 1 + c) for k, w in zip(about["ranks"], weights, strict=True))
-    return blocks + len(weights) * c * (3 if space else 2) + c + n
+    return len(half_spectrum(space).weights) * c * (3 if space else 2) + c + n
 
 
-def _parsed(flat: NumpyArray, about: dict[str, Any], n: int) -> Basis:
-    """Return the basis that `_flat` was given."""
-    space, c = tuple(about["space"]), int(about["neurons"])
-    weights = half_spectrum(space).weights
+def _block_starts(start: int, bases: Sequence[dict[str, Any]]) -> dict[tuple[int, int], int]:
+    """Return where the block of (basis, frequency) begins in `parts`, in the order of the columns; the end as (-1, -1)."""
+    found = {}
+    widths = [_widths(one["space"], one["ranks"]) for one in bases]
+    for position, frequency in _places(widths):
+        found[position, frequency] = start
+        one = bases[position]
+        start += widths[position][frequency] * (int(one["ranks"][frequency]) + 1 + int(one["neurons"]))
+    return found | {(-1, -1): start}
+
+
+def _write_parts(folder: Path, bases: Sequence[Basis]) -> None:
+    """Write what belongs to bases but is no column, end to end, complex numbers as pairs."""
+    parts = [part for b in bases for part in (b.singular_values, b.mean, b.neuron_norms, b.row_norms)]
+    for position, frequency in _places([_widths(b.space, b.ranks) for b in bases]):
+        block = bases[position].blocks[frequency]
+        parts += [block.cholesky, block.column_sums, block.loadings]
+    flat = [as_pairs(np.ascontiguousarray(to_numpy(part))).ravel() for part in parts]
+    size = sum(part.size for part in flat)
+    array = files.create_array(folder, (size,), min(PARTS, max(size, 1)), "float64", ("value",))
     start = 0
+    for stretch in _stretches(flat, PARTS):
+        array[start : start + stretch.size] = stretch
+        start += stretch.size
 
-    def take(*shape: int, pairs: bool = False) -> NumpyArray:
-        nonlocal start
+
+def _stretches(parts: Sequence[NumpyArray], size: int) -> Iterator[NumpyArray]:
+    """Yield parts joined end to end in stretches of `size`; only the last is shorter."""
+    waiting: list[NumpyArray] = []
+    room = size
+    for part in parts:
+        while part.size:
+            waiting.append(part[:room])
+            part, room = part[room:], room - waiting[-1].size
+            if not room:
+                yield np.concatenate(waiting)
+                waiting, room = [], size
+    if waiting:
+        yield np.concatenate(waiting)
+
+
+class _Numbers:
+    """Hands out a stretch of numbers piece by piece."""
+
+    def __init__(self, values: NumpyArray) -> None:
+        self._values, self._start = values, 0
+
+    def take(self, *shape: int, pairs: bool = False) -> NumpyArray:
+        """Return the next numbers in a shape; pairs of them as complex numbers."""
         size = prod(shape) * (2 if pairs else 1)
-        part = flat[start : start + size]
-        start += size
+        part = self._values[self._start : self._start + size]
+        self._start += size
         return (part.view(np.complex128) if pairs else part).reshape(shape)
 
-    blocks = []
-    for k, w in zip(about["ranks"], weights, strict=True):
-        blocks.append([take(*shape, pairs=w == 2) for shape in ((k, k), (k,), (k, c))])
-    return Basis(
-        count=n,
-        space=space,
-        cholesky=tuple(block[0] for block in blocks),
-        column_sums=tuple(block[1] for block in blocks),
-        loadings=tuple(block[2] for block in blocks),
-        singular_values=take(len(weights), c),
-        mean=take(len(weights), c, pairs=bool(space)),
-        neuron_norms=take(c),
-        row_norms=take(n),
-        nonzero=int(about["nonzero"]),
-    )
+
+class _Blocks(Sequence[Block]):
+    """The blocks of a stored basis, read when they are used."""
+
+    def __init__(self, pack: Pack, position: int, frequencies: int) -> None:
+        self._pack, self._position, self._frequencies = pack, position, frequencies
+
+    def __len__(self) -> int:
+        return self._frequencies
+
+    def __getitem__(self, frequency: Any) -> Any:
+        return self._pack.block(self._position, frequency)
