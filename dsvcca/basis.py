@@ -244,7 +244,7 @@ def whiten(rows: Rows, rule: RankRule, columns: Columns, *, bits: int | None, na
         raise DsvccaError(
             f"{name}: {k} kept directions in {n} rows leave no freedom, every correlation would be 1 whatever the "
             f"data (kept directions must stay below rows - 1 = {n - 1}): use more datapoints, or keep fewer "
-            "directions (variance=, rank=)"
+            "directions, by a smaller variance="
         )
     v = spectrum.vectors[:, :k]
     s = like(spectrum.singular_values[:k], v)
