@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
 from importlib.metadata import version
@@ -14,8 +15,6 @@ from typing import Annotated, Any, ParamSpec, TypeVar
 import typer
 from dask.utils import format_bytes
 from distributed import Client
-from rich.console import Console
-from rich.table import Table
 
 from dsvcca import execute
 from dsvcca.compare import compare as compare_plan
@@ -123,16 +122,11 @@ def info(store: StorePath, where: Where = None, labels: LabelPattern = None, dim
         values = list(dict.fromkeys(r.labels[name] for r in found if name in r.labels))
         more = f" ... {len(values) - 12} more" if len(values) > 12 else ""
         print(f"  {name:10} {', '.join(map(str, values[:12]))}{more}")
-    table = Table(box=None, pad_edge=False)
-    for heading in ("layer", "shape", "type", "axes", "representations"):
-        table.add_column(heading)
-    kinds: dict[tuple[str, str, str, str], int] = {}
-    for r in found:
-        key = (str(r.labels["layer"]), str(r.shape), r.dtype, ", ".join(r.dims))
-        kinds[key] = kinds.get(key, 0) + 1
-    for key, count in kinds.items():
-        table.add_row(*key, str(count))
-    Console(soft_wrap=True).print(table)
+    kinds = Counter((str(r.labels["layer"]), str(r.shape), r.dtype, ", ".join(r.dims)) for r in found)
+    rows = [("layer", "shape", "type", "axes", "representations"), *((*kind, str(n)) for kind, n in kinds.items())]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
 
 
 @app.command()
