@@ -15,10 +15,12 @@ from dsvcca.errors import DsvccaError as DsvccaError
 from dsvcca.errors import DsvccaWarning as DsvccaWarning
 from dsvcca.measures import pwcca as pwcca
 from dsvcca.measures import svcca as svcca
+from dsvcca.plan import Plan as Plan
 from dsvcca.plan import plan_comparisons as plan_comparisons
 from dsvcca.results import open_results as open_results
 from dsvcca.results import select as select
 from dsvcca.results import to_frame as to_frame
+from dsvcca.store import Store as Store
 from dsvcca.store import create_store as create_store
 from dsvcca.store import open_store as open_store
 

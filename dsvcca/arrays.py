@@ -43,7 +43,10 @@ def to_numpy(array: Array) -> NumpyArray:
     if compat.is_cupy_array(array):
         return np.asarray(array.get())
     if compat.is_torch_array(array):
-        return np.asarray(array.detach().cpu())
+        here = array.detach().cpu()
+        if significand_bits(here.dtype) == 8:
+            here = here.float()  # bfloat16, which NumPy does not have: exact
+        return np.asarray(here)
     try:
         return np.asarray(array)
     except RuntimeError:  # array_api_strict refuses its other devices, as CuPy would

@@ -307,7 +307,7 @@ def whiten(rows: Rows, rule: RankRule, columns: Columns, *, bits: int | None, na
         raise DsvccaError(
             f"{name}: {ranks.max()} kept directions{where} in {n} rows leave no freedom, every correlation would be 1 "
             f"whatever the data (kept directions must stay below rows - 1 = {n - 1}): use more datapoints, or keep "
-            "fewer directions (variance=, rank=)"
+            "fewer directions, by a smaller variance="
         )
     making = [
         _Making(int(weights[f]), v[:, :k], like(spectrum.singular_values[f, :k], powers), offsets[f, :])

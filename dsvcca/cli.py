@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
 from importlib.metadata import version
@@ -14,8 +15,6 @@ from typing import Annotated, Any, ParamSpec, TypeVar
 import typer
 from dask.utils import format_bytes
 from distributed import Client
-from rich.console import Console
-from rich.table import Table
 
 from dsvcca import execute
 from dsvcca.compare import compare as compare_plan
@@ -46,7 +45,12 @@ Where = Annotated[
 LabelPattern = Annotated[
     str | None, typer.Option(help="For arrays of others: labels from paths, such as '{model}/{step}/{layer}'.")
 ]
-Dims = Annotated[str | None, typer.Option(help="For arrays of others: their axes, such as 'nhwc' or 'ntd'.")]
+Dims = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="For arrays of others: their axes, 'nchw', or those of one layer, 'conv1=nchw'; may be repeated."
+    ),
+]
 PairsRule = Annotated[str, typer.Option(help="all, over_training, to_last_step or across_seeds.")]
 View = Annotated[str, typer.Option(help="auto, neurons, mean, max or positions.")]
 Variance = Annotated[
@@ -54,6 +58,10 @@ Variance = Annotated[
 ]
 Criterion = Annotated[str, typer.Option(help="variance, or singular for the letter of the SVCCA paper's appendix.")]
 Rank = Annotated[int | None, typer.Option(help="Keep this many directions instead.")]
+Measures = Annotated[
+    list[str] | None,
+    typer.Option("--measure", help="svcca, pwcca_x, pwcca_y or r2; repeat for several. [default: all]"),
+]
 Memory = Annotated[str, typer.Option(help="Memory of one worker thread, such as '1.5 GiB'.")]
 
 
@@ -114,16 +122,11 @@ def info(store: StorePath, where: Where = None, labels: LabelPattern = None, dim
         values = list(dict.fromkeys(r.labels[name] for r in found if name in r.labels))
         more = f" ... {len(values) - 12} more" if len(values) > 12 else ""
         print(f"  {name:10} {', '.join(map(str, values[:12]))}{more}")
-    table = Table(box=None, pad_edge=False)
-    for heading in ("layer", "shape", "type", "axes", "representations"):
-        table.add_column(heading)
-    kinds: dict[tuple[str, str, str, str], int] = {}
-    for r in found:
-        key = (str(r.labels["layer"]), str(r.shape), r.dtype, ", ".join(r.dims))
-        kinds[key] = kinds.get(key, 0) + 1
-    for key, count in kinds.items():
-        table.add_row(*key, str(count))
-    Console(soft_wrap=True).print(table)
+    kinds = Counter((str(r.labels["layer"]), str(r.shape), r.dtype, ", ".join(r.dims)) for r in found)
+    rows = [("layer", "shape", "type", "axes", "representations"), *((*kind, str(n)) for kind, n in kinds.items())]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
 
 
 @app.command()
@@ -149,12 +152,13 @@ def plan(
     variance: Variance = None,
     criterion: Criterion = "variance",
     rank: Rank = None,
+    measures: Measures = None,
     memory: Memory = "1 GiB",
     labels: LabelPattern = None,
     dims: Dims = None,
 ) -> None:
     """Show what a comparison would cost; reads no activations and computes nothing."""
-    print(_plan(_opened(store, where, labels, dims), pairs, view, variance, criterion, rank, memory))
+    print(_plan(_opened(store, where, labels, dims), pairs, view, variance, criterion, rank, measures, memory))
 
 
 @app.command()
@@ -168,6 +172,7 @@ def compare(
     variance: Variance = None,
     criterion: Criterion = "variance",
     rank: Rank = None,
+    measures: Measures = None,
     memory: Memory = "1 GiB",
     workers: Annotated[int, typer.Option(min=0, help="Local Dask workers; 0 works in this process.")] = 0,
     scheduler: Annotated[str | None, typer.Option(help="Address of a Dask scheduler to use instead.")] = None,
@@ -179,7 +184,7 @@ def compare(
     """Compare representations and write labelled results that xarray opens."""
     if workers and scheduler:
         raise DsvccaError("--workers starts a cluster and --scheduler names one: give one of them")
-    chosen = _plan(_opened(store, where, labels, dims), pairs, view, variance, criterion, rank, memory)
+    chosen = _plan(_opened(store, where, labels, dims), pairs, view, variance, criterion, rank, measures, memory)
     print(chosen)
     with ExitStack() as stack:
         client = None
@@ -194,9 +199,18 @@ def compare(
     print(f"results  {out}   (dsvcca.open_results({str(out)!r}))")
 
 
-def _opened(store: Path, where: list[str] | None, labels: str | None, dims: str | None) -> Store:
-    opened = open_store(store, labels=labels, dims=dims)
+def _opened(store: Path, where: list[str] | None, labels: str | None, dims: list[str] | None) -> Store:
+    opened = open_store(store, labels=labels, dims=_dims(dims))
     return opened.select(**_where(opened, where)) if where else opened
+
+
+def _dims(spellings: list[str] | None) -> str | dict[str, str] | None:
+    """Return one spelling, or the LAYER=SPELLING pairs."""
+    if not spellings or (len(spellings) == 1 and "=" not in spellings[0]):
+        return spellings[0] if spellings else None
+    if not all("=" in one for one in spellings):
+        raise DsvccaError(f"--dims {' --dims '.join(spellings)}: give one spelling for all, or LAYER=SPELLING for each")
+    return dict(one.split("=", 1) for one in spellings)
 
 
 def _where(store: Store, conditions: list[str]) -> dict[str, list[Label]]:
@@ -212,11 +226,21 @@ def _where(store: Store, conditions: list[str]) -> dict[str, list[Label]]:
 
 
 def _plan(
-    store: Store, pairs: str, view: str, variance: list[float] | None, criterion: str, rank: int | None, memory: str
+    store: Store,
+    pairs: str,
+    view: str,
+    variance: list[float] | None,
+    criterion: str,
+    rank: int | None,
+    measures: list[str] | None,
+    memory: str,
 ) -> Plan:
-    shares = variance or [0.99]
-    share = shares[0] if len(shares) == 1 else shares
-    return plan_comparisons(store, pairs, view=view, variance=share, criterion=criterion, rank=rank, memory=memory)
+    options: dict[str, Any] = {"view": view, "criterion": criterion, "rank": rank, "memory": memory}
+    if variance:
+        options["variance"] = variance[0] if len(variance) == 1 else variance
+    if measures:
+        options["measures"] = measures
+    return plan_comparisons(store, pairs, **options)
 
 
 def _connected(address: str) -> Any:

@@ -54,6 +54,8 @@ def compare(
     DsvccaError
         If the plan cannot be kept, a task failed, or `out` belongs to another plan. What was finished stays.
     """
+    if not isinstance(plan, Plan):
+        raise DsvccaError(f"a {type(plan).__name__} was given instead of a plan: plan_comparisons(store, ...) first")
     if client is None and (active := execute.active_client()) is not None:
         warnings.warn(
             f"a Dask client is active ({active}) but was not passed: working in this process; pass client= to use it",

@@ -64,7 +64,7 @@ def run(
             if error is None:
                 receipts.append(receipt)
             else:
-                log.warning("%s failed: %s", task, error)
+                log.info("%s failed: %s", task, error)
                 failures.append(Failure(str(task), error))
             advance()
     return receipts, failures

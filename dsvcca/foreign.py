@@ -15,7 +15,7 @@ import zarr
 from dsvcca.activations import Representation
 from dsvcca.arrays import significand_bits
 from dsvcca.errors import DsvccaError
-from dsvcca.labels import COLUMNS, Label, Labels, check_same_types, checked_dims, checked_labels
+from dsvcca.labels import COLUMNS, Label, Labels, check_same_types, checked_dims, checked_labels, nearest
 
 PATTERN_FIELD = re.compile(r"\{(\w+)\}")
 INTEGER = re.compile(r"-?(0|[1-9]\d*)")
@@ -33,17 +33,27 @@ def foreign_representations(root: Path, labels: Any, dims: Any) -> list[Represen
         ) from error
     alone = isinstance(node, zarr.Array)
     arrays = {root.stem: node} if isinstance(node, zarr.Array) else dict(_arrays(node))
-    arrays = {path: array for path, array in sorted(arrays.items()) if array.ndim >= 2}
+    arrays = {path: array for path, array in sorted(arrays.items(), key=_natural) if array.ndim >= 2}
     if not arrays:
         raise DsvccaError(f"'{root}' holds no array of two or more axes: it is not a store of activations")
     found = []
-    known: Labels = {}
+    seen: Labels = {}
     for place, (path, own) in enumerate(_labels(list(arrays), labels).items()):
-        check_same_types(own, [known], f"another array in '{root}'")
-        known = own | known
+        check_same_types(own, [seen], f"another array in '{root}'")
+        seen = own | seen
         found.append(_representation(path, root if alone else root / path, arrays[path], own, dims, place))
     _check_all_differ(found)
+    if isinstance(dims, Mapping):
+        known = [r.name for r in found] + [r.labels["layer"] for r in found]
+        for name in dims:
+            if name not in known:
+                raise DsvccaError(f"dims= names {name!r}, which is neither a path nor a layer: {nearest(name, known)}")
     return found
+
+
+def _natural(item: tuple[str, Any]) -> list[tuple[int, int | str]]:
+    """Order paths as people count: block2 before block10."""
+    return [(0, int(part)) if part.isdecimal() else (1, part) for part in re.split(r"(\d+)", item[0])]
 
 
 def _arrays(group: zarr.Group) -> Iterator[tuple[str, zarr.Array[Any]]]:
@@ -56,16 +66,23 @@ def _representation(
     path: str, where: Path, array: zarr.Array[Any], labels: Labels, dims: Any, place: int
 ) -> Representation:
     significand_bits(array.dtype)
-    spelled = dims.get(path) if isinstance(dims, Mapping) else dims
+    if isinstance(dims, Mapping):
+        spelled = dims.get(path, dims.get(labels["layer"]))
+    else:
+        spelled = dims if dims is not None and (array.ndim > 2 or len(dims) == array.ndim) else None
     named = getattr(array.metadata, "dimension_names", None)
     if spelled is None and named and "datapoint" in named and any(n in COLUMNS for n in named):
         spelled = tuple(named)
+    try:
+        checked = checked_dims(spelled, array.shape, f"'{path}'")
+    except DsvccaError as error:
+        raise DsvccaError(f"{error}; where layers differ, dims={{'conv1': 'nchw', 'lstm': 'ntd'}}") from None
     return Representation(
         name=path,
         labels=labels,
         shape=array.shape,
         dtype=str(array.dtype),
-        dims=checked_dims(spelled, array.shape, f"'{path}'"),
+        dims=checked,
         fingerprint=_fingerprint(where, array),
         ids=None,
         array=str(where),

@@ -27,7 +27,11 @@ LONGEST_NAME = 150
 
 LETTERS = {"n": "datapoint", "h": "height", "w": "width", "c": "channel", "t": "position", "d": "neuron"}
 COLUMNS = ("channel", "neuron")
-SPELLINGS = "'nhwc', 'nchw', 'ntd' (datapoint, position, neuron), 'tnd', or names such as ('datapoint', 'neuron')"
+SPELLINGS = {
+    2: "'nd' (datapoint, neuron), 'dn', or names such as ('datapoint', 'neuron')",
+    3: "'ntd' (datapoint, position, neuron), 'tnd', or names such as ('datapoint', 'position', 'neuron')",
+    4: "'nhwc', 'nchw', or names such as ('datapoint', 'height', 'width', 'channel')",
+}
 
 
 def checked_labels(labels: Mapping[str, Any]) -> Labels:
@@ -49,7 +53,7 @@ def checked_labels(labels: Mapping[str, Any]) -> Labels:
             raise DsvccaError(f"label {name}={plain} does not fit in 64 bits: write it as a str")
         found[name] = plain
     if "layer" not in found:
-        raise DsvccaError("a representation needs a layer: pass layer='...'")
+        raise DsvccaError(f"a representation needs a label 'layer', found {describe(found) or 'no label'}: give it one")
     return {name: found[name] for name in label_order(found)}
 
 
@@ -91,11 +95,19 @@ def folder_name(labels: Labels) -> str:
 
 
 def nearest(wanted: Any, known: Iterable[Any], limit: int = 8) -> str:
-    """Return what there is, for an error message: the closest first, then some others."""
+    """Return what there is, for an error message: what was meant, perhaps, or the first (nearest) few.
+
+    >>> nearest("conv", ["conv1", "fc"]), nearest("0", [0, 100]), nearest(90, [0, 50, 100])
+    ("did you mean 'conv1'?", 'did you mean 0?', 'there is 100, 50, 0')
+    """
     names = list(dict.fromkeys(known))
-    close = get_close_matches(str(wanted), [str(name) for name in names], n=3)
-    if close:
-        return f"did you mean {' or '.join(map(repr, close))}?"
+    if isinstance(wanted, (int, float)) and all(isinstance(name, (int, float)) for name in names):
+        names.sort(key=lambda name: abs(name - wanted))
+    else:
+        by_text = {str(name): name for name in names}
+        close = [by_text[text] for text in get_close_matches(str(wanted), list(by_text), n=3)]
+        if close:
+            return f"did you mean {' or '.join(map(repr, close))}?"
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return "there is " + ", ".join(map(repr, names[:limit])) + more
 
@@ -114,18 +126,23 @@ def checked_dims(dims: str | Sequence[str] | None, shape: Sequence[int], what: s
     if dims is None:
         if len(shape) == 2:
             return ("datapoint", "neuron")
-        raise DsvccaError(f"{what} has {len(shape)} axes {tuple(shape)} and no dims: pass dims={SPELLINGS}")
+        raise DsvccaError(
+            f"{what} has {len(shape)} axes {tuple(shape)} and no dims: pass dims={_spellings(len(shape))}"
+        )
     letters = isinstance(dims, str)
     unknown = [letter for letter in dims if letter not in LETTERS] if letters else []
     if unknown:
-        raise DsvccaError(f"dims={dims!r} has unknown letters {unknown}: use {SPELLINGS}")
+        raise DsvccaError(f"dims={dims!r} has unknown letters {unknown}: use {_spellings(len(shape))}")
     names = tuple(LETTERS[letter] for letter in dims) if letters else tuple(dims)
     if len(names) != len(shape):
-        raise DsvccaError(f"{what} has {len(shape)} axes {tuple(shape)}, dims={dims!r} names {len(names)}")
+        raise DsvccaError(
+            f"{what} has {len(shape)} axes {tuple(shape)}, dims={dims!r} names {len(names)}: name every axis, "
+            f"{_spellings(len(shape))}"
+        )
     if len(set(names)) != len(names) or "datapoint" not in names or sum(n in COLUMNS for n in names) != 1:
         raise DsvccaError(
             f"dims={dims!r} must name 'datapoint' once and 'channel' or 'neuron' once, all names different: "
-            f"use {SPELLINGS}"
+            f"use {_spellings(len(shape))}"
         )
     if letters and names[-3:] == ("height", "width", "channel"):
         h, w, c = shape[-3:]
@@ -135,6 +152,10 @@ def checked_dims(dims: str | Sequence[str] | None, shape: Sequence[int], what: s
                 f"dims={dims!r} says channels last: pass dims='nchw', or, if it is right, the names {names}"
             )
     return names
+
+
+def _spellings(axes: int) -> str:
+    return SPELLINGS.get(axes, "their names, such as ('datapoint', 'depth', 'height', 'width', 'channel')")
 
 
 def to_datapoints_first(dims: tuple[str, ...]) -> tuple[int, ...]:

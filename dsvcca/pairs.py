@@ -81,7 +81,9 @@ def choose_pairs(pairs: Any, labels: Sequence[Labels]) -> Pairs:
     if not isinstance(pairs, str):
         return _listed(pairs, labels)
     if pairs not in RULES:
-        raise DsvccaError(f"pairs={pairs!r} is unknown: {nearest(pairs, RULES)}; or give a list of (labels, labels)")
+        raise DsvccaError(
+            f"pairs={pairs!r} is unknown: {nearest(pairs, RULES)} A list of (labels of x, labels of y) will do too"
+        )
     everyone = tuple(True for _ in labels)
     if pairs == "all":
         return Pairs("all", tuple(0 for _ in labels), everyone)
@@ -95,7 +97,18 @@ def choose_pairs(pairs: Any, labels: Sequence[Labels]) -> Pairs:
         for one in labels
     )
     if pairs != "to_last_step":
+        if len(codes) == len(labels):
+            raise DsvccaError(
+                f"pairs={pairs!r} compares {RULES[pairs]}, and here that leaves each of the {len(labels)} "
+                "representations with itself alone: select() more of them, or use other pairs"
+            )
         return Pairs(pairs, groups, everyone)
+    for one in labels:
+        if not isinstance(one["step"], (int, float)):
+            raise DsvccaError(
+                f"pairs={pairs!r} needs steps that are numbers, {describe(one)} has a {type(one['step']).__name__}: "
+                "which of them is the last is not known; write them as numbers, or give a list of pairs"
+            )
     last: dict[int, Any] = {}
     for group, one in zip(groups, labels, strict=True):
         last[group] = max(last.get(group, one["step"]), one["step"])
@@ -126,7 +139,7 @@ def matching(wanted: Labels, labels: Sequence[Labels]) -> list[int]:
 def _listed(pairs: Any, labels: Sequence[Labels]) -> Pairs:
     found = set()
     for entry in pairs:
-        if len(entry) != 2 or not all(isinstance(side, dict) for side in entry):
+        if not isinstance(entry, (tuple, list)) or len(entry) != 2 or not all(isinstance(side, dict) for side in entry):
             raise DsvccaError(f"pairs={entry!r}: give (labels of x, labels of y), two dicts such as {{'layer': 'fc1'}}")
         x, y = (matching(side, labels) for side in entry)
         found |= {(min(i, j), max(i, j)) for i in x for j in y}

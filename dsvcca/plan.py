@@ -17,6 +17,7 @@ from dask.utils import format_bytes, format_time, parse_bytes
 from dsvcca.activations import Representation
 from dsvcca.basis import RankRule
 from dsvcca.errors import DsvccaError
+from dsvcca.labels import nearest
 from dsvcca.measures import MEASURES
 from dsvcca.pairs import RULES, Pairs, choose_pairs
 from dsvcca.store import Store
@@ -24,6 +25,9 @@ from dsvcca.views import GRID, VIEWS, choose_view, viewed_shape
 
 NUMERICS = 1
 """Changes whenever the same inputs would give other bits."""
+
+ALL_BUT_NOISE = 0.99
+"""Share of variance that is kept unless something else is asked for."""
 
 PANEL = 128
 """Representations in a panel: a fixed count, so that tiles never depend on workers or memory."""
@@ -297,10 +301,10 @@ def plan_comparisons(
     pairs: Any = "all",
     *,
     view: str = "auto",
-    variance: float | Sequence[float] = 0.99,
+    variance: float | Sequence[float] = ALL_BUT_NOISE,
     criterion: str = "variance",
     rank: int | None = None,
-    measures: Sequence[str] = tuple(MEASURES),
+    measures: str | Sequence[str] = tuple(MEASURES),
     memory: int | str = "1 GiB",
 ) -> Plan:
     """Plan comparisons of a population: choose, cut, price, and refuse what cannot work. Reads no activations.
@@ -310,7 +314,11 @@ def plan_comparisons(
     store : Store
         The population: an opened store, or what `select` left of it.
     pairs : str or list, default "all"
-        "all", "over_training", "to_last_step", "across_seeds", or a list of (labels of x, labels of y).
+        "all": every representation with every other. "over_training": the same layer of the same network at all pairs
+        of steps. "to_last_step": every layer of a network at every step with all its layers at its last step.
+        "across_seeds": the same layer at the same step, between seeds. Or a list of (labels of x, labels of y), such
+        as ``[({"seed": 0, "layer": "fc1"}, {"seed": 1})]``: everything that carries the ones with everything that
+        carries the others.
     view : {"auto", "neurons", "mean", "max", "positions"}, default "auto"
         How stored activations become rows and columns; "auto" is neurons where there is no space, else mean.
     variance : float or list of float, default 0.99
@@ -319,8 +327,8 @@ def plan_comparisons(
     criterion : {"variance", "singular"}, default "variance"
         Share of squared singular values, or of singular values.
     rank : int, optional
-        Keep this many directions instead.
-    measures : sequence of str, default all
+        Keep this many directions instead of a share of variance.
+    measures : str or sequence of str, default all
         Of `MEASURES`. Without the pwcca ones no vectors are computed.
     memory : int or str, default "1 GiB"
         Memory of one worker thread; tasks are fitted into 70 % of it.
@@ -335,6 +343,8 @@ def plan_comparisons(
     DsvccaError
         If representations cannot be compared, an option is unknown, or a task cannot fit into the memory.
     """
+    if not isinstance(store, Store):
+        raise DsvccaError(f"a {type(store).__name__} was given instead of a store: open_store(path) first")
     found = tuple(store.representations)
     if not found:
         raise DsvccaError(f"'{store.path}' holds no committed representation: write some first")
@@ -343,13 +353,25 @@ def plan_comparisons(
         if v not in VIEWS:
             viewed_shape(r.logical_shape, v)  # raises with the names there are
         _check_alike(found[0], views[0], r, v)
-    unknown = [m for m in measures if m not in MEASURES]
-    if unknown or not measures:
-        raise DsvccaError(f"unknown measures {unknown}: choose from {', '.join(MEASURES)}")
+    measures = (measures,) if isinstance(measures, str) else measures
+    if not measures:
+        raise DsvccaError(f"measures is empty: choose from {', '.join(MEASURES)}")
+    for measure in measures:
+        if measure not in MEASURES:
+            raise DsvccaError(f"measure {measure!r} is unknown: {nearest(measure, MEASURES)}")
     listed = not isinstance(variance, (int, float))
-    shares = [float(v) for v in variance] if not isinstance(variance, (int, float)) else [float(variance)]
+    if rank is not None and (listed or variance != ALL_BUT_NOISE):
+        raise DsvccaError(f"rank={rank} and variance={variance!r} were both given: give one of them")
+    try:
+        shares = [float(v) for v in variance] if not isinstance(variance, (int, float)) else [float(variance)]
+    except (TypeError, ValueError) as error:
+        raise DsvccaError(f"variance={variance!r} is no share ({error}): give a number, or a list of them") from error
     if not shares or len(set(shares)) != len(shares):
         raise DsvccaError(f"variance={variance!r}: give one share, or a list of different ones")
+    try:
+        memory = parse_bytes(memory)
+    except ValueError as error:
+        raise DsvccaError(f"memory={memory!r} is no amount of memory: write it as '1.5 GiB'") from error
     plan = Plan(
         store=store.path,
         representations=found,
@@ -358,7 +380,7 @@ def plan_comparisons(
         listed=listed,
         pairs=choose_pairs(pairs, [r.labels for r in found]),
         measures=tuple(m for m in MEASURES if m in measures),
-        memory=parse_bytes(memory),
+        memory=memory,
     )
     plan.check()
     return plan

@@ -117,7 +117,9 @@ def learning_dynamics(results: xr.Dataset, *, measure: str = "svcca", steps: Seq
         panel.tick_params(axis="x", labelrotation=90, labelbottom=place + across >= len(found.steps))
     for row in panels:
         row[0].set_ylabel("layer at the panel's step", fontsize=9)
-    figure.supxlabel("layer at the end of training (lowest layer at the left and at the bottom)", fontsize=9)
+    figure.supxlabel(
+        "layer at the end of training (in the order of the store, the first at the left and at the bottom)", fontsize=9
+    )
     figure.colorbar(image, ax=panels, label=measure, pad=0.01, fraction=0.05)
     figure.suptitle(_title(found, measure), fontsize=11)
     return figure

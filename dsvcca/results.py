@@ -70,8 +70,8 @@ def create_results(out: str | os.PathLike[str], plan: Plan, about: Mapping[str, 
     there = _results_attributes(root)
     if there["plan"] != plan.fingerprint:
         raise DsvccaError(
-            f"'{root}' holds the results of another plan ({_difference(there['meaning'], plan)}): choose another "
-            "results folder, or remove this one"
+            f"'{root}' holds the results of another plan ({_difference(root, there, plan)}): choose another "
+            "results folder, which costs little as bases are kept and used again, or remove this one"
         )
     return root
 
@@ -350,8 +350,11 @@ def _what_is_missing(root: Path, about: Mapping[str, Any]) -> str:
     return "" if _is_committed(root, RANKS, _rank_keys(about)) else "the ranks are not there and read as 0"
 
 
-def _difference(there: Mapping[str, Any], plan: Plan) -> str:
+def _difference(root: Path, there: Mapping[str, Any], plan: Plan) -> str:
     for name, value in plan.meaning.items():
-        if there.get(name) != value:
-            return f"{name} is {there.get(name)!r} there and {value!r} here"
+        if there["meaning"].get(name) != value:
+            return f"{name} is {there['meaning'].get(name)!r} there and {value!r} here"
+    count = int(zarr.open_array(str(root / "x"), mode="r").shape[0])
+    if count != len(plan.representations):
+        return f"it compares {count} representations, {len(plan.representations)} are asked for here"
     return "it compares other representations, or other activations under the same labels"

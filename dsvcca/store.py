@@ -16,10 +16,20 @@ import numpy as np
 import pandas as pd
 
 from dsvcca import files
-from dsvcca.activations import FORMAT, KEY, Representation, findings, read_attributes, read_ids, read_records
+from dsvcca.activations import (
+    FORMAT,
+    KEY,
+    Representation,
+    findings,
+    read_attributes,
+    read_ids,
+    read_pieces,
+    read_records,
+)
+from dsvcca.arrays import NumpyArray
 from dsvcca.errors import DsvccaError
 from dsvcca.foreign import foreign_representations
-from dsvcca.labels import Label, label_order, nearest
+from dsvcca.labels import Label, describe, label_order, nearest
 from dsvcca.progress import track
 from dsvcca.writer import Writer, claim_ids
 
@@ -160,6 +170,21 @@ class Store:
             raise DsvccaError(f"'{self.path}' was written by others and is only read: create_store() a new one")
         return Writer(self._root, self.datapoints, {**labels, "layer": layer}, dims, if_exists, self._records)
 
+    def read(self, **labels: Label) -> NumpyArray:
+        """Return the activations (datapoint, ..., channel) of the one representation that carries the labels.
+
+        Raises
+        ------
+        DsvccaError
+            If none does, or several do, or what is stored is damaged.
+        """
+        found = self.select(**labels).representations
+        if len(found) > 1:
+            raise DsvccaError(
+                f"{len(found)} representations have {describe(labels)}, the first is {found[0]}: say more"
+            )
+        return np.concatenate(list(read_pieces(found[0])))
+
     def verify(self) -> pd.DataFrame:
         """Read every chunk of every representation and return what is wrong, one row a finding.
 
@@ -236,8 +261,10 @@ def open_store(
         For arrays that others wrote: a pattern for their paths such as ``"{model}/{step}/{layer}"``, a mapping from
         path to labels, or a function from path to labels. By default ``key=value`` parts of a path are labels and the
         rest of it is the layer.
-    dims : str, sequence of str, or mapping from path to them, optional
-        For arrays that others wrote: their axes, where the arrays do not name them themselves.
+    dims : str, sequence of str, or mapping to them, optional
+        For arrays that others wrote: their axes, where the arrays do not name them themselves. One spelling counts for
+        all arrays with that many axes; a mapping gives one for a layer, or for a path. Two axes are (datapoint,
+        neuron) unless something else is said.
 
     Raises
     ------

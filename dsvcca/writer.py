@@ -189,7 +189,8 @@ class Writer:
     def _wrong_count(self, prefix: str) -> DsvccaError:
         return DsvccaError(
             f"{describe(self.labels)} has {prefix}{self._rows} datapoints, the store '{self._root}' has "
-            f"{self._datapoints}: write exactly those, in the same order; nothing was written"
+            f"{self._datapoints}: write exactly those, in the same order (with a DataLoader, drop_last=False); nothing "
+            "was written"
         )
 
 
@@ -248,9 +249,9 @@ def _check_same_ids(root: Path, known: tuple[NumpyArray, str], ids: NumpyArray, 
     different = np.flatnonzero(stored[start : start + len(ids)] != ids)
     if different.size:
         raise DsvccaError(
-            f"other datapoints than those of the store '{root}': {different.size} of {len(ids)} ids differ, the first "
-            f"in row {start + int(different[0])}; give the same datapoints in the same order, without shuffling or "
-            "random transforms, or use another store"
+            f"other datapoints than those of the store '{root}': {different.size} of {len(ids)} ids differ (rows "
+            f"{start} to {start + len(ids) - 1}), the first in row {start + int(different[0])}; give the same "
+            "datapoints in the same order, without shuffling or random transforms, or use another store"
         )
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+import zarr
 from typer.testing import CliRunner
 
 import dsvcca
@@ -55,6 +56,19 @@ def test_compare_gives_the_results_of_the_library(store, tmp_path):
     found = dsvcca.open_results(tmp_path / "r.zarr")
     assert np.array_equal(found.svcca.values, by_hand.svcca.values)
     assert len(pd.read_csv(tmp_path / "t.csv")) == 10
+
+
+def test_axes_and_measures_are_chosen_on_the_command_line(tmp_path):
+    group = zarr.create_group(tmp_path / "g.zarr")
+    group.create_array("a/conv", data=np.random.default_rng(0).standard_normal((200, 3, 4, 4)))
+    group.create_array("a/seq", data=np.random.default_rng(1).standard_normal((200, 5, 3)))
+    options = ("--labels", "{model}/{layer}", "--dims", "conv=nchw", "--dims", "seq=ntd")
+    assert "channel, height, width" in call("info", tmp_path / "g.zarr", *options).output
+    said = call("compare", tmp_path / "g.zarr", tmp_path / "r.zarr", *options, "--measure", "svcca")
+    assert said.exit_code == 0, said.output
+    assert list(dsvcca.open_results(tmp_path / "r.zarr").data_vars) == ["svcca", "rank_x", "rank_y"]
+    said = call("info", tmp_path / "g.zarr", "--dims", "nchw", "--dims", "seq=ntd")
+    assert "give one spelling for all, or LAYER=SPELLING for each" in said.output
 
 
 def test_verify_fails_where_something_is_wrong(tmp_path):

@@ -268,7 +268,7 @@ def test_tasks_carry_paths_and_never_arrays(tmp_path):
     store = dsvcca.create_store(tmp_path / "s.zarr", datapoints=300)
     for seed in range(130):
         store.write(activations(seed, n=300, p=6), layer="a_layer_with_a_long_name", seed=seed, step=100000 + seed)
-    plan = dsvcca.plan_comparisons(store, "over_training")
+    plan = dsvcca.plan_comparisons(store)
     ensure_workspace(str(tmp_path / "w"))
     bases = make_bases(plan, str(tmp_path / "w"), plan.tiles, None)
     tasks = tile_tasks(plan, str(tmp_path / "w"), tmp_path / "r.zarr", plan.tiles, bases)
@@ -432,14 +432,35 @@ def test_no_space_for_bases_or_results_is_an_error(population, tmp_path):
         ({"variance": [0.9, 0.9]}, "list of different ones"),
         ({"criterion": "both"}, "criterion='both' is unknown"),
         ({"rank": 0}, "rank=0 keeps nothing"),
-        ({"measures": ["cka"]}, r"unknown measures \['cka'\]"),
-        ({"measures": []}, "unknown measures"),
+        ({"measures": ["svca"]}, "measure 'svca' is unknown: did you mean 'svcca'"),
+        ({"measures": "cka"}, "measure 'cka' is unknown: there is 'svcca'"),
+        ({"measures": []}, "measures is empty"),
+        ({"variance": "0.99"}, "variance='0.99' is no share"),
+        ({"rank": 3, "variance": 0.9}, "rank=3 and variance=0.9 were both given"),
         ({"memory": "200 MiB"}, "is too little"),
+        ({"memory": "lots"}, "memory='lots' is no amount of memory"),
     ],
 )
 def test_plans_that_cannot_work_are_refused(population, options, message):
     with pytest.raises(DsvccaError, match=message):
         dsvcca.plan_comparisons(population[0], **options)
+
+
+def test_pairs_that_would_compare_nothing_or_the_wrong_thing_are_refused(tmp_path):
+    store = dsvcca.create_store(tmp_path / "s.zarr", datapoints=600)
+    for step in ("0", "90", "100"):
+        store.write(activations(0), layer="a", seed=0, step=step)
+    with pytest.raises(DsvccaError, match="needs steps that are numbers, seed=0, step='0', layer='a' has a str"):
+        dsvcca.plan_comparisons(store, "to_last_step")
+    with pytest.raises(DsvccaError, match="leaves each of the 3 representations with itself alone"):
+        dsvcca.plan_comparisons(store, "across_seeds")
+
+
+def test_other_things_than_stores_and_plans_are_told_so(population):
+    with pytest.raises(DsvccaError, match="a str was given instead of a store: open_store"):
+        dsvcca.plan_comparisons(population[0].path)
+    with pytest.raises(DsvccaError, match="a Store was given instead of a plan: plan_comparisons"):
+        dsvcca.compare(population[0], "r.zarr")
 
 
 def test_plans_across_unlike_populations_are_refused(tmp_path):

@@ -76,7 +76,7 @@ def test_results_of_another_plan_are_refused(population, plan, results, tmp_path
     dsvcca.compare(plan, out)
     with pytest.raises(DsvccaError, match=r"results of another plan \(variance is \[0.9, 0.99, 1.0\] there"):
         dsvcca.compare(dsvcca.plan_comparisons(population[0], variance=0.5), out)
-    with pytest.raises(DsvccaError, match="compares other representations"):
+    with pytest.raises(DsvccaError, match="it compares 12 representations, 4 are asked for here"):
         dsvcca.compare(dsvcca.plan_comparisons(population[0].select(seed=0), variance=[0.9, 0.99, 1.0]), out)
     with pytest.raises(DsvccaError, match="does not hold results"):
         dsvcca.compare(plan, population[0].path)

@@ -91,10 +91,14 @@ def capture(
         tensor with a row for each datapoint, axes that cannot be told, and modules that run twice or not at all.
         Nothing is written then.
     """
+    if not isinstance(store, Store):
+        raise DsvccaError(f"a {type(store).__name__} was given instead of a store: create_store(path, ...) first")
     wanted = _checked_layers(model, layers)
     _check_order(data)
     if "layer" in labels:
         raise DsvccaError(f"label layer={labels['layer']!r} was given: leave it out, layers are named by `layers`")
+    if "dims" in labels:
+        raise DsvccaError("dims= is not taken here: spell axes with the layers, layers={'conv1': 'nchw', 'fc1': None}")
 
     def writer_for(name: str, dims: Dims | None) -> Writer:
         return store.writer(layer=name, dims=dims, if_exists=if_exists, **labels)
