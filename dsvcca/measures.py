@@ -89,7 +89,7 @@ def pwcca(x: Array, y: Array, *, variance: float = 1.0, side: str = "x") -> floa
 
 
 TOTALS = ("rho", "rho2", "x_weighted", "x_weights", "y_weighted", "y_weights")
-"""What is summed over frequencies before it is divided: sum(rho), sum(rho^2), and of each side sum(a rho) and sum(a)."""
+"""What is summed over frequencies before it is divided: sum(rho), sum(rho^2), and of each side sum(a rho), sum(a)."""
 
 
 def totals_of_values(c: Array) -> dict[str, Array]:

@@ -305,7 +305,7 @@ def _head_size(about: dict[str, Any], n: int) -> int:
 
 
 def _block_starts(start: int, bases: Sequence[dict[str, Any]]) -> dict[tuple[int, int], int]:
-    """Return where the block of (basis, frequency) begins in `parts`, in the order of the columns; the end as (-1, -1)."""
+    """Return where the block of (basis, frequency) begins in `parts`, in the order of columns; (-1, -1) is the end."""
     found = {}
     widths = [_widths(one["space"], one["ranks"]) for one in bases]
     for position, frequency in _places(widths):

@@ -41,8 +41,8 @@ class Stack:
         self.right = [representation(rng, signals, neurons) for neurons in (7, 9, 12)]
         left = [whiten_in_memory(xp.asarray(one), RankRule(), "x") for one in self.left]
         right = [whiten_in_memory(xp.asarray(one), RankRule(), "y") for one in self.right]
-        self.x_loadings = [basis.loadings[0] for _, basis in left]
-        self.y_loadings = [basis.loadings[0] for _, basis in right]
+        self.x_loadings = [basis.blocks[0].loadings for _, basis in left]
+        self.y_loadings = [basis.blocks[0].loadings for _, basis in right]
         blocks = [self._cross(*left[i], *right[j])[:k_x, :k_y] for i, j in zip(self.x, self.y, strict=True)]
         self.c = namespace(blocks[0]).stack(blocks)
         self.expected = [
@@ -51,8 +51,8 @@ class Stack:
 
     @staticmethod
     def _cross(u, x, v, y):
-        inverses = inverse_cholesky(x.cholesky[0]), inverse_cholesky(y.cholesky[0])
-        return corrected(namespace(u).matmul(adjoint(u), v), x.column_sums[0], y.column_sums[0], x.count, *inverses)
+        inverses = inverse_cholesky(x.blocks[0].cholesky), inverse_cholesky(y.blocks[0].cholesky)
+        return corrected(namespace(u).matmul(adjoint(u), v), x.blocks[0].column_sums, y.blocks[0].column_sums, x.count, *inverses)
 
 
 def mean_correlation(c):

@@ -42,8 +42,8 @@ def corrected_cross(u_x, x, u_y, y):
     """Return the cross block by products of stored columns, one step of the grid at a time, summed in float64."""
     products = (u_x[step].T.copy() @ u_y[step] for step in grid_steps(x.count))
     m = sum(product.astype(np.float64) for product in products)
-    inverses = inverse_cholesky(x.cholesky[0]), inverse_cholesky(y.cholesky[0])
-    return corrected(m, x.column_sums[0], y.column_sums[0], x.count, *inverses)
+    inverses = inverse_cholesky(x.blocks[0].cholesky), inverse_cholesky(y.blocks[0].cholesky)
+    return corrected(m, x.blocks[0].column_sums, y.blocks[0].column_sums, x.count, *inverses)
 
 
 # Numbers as they are stored
@@ -203,7 +203,7 @@ def test_pieces_of_every_library_are_regrouped(xp):
 def test_moments_and_columns_do_not_depend_on_the_pieces_bit_for_bit(places, seed, keep):
     x = np.random.default_rng(seed).standard_normal((2 * GRID + 100, 5)) + 3.0
     whole, pieces = moments_over(rows_of(x)), moments_over(rows_of(x, *places, keep=keep))
-    for field in ("count", "shift", "sums", "comoment"):
+    for field in ("count", "shift", "sums", "gram"):
         np.testing.assert_array_equal(getattr(pieces, field), getattr(whole, field), err_msg=field)
 
 
@@ -258,14 +258,14 @@ def test_merging_any_split_of_the_rows_gives_the_whole(rows, places, seed, backw
     x = rng.standard_normal((rows, 3)) + rng.uniform(-3, 3, size=3)
     counted = rows_of(x)
     counted.shift = rng.uniform(-3, 3, size=(1, 3))
-    parts = [counted.moments((piece - counted.shift)[None]) for piece in cut(x, places)]
+    parts = [counted.add_moments(None, (piece - counted.shift)[None]) for piece in cut(x, places)]
     total = parts.pop(-1 if backwards else 0)
     while parts:
         total = merge(parts.pop(), total) if backwards else merge(total, parts.pop(0))
     z = x - x.mean(axis=0)
     assert total.count == rows
     np.testing.assert_allclose(total.mean[0], x.mean(axis=0), atol=1e-13)
-    np.testing.assert_allclose(total.comoment[0], z.T @ z, atol=1e-11)
+    np.testing.assert_allclose(total.comoment(0), z.T @ z, atol=1e-11)
 
 
 def test_moments_are_those_of_numpy_in_every_library(xp):
@@ -273,7 +273,7 @@ def test_moments_are_those_of_numpy_in_every_library(xp):
     moments = moments_over(rows_of(xp.asarray(x), 40, 200))
     assert moments.count == 300
     np.testing.assert_allclose(xp.to_numpy(moments.mean)[0], x.mean(axis=0), rtol=1e-14)
-    np.testing.assert_allclose(xp.to_numpy(moments.comoment)[0], np.cov(x.T) * 299, rtol=1e-11, atol=1e-9)
+    np.testing.assert_allclose(xp.to_numpy(moments.comoment(0)), np.cov(x.T) * 299, rtol=1e-11, atol=1e-9)
 
 
 def test_complex_moments_conjugate_the_first_factor(xp):
@@ -284,7 +284,7 @@ def test_complex_moments_conjugate_the_first_factor(xp):
     z -= z.mean(axis=0)
     for f, (h, w) in enumerate(half_spectrum((4, 3)).bins):
         there = z[:, h, w, :]
-        np.testing.assert_allclose(xp.to_numpy(moments.comoment)[f], there.conj().T @ there, atol=1e-11)
+        np.testing.assert_allclose(xp.to_numpy(moments.comoment(f)), there.conj().T @ there, atol=1e-11)
 
 
 def test_means_a_million_times_the_deviation_cost_no_digits():
@@ -292,7 +292,7 @@ def test_means_a_million_times_the_deviation_cost_no_digits():
     x, y = reference.planted(rng, GRID + 1000, [0.9, 0.5, 0.1], q=4, mean=1e6)
     z = reference.centred(x)
     moments = moments_over(rows_of(x, 500))
-    np.testing.assert_allclose(moments.comoment[0], z.T @ z, rtol=0, atol=1e-10 * np.trace(z.T @ z))
+    np.testing.assert_allclose(moments.comoment(0), z.T @ z, rtol=0, atol=1e-10 * np.trace(z.T @ z))
     naive = x.T @ x - np.outer(x.sum(axis=0), x.sum(axis=0)) / len(x)
     assert np.abs(naive - z.T @ z).max() > 1e-6 * np.trace(z.T @ z), "this case would not tell a naive sum"
     np.testing.assert_allclose(cca(x, y).correlations, reference.cca(x, y).correlations, atol=1e-10, rtol=0)
@@ -485,10 +485,10 @@ def test_loadings_times_columns_give_back_the_centred_activations(xp):
     x = np.random.default_rng(15).standard_normal((700, 9)) @ reference.mixing(np.random.default_rng(16), 9, 100.0)
     x = np.column_stack([x, x[:, 0] - x[:, 1], np.full(700, 2.0)]) + 3.0
     u, basis = whitened(xp.asarray(x))
-    orthonormal = xp.to_numpy(u) @ to_numpy(inverse_cholesky(basis.cholesky[0])).T
+    orthonormal = xp.to_numpy(u) @ to_numpy(inverse_cholesky(basis.blocks[0].cholesky)).T
     assert basis.rank == 9
     np.testing.assert_allclose(orthonormal.T @ orthonormal, np.eye(9), atol=1e-12)
-    np.testing.assert_allclose(orthonormal @ xp.to_numpy(basis.loadings[0]), reference.centred(x), atol=1e-10)
+    np.testing.assert_allclose(orthonormal @ xp.to_numpy(basis.blocks[0].loadings), reference.centred(x), atol=1e-10)
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32", "float16"])
@@ -501,24 +501,24 @@ def test_the_parts_of_a_basis_are_what_they_say(dtype):
     np.testing.assert_allclose(basis.mean[0], x.mean(axis=0), rtol=1e-13)
     np.testing.assert_allclose(basis.neuron_norms, np.linalg.norm(z, axis=0), rtol=1e-12)
     np.testing.assert_allclose(basis.row_norms, (z**2).sum(axis=1), rtol=1e-10)
-    np.testing.assert_allclose(basis.column_sums[0], stored.sum(axis=0), atol=1e-12)
+    np.testing.assert_allclose(basis.blocks[0].column_sums, stored.sum(axis=0), atol=1e-12)
     gram = stored.T @ stored - np.outer(stored.sum(axis=0), stored.sum(axis=0)) / len(x)
-    np.testing.assert_allclose(basis.cholesky[0] @ basis.cholesky[0].T, gram, atol=1e-14)
-    np.testing.assert_array_equal(np.triu(basis.cholesky[0], 1), np.zeros((5, 5)))
-    np.testing.assert_allclose(np.abs(np.diag(basis.cholesky[0])), np.ones(5), atol=1e-3 if dtype == "float16" else 1e-6)
+    np.testing.assert_allclose(basis.blocks[0].cholesky @ basis.blocks[0].cholesky.T, gram, atol=1e-14)
+    np.testing.assert_array_equal(np.triu(basis.blocks[0].cholesky, 1), np.zeros((5, 5)))
+    np.testing.assert_allclose(np.abs(np.diag(basis.blocks[0].cholesky)), np.ones(5), atol=1e-3 if dtype == "float16" else 1e-6)
     spectrum = decompose(moments_over(rows_of(x)), np.ones(1), 30.0, 53)
     sv = spectrum.singular_values[0, :5, None] * spectrum.vectors[0][:, :5].T
-    np.testing.assert_allclose(basis.loadings[0], basis.cholesky[0].T @ sv, atol=1e-10)
+    np.testing.assert_allclose(basis.blocks[0].loadings, basis.blocks[0].cholesky.T @ sv, atol=1e-10)
 
 
 def test_loadings_of_fewer_directions_are_the_first_rows_of_those_of_more():
     x = np.random.default_rng(18).standard_normal((500, 8)) * np.arange(1, 9)
     u_all, everything = whitened(x, dtype="float32")
-    corner = inverse_cholesky(everything.cholesky[0][:3, :3])
-    np.testing.assert_allclose(corner, inverse_cholesky(everything.cholesky[0])[:3, :3], atol=1e-15)
+    corner = inverse_cholesky(everything.blocks[0].cholesky[:3, :3])
+    np.testing.assert_allclose(corner, inverse_cholesky(everything.blocks[0].cholesky)[:3, :3], atol=1e-15)
     variates = u_all[:, :3].astype(np.float64) @ corner.T
-    np.testing.assert_allclose(variates.T @ reference.centred(x), everything.loadings[0][:3], atol=1e-4)
-    np.testing.assert_allclose(whitened(x, RankRule(rank=3))[1].loadings[0], everything.loadings[0][:3], atol=1e-4)
+    np.testing.assert_allclose(variates.T @ reference.centred(x), everything.blocks[0].loadings[:3], atol=1e-4)
+    np.testing.assert_allclose(whitened(x, RankRule(rank=3))[1].blocks[0].loadings, everything.blocks[0].loadings[:3], atol=1e-4)
 
 
 @pytest.mark.parametrize("condition", [1.0, 1e3, 1e5])
@@ -556,7 +556,7 @@ def test_the_correction_undoes_any_mixing_and_shift_of_the_columns():
 def test_columns_are_of_the_library_and_device_of_the_activations(xp):
     x = np.random.default_rng(22).standard_normal((300, 5))
     u, basis = whiten_in_memory(xp.asarray(x), RankRule(0.9), "x")
-    blocks = (basis.cholesky[0], basis.column_sums[0], basis.loadings[0])
+    blocks = (basis.blocks[0].cholesky, basis.blocks[0].column_sums, basis.blocks[0].loadings)
     assert all(xp.owns(part) for part in (u, *blocks, basis.mean, basis.neuron_norms, basis.row_norms))
     assert namespace(u).float64 == u.dtype
 
