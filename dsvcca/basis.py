@@ -136,7 +136,7 @@ class Block:
     cholesky : (k, k)
         Lower factor L of the centred Gram of U as stored: U L^-H is orthonormal to float64 rounding.
     column_sums : (k,)
-        Sums of the columns of U as stored (zero but for rounding).
+        Sums of the columns of U as stored (zero but for rounding); 0 where the mean was not subtracted.
     loadings : (k, c)
         F with z = (U L^-H) F on the kept directions, z the centred activations.
     """
@@ -310,7 +310,7 @@ def whiten(rows: Rows, rule: RankRule, columns: Columns, *, bits: int | None, na
             "fewer directions, by a smaller variance="
         )
     making = [
-        _Making(int(weights[f]), v[:, :k], like(spectrum.singular_values[f, :k], powers), offsets[f, :])
+        _Making(int(weights[f]), v[:, :k], like(spectrum.singular_values[f, :k], powers), offsets[f, :], rows.centred[f])
         for f, (v, k) in enumerate(zip(spectrum.vectors, ranks.tolist(), strict=True))
     ]
     columns.start(n, [block.width for block in making])
@@ -339,9 +339,9 @@ def whiten(rows: Rows, rule: RankRule, columns: Columns, *, bits: int | None, na
 class _Making:
     """One frequency while its columns are made."""
 
-    def __init__(self, weight: int, vectors: Array, s: Array, offset: Array) -> None:
+    def __init__(self, weight: int, vectors: Array, s: Array, offset: Array, centred: bool) -> None:
         xp = namespace(vectors)
-        self.weight, self.vectors, self.s = weight, vectors, s
+        self.weight, self.vectors, self.s, self.centred = weight, vectors, s, centred
         self.real = not xp.isdtype(vectors.dtype, "complex floating")
         offset = real_part(offset) if self.real else offset
         # One product gives the columns and, in its last row, z_i . offset; long rows make it a quarter faster.
@@ -376,6 +376,8 @@ class _Making:
         gram, sums = self.gram, self.sums
         if not self.real:
             gram, sums = from_pairs(gram), sums[0::2] + 1j * sums[1::2]
+        if not self.centred:
+            sums = 0.0 * sums  # so that nothing is subtracted from products either
         cholesky = xp.linalg.cholesky(gram - adjoint(sums[None, :]) * sums[None, :] / n)
         return Block(cholesky, sums, xp.matmul(adjoint(cholesky), self.s[:, None] * adjoint(self.vectors)))
 

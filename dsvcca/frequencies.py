@@ -111,7 +111,7 @@ def to_space(half: HalfSpectrum, values: Array) -> Array:
     if not half.space:
         return values[0, :]
     k = values.shape[1]
-    full = xp.zeros((prod(half.space), k), dtype=xp.complex128)
+    full = xp.zeros((prod(half.space), k), dtype=xp.complex128, device=device(values))
     for f, bin_ in enumerate(half.bins):
         full[int(np.ravel_multi_index(tuple(bin_), half.space)), :] = values[f, :]
         conjugate = tuple(-bin_ % np.asarray(half.space))
