@@ -310,7 +310,9 @@ def whiten(rows: Rows, rule: RankRule, columns: Columns, *, bits: int | None, na
             "fewer directions, by a smaller variance="
         )
     making = [
-        _Making(int(weights[f]), v[:, :k], like(spectrum.singular_values[f, :k], powers), offsets[f, :], rows.centred[f])
+        _Making(
+            int(weights[f]), v[:, :k], like(spectrum.singular_values[f, :k], powers), offsets[f, :], rows.centred[f]
+        )
         for f, (v, k) in enumerate(zip(spectrum.vectors, ranks.tolist(), strict=True))
     ]
     columns.start(n, [block.width for block in making])

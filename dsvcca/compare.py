@@ -79,10 +79,10 @@ def compare(
 
     bases = make_bases(plan, place, tiles if ranks is not None else plan.tiles, client)
     if ranks is None:
-        ranks = kept_ranks(plan, place, bases)
+        ranks, deepest = kept_ranks(plan, place, bases)
+        results.add_warnings(root, warn_of_few_rows(plan, deepest))
         results.write_ranks(root, ranks)
     plan.check([int(r) for r in ranks.max(axis=1)])
-    results.add_warnings(root, warn_of_few_rows(plan, ranks))
 
     tasks = tile_tasks(plan, place, root, tiles, bases)
     _, failures = execute.run(correlate, tasks, client=client, title="correlate")
@@ -111,9 +111,13 @@ def make_bases(
     return bases | _usable(plan, made, missing)
 
 
-def kept_ranks(plan: Plan, workspace: str, bases: dict[int, BasisRef]) -> NumpyArray:
-    """Return the ranks (representations, rules) of the whole plan; 0 for those in no comparison."""
+def kept_ranks(plan: Plan, workspace: str, bases: dict[int, BasisRef]) -> tuple[NumpyArray, NumpyArray]:
+    """Return the ranks (representations, rules) of the whole plan, and those of the frequency that keeps most.
+
+    0 for representations in no comparison.
+    """
     ranks = np.zeros((len(plan.representations), len(plan.rules)), dtype=np.int64)
+    deepest = np.zeros_like(ranks)
     packs: dict[str, Pack] = {}
     for i, ref in sorted(bases.items(), key=lambda item: item[1].pack):
         if ref.pack not in packs:
@@ -121,7 +125,8 @@ def kept_ranks(plan: Plan, workspace: str, bases: dict[int, BasisRef]) -> NumpyA
         basis = packs[ref.pack].basis(ref.position)
         kept = ranks_of(plan.rules, basis.weights, basis.singular_values, basis.nonzero)
         ranks[i] = [int(np.sum(basis.weights * k)) for k in kept]
-    return ranks
+        deepest[i] = [int(k.max()) for k in kept]
+    return ranks, deepest
 
 
 def tile_tasks(
@@ -151,7 +156,10 @@ def tile_tasks(
 
 
 def warn_of_few_rows(plan: Plan, ranks: NumpyArray) -> list[str]:
-    """Warn of pairs whose correlations are large, or 1, for want of rows alone; return the sentences."""
+    """Warn of pairs whose correlations are large, or 1, for want of rows alone; return the sentences.
+
+    `ranks` (representations, rules) are those of the frequency that keeps most.
+    """
     n, sentences = plan.rows, []
     for place, rule in enumerate(plan.rules):
         forced = few = 0

@@ -16,7 +16,7 @@ from dsvcca.basis import Basis, Block, RankRule, inverse_cholesky, ranks_of
 from dsvcca.correlations import corrected
 from dsvcca.measures import TOTALS, exchanged, measures_of, totals_of_values, totals_of_vectors
 from dsvcca.moments import grid_steps
-from dsvcca.plan import STRIP, tile_memory
+from dsvcca.plan import STRIP, block_bytes, tile_memory
 from dsvcca.results import MIRRORED, write_tile
 from dsvcca.views import GRID
 from dsvcca.workspace import BasisRef, Pack
@@ -69,22 +69,37 @@ class Panel:
     def __init__(self, workspace: str, refs: tuple[BasisRef, ...], rules: tuple[RankRule, ...]) -> None:
         self.refs = refs
         self.packs = {name: Pack(workspace, name) for name in dict.fromkeys(ref.pack for ref in refs)}
-        self.bases = [self.packs[ref.pack].basis(ref.position) for ref in refs]
-        self.weights = self.bases[0].weights
-        self.ranks = np.asarray([ranks_of(rules, b.weights, b.singular_values, b.nonzero) for b in self.bases])
+        ranks, self.keys, self.neurons = [], [], []
+        for ref in refs:
+            basis = self.packs[ref.pack].basis(ref.position)
+            self.weights = basis.weights
+            ranks.append(ranks_of(rules, basis.weights, basis.singular_values, basis.nonzero))
+            self.keys.append(_digest(basis))
+            self.neurons.append(len(basis.neuron_norms))
+        self.ranks = np.asarray(ranks)
         self.most = self.ranks.max(axis=1)
         self.widths = self.most * self.weights
-        self.keys = [_digest(basis) for basis in self.bases]
-        self._at: tuple[int, list[Block]] = (-1, [])
+        self._at: tuple[tuple[int, range], list[Block]] = ((-1, range(0)), [])
 
-    def at(self, f: int) -> list[Block]:
-        """Return the blocks of all bases at one frequency, cut to what is kept and with L^-1 in place of L."""
-        if self._at[0] != f:
-            blocks = [(basis.blocks[f], int(k)) for basis, k in zip(self.bases, self.most[:, f], strict=True)]
-            self._at = (
-                f,
-                [Block(inverse_cholesky(b.cholesky[:k, :k]), b.column_sums[:k], b.loadings[:k, :]) for b, k in blocks],
-            )
+    @property
+    def bytes_a_column(self) -> float:
+        """Bytes of what belongs to one real column at the frequency where that is most."""
+        worst = 0.0
+        for most, c in zip(self.most, self.neurons, strict=True):
+            at = int(most.argmax())
+            k, weight = int(most[at]), int(self.weights[at])
+            worst = max(worst, block_bytes(k, c, weight) / max(1, k * weight))
+        return worst
+
+    def at(self, f: int, run: range) -> list[Block]:
+        """Return the blocks of a run of bases at one frequency, cut to what is kept and with L^-1 in place of L."""
+        if self._at[0] != (f, run):
+            blocks = []
+            for i in run:
+                block, k = self.packs[self.refs[i].pack].block(self.refs[i].position, f), int(self.most[i, f])
+                inverse = inverse_cholesky(block.cholesky[:k, :k])
+                blocks.append(Block(inverse, block.column_sums[:k], block.loadings[:k, :]))
+            self._at = (f, run), blocks
         return self._at[1]
 
     def runs(self, f: int, most: int) -> Iterator[range]:
@@ -159,7 +174,7 @@ def correlate(task: CorrelateTask) -> TileReceipt:
             for y_run in y.runs(frequencies.start, most):
                 if wanted[x_run.start : x_run.stop, y_run.start : y_run.stop].any():
                     for f, block in zip(frequencies, _cross(x, x_run, y, y_run, frequencies, task.rows), strict=True):
-                        _solve(f, x, x_run, y, y_run, block, wanted, totals)
+                        _solve(f, x, x_run, y, y_run, block, task.rows, wanted, totals)
     rank_x, rank_y = (np.sum(panel.ranks * panel.weights, axis=2) for panel in (x, y))
     with np.errstate(invalid="ignore"):  # 0 / 0 where no comparison was asked for
         found = measures_of(totals, np.minimum(rank_x[:, None, :], rank_y[None, :, :]))
@@ -174,10 +189,11 @@ def correlate(task: CorrelateTask) -> TileReceipt:
 def _most_columns(task: CorrelateTask, x: Panel, y: Panel) -> int:
     """Return the columns a run may have on each side, so that the task stays in its budget."""
     x_columns, y_columns = int(x.widths.sum()), 0 if y is x else int(y.widths.sum())
-    if tile_memory(x_columns, y_columns, task.rows) <= task.budget:
+    blocks = max(x.bytes_a_column, y.bytes_a_column)
+    if tile_memory(x_columns, y_columns, task.rows, int(blocks * (x_columns + y_columns))) <= task.budget:
         return max(x_columns, y_columns)
     most = max(x_columns, y_columns)
-    while most > SHAPE and tile_memory(most, most, task.rows) > task.budget:
+    while most > SHAPE and tile_memory(most, most, task.rows, int(2 * blocks * most)) > task.budget:
         most = most * 7 // 8
     return most
 
@@ -271,6 +287,7 @@ def _solve(
     y: Panel,
     y_run: range,
     block: Array,
+    rows: int,
     wanted: NumpyArray,
     totals: dict[str, NumpyArray],
 ) -> None:
@@ -293,14 +310,15 @@ def _solve(
             i, j = some.T
             m = _gather(block, x_ends[i - x_run.start], y_ends[j - y_run.start], k_x * weight, k_y * weight)
             m = from_pairs(m) if weight == 2 else m
-            left, left_i, right, right_i = (y, j, x, i) if swapped else (x, i, y, j)
+            of_x, of_y = (x.at(f, x_run), i - x_run.start), (y.at(f, y_run), j - y_run.start)
+            (left, left_i), (right, right_i) = (of_y, of_x) if swapped else (of_x, of_y)
             c = corrected(
                 adjoint(m) if swapped else m,
-                np.stack([left.at(f)[k].column_sums for k in left_i]),
-                np.stack([right.at(f)[k].column_sums for k in right_i]),
-                left.bases[0].count,
-                np.stack([left.at(f)[k].cholesky for k in left_i]),
-                np.stack([right.at(f)[k].cholesky for k in right_i]),
+                np.stack([left[k].column_sums for k in left_i]),
+                np.stack([right[k].column_sums for k in right_i]),
+                rows,
+                np.stack([left[k].cholesky for k in left_i]),
+                np.stack([right[k].cholesky for k in right_i]),
             )
             for place, ranks in enumerate(zip(x_ranks, y_ranks, strict=True)):
                 if not min(ranks):
@@ -308,8 +326,8 @@ def _solve(
                 k_left, k_right = ranks[::-1] if swapped else ranks
                 corner = c[:, :k_left, :k_right]
                 if len(totals) > 2:
-                    left_loadings, right_loadings = ([b.loadings for b in side.at(f)] for side in (left, right))
-                    found = totals_of_vectors(corner, left_i, right_i, left_loadings, right_loadings)
+                    loadings = [[block.loadings for block in side] for side in (left, right)]
+                    found = totals_of_vectors(corner, left_i, right_i, *loadings)
                 else:
                     found = totals_of_values(corner)
                 for name, numbers in (exchanged(found) if swapped else found).items():

@@ -10,6 +10,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import log2, prod
 from typing import Any
 
 from dask.utils import format_bytes, format_time, parse_bytes
@@ -17,11 +18,12 @@ from dask.utils import format_bytes, format_time, parse_bytes
 from dsvcca.activations import Representation
 from dsvcca.basis import RankRule
 from dsvcca.errors import DsvccaError
+from dsvcca.frequencies import half_spectrum
 from dsvcca.labels import nearest
 from dsvcca.measures import MEASURES
 from dsvcca.pairs import RULES, Pairs, choose_pairs
 from dsvcca.store import Store
-from dsvcca.views import GRID, VIEWS, choose_view, viewed_shape
+from dsvcca.views import GRID, VIEWS, choose_view, grid_datapoints, view_space, viewed_shape
 
 NUMERICS = 1
 """Changes whenever the same inputs would give other bits."""
@@ -74,6 +76,8 @@ class Plan:
     measures : tuple of str
     memory : int
         Bytes of memory of one worker thread that the plan may count on.
+    center : str
+        "all": the mean of every frequency is subtracted; "dc": that of frequency 0 alone.
     panel : int
         Representations in a panel.
     """
@@ -86,6 +90,7 @@ class Plan:
     pairs: Pairs
     measures: tuple[str, ...]
     memory: int
+    center: str = "all"
     panel: int = PANEL
 
     @property
@@ -122,7 +127,9 @@ class Plan:
     def basis_fingerprints(self) -> tuple[str, ...]:
         """What each basis is made from: it is made again only if this changes."""
         return tuple(
-            hashlib.sha256(json.dumps([r.fingerprint, v, "center=all", "float32", NUMERICS]).encode()).hexdigest()
+            hashlib.sha256(
+                json.dumps([r.fingerprint, v, f"center={self.center}", "float32", NUMERICS]).encode()
+            ).hexdigest()
             for r, v in zip(self.representations, self.views, strict=True)
         )
 
@@ -132,7 +139,7 @@ class Plan:
         return {
             "pairs": self.pairs.name,
             "views": sorted(set(self.views)),
-            "center": "all",
+            "center": self.center,
             "variance": [rule.variance for rule in self.rules],
             "criterion": self.rules[0].criterion,
             "rank": self.rules[0].rank,
@@ -152,35 +159,44 @@ class Plan:
         content = [self.meaning, self.listed, self.basis_fingerprints, explicit, labels]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
+    @cached_property
+    def sizes(self) -> tuple[Size, ...]:
+        """How large each representation is under its view."""
+        return tuple(size_of(r.logical_shape, v) for r, v in zip(self.representations, self.views, strict=True))
+
     def assumed_ranks(self) -> list[int]:
-        """Ranks taken for the price before any is known: a third of the columns, or all of them."""
-        shapes = (viewed_shape(r.logical_shape, v) for r, v in zip(self.representations, self.views, strict=True))
+        """Ranks taken for the price before any is known: a third of the columns (of transformed ones 0.7), or all."""
         rule = self.widest
-        share = 1 if rule.rank is None and rule.variance == 1 else 3
-        return [max(1, min(c // share, n - 2, rule.rank or c)) for _, n, c in shapes]
+        everything = rule.rank is None and rule.variance == 1
+        found = []
+        for size in self.sizes:
+            share = 1.0 if everything else 0.7 if size.space else 1 / 3
+            most = min(size.columns, size.rows - 2) * prod(size.space)
+            found.append(max(1, min(int(size.width * share), most, rule.rank or most)))
+        return found
 
     def price(self, ranks: Sequence[int] | None = None) -> Price:
         """Return what the plan costs, for known ranks or for assumed ones."""
         k = list(ranks or self.assumed_ranks())
         n, weighted = self.rows, any(m.startswith("pwcca") for m in self.measures)
-        columns = [viewed_shape(r.logical_shape, v)[2] for r, v in zip(self.representations, self.views, strict=True)]
-        reduce_flops = sum(n * c * c + 9 * c**3 + 2 * n * c * q for c, q in zip(columns, k, strict=True))
-        passes = [1 if holds_whole(n, c, self.budget) else 2 for c in columns]
-        product = solve = 0.0
+        reduce_flops = sum(_reduce_flops(size, q) for size, q in zip(self.sizes, k, strict=True))
+        passes = [1 if holds_whole(size, self.budget) else 2 for size in self.sizes]
+        frequencies = max(size.frequencies for size in self.sizes)
+        product = 0.0
         basis_read = 0
         sums = [sum(k[i] for i in p) for p in self.panels]
         for i, j in self.tiles:
-            product += 2.0 * n * sums[i] * sums[j] / (2 if i == j else 1)
+            product += 2.0 * n * sums[i] * sums[j] / (2 if i == j else 1) / frequencies
             basis_read += 4 * n * (sums[i] + (sums[j] if i != j else 0))
-        mean_rank = sum(k) / len(k)
-        mean_columns = sum(columns) / len(columns)
+        mean_rank = sum(k) / len(k) / frequencies
+        mean_columns = sum(size.columns for size in self.sizes) / len(k)
         per_pair = 4 * mean_rank**3 * len(self.rules)
         if weighted:
             per_pair += (8 * mean_rank**3 + 4 * mean_rank**2 * mean_columns / 20) * len(self.rules)
-        solve = per_pair * self.pairs.count
+        solve = per_pair * self.pairs.count * frequencies
         read = sum(r.nbytes * times for r, times in zip(self.representations, passes, strict=True)) + basis_read
         written = 4 * n * sum(k) + 8 * len(self.measures) * len(self.rules) * 2 * self.panel**2 * len(self.tiles)
-        largest = max(reduce_memory(n, c, q, self.budget) for c, q in zip(columns, k, strict=True))
+        largest = max(reduce_memory(size, q, self.budget) for size, q in zip(self.sizes, k, strict=True))
         tile = tile_memory(max(sums), max(sums) if len(sums) > 1 else 0, n)
         return Price(
             comparisons=self.pairs.count,
@@ -217,16 +233,19 @@ class Plan:
                 f"memory={format_bytes(self.memory)} a worker is too little: the process alone takes "
                 f"{format_bytes(PROCESS)} and tasks use {USABLE:.0%} of a worker; give at least 1 GiB"
             )
-        for i, (r, view) in enumerate(zip(self.representations, self.views, strict=True)):
-            _, n, c = viewed_shape(r.logical_shape, view)
-            needed = reduce_memory(n, c, 1 if ranks is None else ranks[i], self.budget)
-            if ranks is not None:
-                needed = max(needed, tile_memory(ranks[i], ranks[i], n))
+        for i, (r, view, size) in enumerate(zip(self.representations, self.views, self.sizes, strict=True)):
+            needed = reduce_memory(size, 1 if ranks is None else ranks[i], self.budget)
+            if ranks is not None:  # one basis against another at one frequency is the least there is to do
+                k = min(ranks[i], size.columns)
+                blocks = 2 * block_bytes(k, size.columns, 2 if size.space else 1)
+                needed = max(
+                    needed, tile_memory(k * (2 if size.space else 1), k * (2 if size.space else 1), size.rows, blocks)
+                )
             if needed > self.budget:
                 raise DsvccaError(
-                    f"{r} ({n} rows, {c} columns as view {view!r}) needs {format_bytes(needed)} of arrays in a task, "
-                    f"memory={format_bytes(self.memory)} leaves {format_bytes(self.budget)}: raise memory to "
-                    f"{format_bytes(int((needed + PROCESS) / USABLE) + 1)} or more"
+                    f"{r} ({size.rows} rows, {size.width} columns as view {view!r}) needs {format_bytes(needed)} of "
+                    f"arrays in a task, memory={format_bytes(self.memory)} leaves {format_bytes(self.budget)}: raise "
+                    f"memory to {format_bytes(int((needed + PROCESS) / USABLE) + 1)} or more"
                 )
 
     def __str__(self) -> str:
@@ -269,9 +288,48 @@ class Price:
     seconds: float
 
 
-def holds_whole(n: int, c: int, budget: int) -> bool:
+@dataclass(frozen=True)
+class Size:
+    """How large a representation is under its view.
+
+    Attributes
+    ----------
+    rows, columns : int
+        n, and c of each frequency.
+    space : tuple of int
+        Sizes of the axes that were transformed.
+    step : int
+        Numbers of activations, as stored, in one step of the grid.
+    step_rows : int
+        Rows in one step of the grid.
+    """
+
+    rows: int
+    columns: int
+    space: tuple[int, ...]
+    step: int
+    step_rows: int
+
+    @property
+    def frequencies(self) -> int:
+        return len(half_spectrum(self.space).weights)
+
+    @property
+    def width(self) -> int:
+        """Directions there could be, which is the real columns of them all."""
+        return self.columns * prod(self.space)
+
+
+def size_of(shape: tuple[int, ...], view: str) -> Size:
+    """Return the size of activations (n, *space, c) under a view."""
+    _, rows, columns = viewed_shape(shape, view)
+    step = min(shape[0], grid_datapoints(shape, view))
+    return Size(rows, columns, view_space(shape, view), step * prod(shape[1:]), step * rows // shape[0])
+
+
+def holds_whole(size: Size, budget: int) -> bool:
     """Return whether the rows of a representation stay in memory between its two passes."""
-    return 8 * n * c <= budget // 3
+    return 9 * size.rows * size.width <= budget // 3
 
 
 def pack_memory(budget: int) -> int:
@@ -279,21 +337,40 @@ def pack_memory(budget: int) -> int:
     return budget // 8
 
 
-def reduce_memory(n: int, c: int, k: int, budget: int) -> int:
-    """Return the bytes of arrays that reducing one representation takes."""
-    grams = 8 * c * c * 6  # running and new co-moment, its outer product, eigenvectors, LAPACK's work
-    slab = 8 * min(n, GRID) * c * 4 + (64 << 20)  # rows shifted, viewed, projected; pieces as read, one ahead
-    held = 8 * n * c if holds_whole(n, c, budget) else 0
-    columns = 2 * min(pack_memory(budget), 4 * n * PACK) + 8 * n * k  # two packs, the basis in slabs and whole
-    return grams + slab + held + (columns if 4 * n * k <= pack_memory(budget) else 8 * GRID * k)
+def streams(size: Size, budget: int) -> bool:
+    """Return whether the columns of a basis go to disk step by step, in a pack of their own."""
+    return 4 * size.rows * min(size.rows, size.width) > pack_memory(budget)
 
 
-def tile_memory(x_columns: int, y_columns: int, n: int) -> int:
-    """Return the bytes of arrays that correlating `x_columns` with `y_columns` takes (with themselves: y_columns 0)."""
+def reduce_memory(size: Size, width: int, budget: int) -> int:
+    """Return the bytes of arrays that reducing one representation takes, of whose columns `width` are kept."""
+    c, f = size.columns, size.frequencies
+    if size.space:
+        grams = 16 * f * c * c * 6 + 128 * c * c  # Gram, eigenvectors, maps, what is kept; products of one frequency
+        slab = 14 * size.step + 24 * size.step_rows * width  # stored and transformed; columns made, joined, stored
+    else:
+        grams = 8 * c * c * 6  # running and new Gram, its outer product, eigenvectors, LAPACK's work
+        slab = 8 * size.step_rows * c * 4 + 12 * size.step  # rows shifted, viewed, projected; what they come from
+    held = 9 * size.rows * size.width if holds_whole(size, budget) else 0
+    columns = 2 * min(pack_memory(budget), 4 * size.rows * PACK)  # two packs, one being written
+    columns += 24 * size.step_rows * width if streams(size, budget) else 8 * size.rows * width
+    return grams + slab + held + columns + (64 << 20)  # pieces as read, one ahead
+
+
+def tile_memory(x_columns: int, y_columns: int, n: int, blocks: int = 0) -> int:
+    """Return the bytes of arrays that correlating `x_columns` with `y_columns` takes (with themselves: y_columns 0).
+
+    `blocks` are the bytes of what belongs to the columns of both sides at one frequency.
+    """
     rows, right = min(n, GRID), y_columns or x_columns
     slabs = 4 * rows * (x_columns + y_columns) * (2 if n > GRID else 1)  # one in use, one being read
     strip = min(STRIP, x_columns) * (12 * right + 4 * rows)  # its product in float32 and float64, its copy
-    return slabs + strip + 8 * x_columns * right + (96 << 20)  # a pack as read, stacks of solves
+    return slabs + strip + 8 * x_columns * right + blocks + (96 << 20)  # a chunk as read, stacks of solves
+
+
+def block_bytes(rank: int, columns: int, weight: int) -> int:
+    """Return the bytes of what belongs to the columns of one basis at one frequency: as read, and inverted."""
+    return 8 * weight * rank * (2 * rank + columns)
 
 
 def plan_comparisons(
@@ -301,6 +378,7 @@ def plan_comparisons(
     pairs: Any = "all",
     *,
     view: str = "auto",
+    center: str = "all",
     variance: float | Sequence[float] = ALL_BUT_NOISE,
     criterion: str = "variance",
     rank: int | None = None,
@@ -319,8 +397,12 @@ def plan_comparisons(
         "across_seeds": the same layer at the same step, between seeds. Or a list of (labels of x, labels of y), such
         as ``[({"seed": 0, "layer": "fc1"}, {"seed": 1})]``: everything that carries the ones with everything that
         carries the others.
-    view : {"auto", "neurons", "mean", "max", "positions"}, default "auto"
+    view : {"auto", "neurons", "mean", "max", "positions", "dft"}, default "auto"
         How stored activations become rows and columns; "auto" is neurons where there is no space, else mean.
+    center : {"all", "dc"}, default "all"
+        With view "dft": subtract the mean of every frequency, or that of frequency 0 alone. "dc" gives what all
+        translations of every image would give (Raghu et al. 2017, theorem 1), but then an image that is common to all
+        datapoints counts as signal, and unrelated layers are no longer near the floor.
     variance : float or list of float, default 0.99
         Share of variance kept of every representation; a list gives the results a `variance` dimension. 1.0 keeps
         every non-zero direction.
@@ -353,6 +435,8 @@ def plan_comparisons(
         if v not in VIEWS:
             viewed_shape(r.logical_shape, v)  # raises with the names there are
         _check_alike(found[0], views[0], r, v)
+    if center not in ("all", "dc"):
+        raise DsvccaError(f"center={center!r} is unknown: use 'all' or 'dc'")
     measures = (measures,) if isinstance(measures, str) else measures
     if not measures:
         raise DsvccaError(f"measures is empty: choose from {', '.join(MEASURES)}")
@@ -381,9 +465,19 @@ def plan_comparisons(
         pairs=choose_pairs(pairs, [r.labels for r in found]),
         measures=tuple(m for m in MEASURES if m in measures),
         memory=memory,
+        center=center,
     )
     plan.check()
     return plan
+
+
+def _reduce_flops(size: Size, width: int) -> float:
+    """Return the flops of whitening: transform, Gram, eigenvectors, projection."""
+    n, c, f = size.rows, size.columns, size.frequencies
+    if not size.space:
+        return float(n * c * c + 9 * c**3 + 2 * n * c * width)
+    transform = 2.5 * n * size.width * log2(max(2, prod(size.space)))
+    return transform + f * (4.0 * n * c * c + 36.0 * c**3) + 4.0 * n * c * width
 
 
 def _check_alike(first: Representation, first_view: str, other: Representation, view: str) -> None:
@@ -394,9 +488,14 @@ def _check_alike(first: Representation, first_view: str, other: Representation, 
         )
     if first.ids != other.ids and first.ids and other.ids:
         raise DsvccaError(f"{first} and {other} were written with other datapoint ids: select() those that agree")
-    rows, others = viewed_shape(first.logical_shape, first_view)[1], viewed_shape(other.logical_shape, view)[1]
-    if rows != others:
+    rows, others = (size_of(r.logical_shape, v) for r, v in ((first, first_view), (other, view)))
+    if rows.rows != others.rows:
         raise DsvccaError(
-            f"{first} has {rows} rows as view {first_view!r} and {other} has {others} as {view!r}: rows must be the "
-            "same positions; select() layers of one size, or use view='mean'"
+            f"{first} has {rows.rows} rows as view {first_view!r} and {other} has {others.rows} as {view!r}: rows must "
+            "be the same positions; select() layers of one size, or use view='mean'"
+        )
+    if rows.space != others.space:
+        raise DsvccaError(
+            f"{first} is transformed over {rows.space} and {other} over {others.space}: frequencies are compared with "
+            "those of the same size only; select() layers of one size, or use view='mean'"
         )

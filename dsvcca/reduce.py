@@ -9,12 +9,11 @@ from pathlib import Path
 
 from dsvcca import files
 from dsvcca.activations import PIECE, Representation, read_pieces
-from dsvcca.arrays import Array, NumpyArray, significand_bits
+from dsvcca.arrays import Array, NumpyArray, significand_bits, to_numpy
 from dsvcca.basis import InMemory, RankRule, whiten
 from dsvcca.errors import DsvccaError
 from dsvcca.moments import Rows
-from dsvcca.plan import PACK, Plan, holds_whole, pack_memory
-from dsvcca.views import viewed_shape
+from dsvcca.plan import PACK, Plan, Size, holds_whole, pack_memory, size_of, streams
 from dsvcca.workspace import PackWriter, Receipt
 
 
@@ -27,6 +26,7 @@ class ReduceTask:
     views: tuple[str, ...]
     fingerprints: tuple[str, ...]
     rule: RankRule
+    center: str
     budget: int
 
     def __str__(self) -> str:
@@ -43,6 +43,7 @@ def reduce_tasks(plan: Plan, workspace: str, wanted: list[int], threads: int) ->
             tuple(plan.views[i] for i in group),
             tuple(plan.basis_fingerprints[i] for i in group),
             plan.widest,
+            plan.center,
             plan.budget,
         )
         for group in plan.reduce_tasks(wanted, threads)
@@ -62,21 +63,20 @@ def reduce(task: ReduceTask) -> list[Receipt]:
     """
     commits: list[Future[list[Receipt]]] = []
     failures: list[str] = []
-    _, n, _ = viewed_shape(task.representations[0].logical_shape, task.views[0])
+    sizes = [size_of(r.logical_shape, view) for r, view in zip(task.representations, task.views, strict=True)]
+    n, room = sizes[0].rows, pack_memory(task.budget)
     pack = PackWriter(task.workspace, n, task.rule)
     with ThreadPoolExecutor(2, "dsvcca-io") as io, files.disk_errors(Path(task.workspace)):
         ahead = [io.submit(_read_small, r) for r in task.representations[:1]]
-        for place, representation in enumerate(task.representations):
+        for place in range(len(task.representations)):
             read = ahead.pop()
             ahead += [io.submit(_read_small, r) for r in task.representations[place + 1 : place + 2]]
-            _, n, c = viewed_shape(representation.logical_shape, task.views[place])  # n is the same for all
-            room = pack_memory(task.budget)
-            alone = 4 * n * min(n, c) > room
+            alone = streams(sizes[place], task.budget)
             if alone or pack.columns >= PACK or 4 * n * pack.columns > room:
                 commits.append(io.submit(pack.commit))
                 pack = PackWriter(task.workspace, n, task.rule)
             try:
-                _add(pack, task, place, read, alone)
+                _add(pack, task, place, sizes[place], read)
             except DsvccaError as error:
                 failures.append(str(error))
             if alone:
@@ -94,18 +94,18 @@ def _read_small(representation: Representation) -> list[NumpyArray] | None:
     return list(read_pieces(representation)) if representation.nbytes <= PIECE else None
 
 
-def _add(pack: PackWriter, task: ReduceTask, place: int, read: Future[list[NumpyArray] | None], alone: bool) -> None:
-    """Whiten one representation into the pack, its columns held in memory or, if it is alone, sent to disk."""
+def _add(pack: PackWriter, task: ReduceTask, place: int, size: Size, read: Future[list[NumpyArray] | None]) -> None:
+    """Whiten one representation into the pack, its columns held in memory or, if they are too many, sent to disk."""
     representation, view, fingerprint = task.representations[place], task.views[place], task.fingerprints[place]
     small = read.result()
-    _, n, c = viewed_shape(representation.logical_shape, view)
     rows = Rows(
         lambda: small or read_pieces(representation),
         representation.logical_shape,
         view,
-        keep=holds_whole(n, c, task.budget),
+        keep=holds_whole(size, task.budget),
+        center=task.center,
     )
-    columns = _Streamed(pack) if alone else InMemory("float32")
+    columns = _Streamed(pack, size.step_rows) if streams(size, task.budget) else InMemory("float32")
     basis = whiten(rows, task.rule, columns, bits=significand_bits(representation.dtype), name=str(representation))
     pack.add(fingerprint, basis, columns.array() if isinstance(columns, InMemory) else None)
 
@@ -113,14 +113,13 @@ def _add(pack: PackWriter, task: ReduceTask, place: int, read: Future[list[Numpy
 class _Streamed:
     """Columns that go to disk slab by slab, because they do not fit in memory."""
 
-    def __init__(self, pack: PackWriter) -> None:
-        self.pack, self.start_row = pack, 0
+    def __init__(self, pack: PackWriter, step: int) -> None:
+        self.pack, self.step = pack, step
 
     def start(self, n: int, widths: Sequence[int]) -> None:
-        self.array = self.pack.stream(sum(widths))
+        self.pack.stream(sum(widths), self.step)
 
     def append(self, slab: Array) -> Array:
-        stored = slab.astype("float32")
-        self.array[self.start_row : self.start_row + len(stored)] = stored
-        self.start_row += len(stored)
+        stored: Array = to_numpy(slab).astype("float32")
+        self.pack.append(stored)
         return stored

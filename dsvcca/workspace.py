@@ -33,7 +33,7 @@ from dsvcca.views import GRID
 
 COLUMNS = "columns"
 
-PARTS = 1 << 20
+PARTS = 1 << 17
 """Numbers in a chunk of `parts`."""
 
 
@@ -173,10 +173,17 @@ class PackWriter:
         """Columns of all bases so far."""
         return sum(sum(_widths(basis.space, basis.ranks)) for _, basis in self._bases)
 
-    def stream(self, k: int) -> zarr.Array[Any]:
-        """Return the array for the columns of the only basis of this pack, to be filled by slabs."""
+    def stream(self, columns: int, step: int) -> None:
+        """Begin to write the columns of the only basis of this pack, by `append`, `step` rows at a time."""
         self._folder = files.stage(self._root)
-        return self._create(self._folder, k)
+        self._array = self._create(self._folder, columns, step)
+        self._written = 0
+
+    def append(self, rows: NumpyArray) -> None:
+        """Write the next rows of columns that are streamed."""
+        assert self._folder is not None
+        files.write_rows(self._array, self._folder / COLUMNS, self._written, rows)
+        self._written += len(rows)
 
     def add(self, fingerprint: str, basis: Basis, columns: Array | None) -> None:
         """Add a basis and its real columns (n, all), or None if they were streamed."""
@@ -239,9 +246,10 @@ class PackWriter:
             [np.arange(own[key], own[key] + place.stop - place.start) for key, place in _places(widths).items()]
         )
 
-    def _create(self, folder: Path, columns: int) -> zarr.Array[Any]:
-        rows = min(GRID // 2, self._rows)  # half a step of the grid: less is wasted on the last chunk
-        inner = (min(columns, PACK),)
+    def _create(self, folder: Path, columns: int, step: int = GRID // 2) -> zarr.Array[Any]:
+        half = GRID // 2  # of a step of the grid: less is wasted on the last chunk
+        rows = min(half if step % half == 0 else step, self._rows)
+        inner = (min(columns, PACK * (GRID // 2) // rows),)  # about 4 MiB
         dims = ("row", "direction")
         return files.create_array(folder / COLUMNS, (self._rows, columns), rows, "float32", dims, inner)
 
