@@ -171,8 +171,7 @@ class Plan:
         found = []
         for size in self.sizes:
             share = 1.0 if everything else 0.7 if size.space else 1 / 3
-            most = min(size.columns, size.rows - 2) * prod(size.space)
-            found.append(max(1, min(int(size.width * share), most, rule.rank or most)))
+            found.append(max(1, min(int(size.width * share), size.most - 2, rule.rank or size.most)))
         return found
 
     def price(self, ranks: Sequence[int] | None = None) -> Price:
@@ -316,8 +315,13 @@ class Size:
 
     @property
     def width(self) -> int:
-        """Directions there could be, which is the real columns of them all."""
+        """Numbers in a row, over all frequencies."""
         return self.columns * prod(self.space)
+
+    @property
+    def most(self) -> int:
+        """Directions there could be at most."""
+        return min(self.columns, self.rows) * prod(self.space)
 
 
 def size_of(shape: tuple[int, ...], view: str) -> Size:
@@ -339,7 +343,7 @@ def pack_memory(budget: int) -> int:
 
 def streams(size: Size, budget: int) -> bool:
     """Return whether the columns of a basis go to disk step by step, in a pack of their own."""
-    return 4 * size.rows * min(size.rows, size.width) > pack_memory(budget)
+    return 4 * size.rows * size.most > pack_memory(budget)
 
 
 def reduce_memory(size: Size, width: int, budget: int) -> int:
@@ -352,8 +356,8 @@ def reduce_memory(size: Size, width: int, budget: int) -> int:
         grams = 8 * c * c * 6  # running and new Gram, its outer product, eigenvectors, LAPACK's work
         slab = 8 * size.step_rows * c * 4 + 12 * size.step  # rows shifted, viewed, projected; what they come from
     held = 9 * size.rows * size.width if holds_whole(size, budget) else 0
-    columns = 2 * min(pack_memory(budget), 4 * size.rows * PACK)  # two packs, one being written
-    columns += 24 * size.step_rows * width if streams(size, budget) else 8 * size.rows * width
+    columns = 2 * min(pack_memory(budget), 4 * size.rows * PACK)  # packs before, one being written
+    columns += 0 if streams(size, budget) else 8 * size.rows * width
     return grams + slab + held + columns + (64 << 20)  # pieces as read, one ahead
 
 
