@@ -69,7 +69,9 @@ class Panel:
     def __init__(self, workspace: str, refs: tuple[BasisRef, ...], rules: tuple[RankRule, ...]) -> None:
         self.refs = refs
         self.packs = {name: Pack(workspace, name) for name in dict.fromkeys(ref.pack for ref in refs)}
-        ranks, self.keys, self.neurons = [], [], []
+        ranks: list[tuple[NumpyArray, ...]] = []
+        self.keys: list[bytes] = []
+        self.neurons: list[int] = []
         for ref in refs:
             basis = self.packs[ref.pack].basis(ref.position)
             self.weights = basis.weights

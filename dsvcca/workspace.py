@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from math import prod
 from pathlib import Path
@@ -238,10 +238,10 @@ class PackWriter:
         if max(map(len, widths)) == 1:
             return None
         starts = np.cumsum([0, *(width for one in widths for width in one)])
-        own = {}
+        own: dict[tuple[int, int], int] = {}
         for position, one in enumerate(widths):
             for frequency in range(len(one)):
-                own[position, frequency] = starts[len(own)]
+                own[position, frequency] = int(starts[len(own)])
         return np.concatenate(
             [np.arange(own[key], own[key] + place.stop - place.start) for key, place in _places(widths).items()]
         )
@@ -288,7 +288,7 @@ def _receipts(name: str, bases: Sequence[dict[str, Any]]) -> list[Receipt]:
     ]
 
 
-def _widths(space: Sequence[int], ranks: Sequence[int]) -> list[int]:
+def _widths(space: Sequence[int], ranks: Iterable[int]) -> list[int]:
     """Return the real columns of each frequency: one for a real direction, two for a complex one."""
     weights = half_spectrum(tuple(space)).weights
     return [int(k) * int(w) for k, w in zip(ranks, weights, strict=True)]

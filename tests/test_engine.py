@@ -97,12 +97,12 @@ def test_the_size_of_a_panel_changes_no_bit(plan, results, tmp_path, panel):
 def test_the_memory_changes_no_bit(tmp_path):
     """A plan whose memory forces tiles to be cut and rows to be read twice."""
     store = dsvcca.create_store(tmp_path / "s.zarr", datapoints=18_000)
-    for seed in range(4):
+    for seed in range(5):
         store.write(activations(seed, n=18_000, p=600, shared=100), layer="a", seed=seed)
     ample = dsvcca.plan_comparisons(store, variance=1.0, memory="4 GiB")
-    tight = replace(ample, memory=int((320 + 232) * 2**20 / 0.7))
+    tight = replace(ample, memory=int((320 + 250) * 2**20 / 0.7))
     assert not holds_whole(tight.sizes[0], tight.budget)
-    assert tile_memory(2400, 0, 18_000) > tight.budget
+    assert tile_memory(3000, 0, 18_000) > tight.budget
     one = dsvcca.compare(ample, tmp_path / "r1.zarr", workspace=tmp_path / "w1")
     other = dsvcca.compare(tight, tmp_path / "r2.zarr", workspace=tmp_path / "w2")
     assert same_bits(one, other)
@@ -314,7 +314,13 @@ def test_a_failing_representation_before_a_streamed_one_leaves_no_empty_pack(tmp
     plan = dsvcca.plan_comparisons(store, rank=20)
     ensure_workspace(str(tmp_path / "w"))
     task = ReduceTask(
-        str(tmp_path / "w"), plan.representations, plan.views, plan.basis_fingerprints, plan.widest, "all", budget=8 << 20
+        workspace=str(tmp_path / "w"),
+        representations=plan.representations,
+        views=plan.views,
+        fingerprints=plan.basis_fingerprints,
+        rule=plan.widest,
+        center="all",
+        budget=8 << 20,
     )
     assert pack_memory(task.budget) < 4 * 600 * 500  # so that it is streamed
     with pytest.raises(DsvccaError, match=r"'lost': chunk .* is missing[\s\S]*'wide and lost': chunk .* is missing"):

@@ -23,7 +23,7 @@ def translations(x):
 def correlations_by_frequency(x, y, variance=1.0, center="all"):
     """Return the canonical correlations of each frequency and its weight, by the route of the engine, in memory."""
     sides = [whiten_in_memory(a, RankRule(variance), "a", view="dft", center=center) for a in (x, y)]
-    (u_x, b_x), (u_y, b_y) = sides
+    (u_x, b_x), (_, b_y) = sides
     found, start = [], [0, 0]
     for f, weight in enumerate(b_x.weights):
         pieces = []

@@ -51,8 +51,9 @@ class Stack:
 
     @staticmethod
     def _cross(u, x, v, y):
-        inverses = inverse_cholesky(x.blocks[0].cholesky), inverse_cholesky(y.blocks[0].cholesky)
-        return corrected(namespace(u).matmul(adjoint(u), v), x.blocks[0].column_sums, y.blocks[0].column_sums, x.count, *inverses)
+        (of_x,), (of_y,) = x.blocks, y.blocks
+        inverses = inverse_cholesky(of_x.cholesky), inverse_cholesky(of_y.cholesky)
+        return corrected(namespace(u).matmul(adjoint(u), v), of_x.column_sums, of_y.column_sums, x.count, *inverses)
 
 
 def mean_correlation(c):
