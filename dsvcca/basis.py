@@ -29,6 +29,7 @@ from dsvcca.arrays import (
 )
 from dsvcca.errors import DsvccaError
 from dsvcca.frequencies import half_spectrum
+from dsvcca.mixing import mix, mixed_ones
 from dsvcca.moments import Moments, Rows, moments_over
 
 CRITERIA = ("variance", "singular")
@@ -243,28 +244,39 @@ class Columns(Protocol):
     def start(self, n: int, widths: Sequence[int]) -> None:
         """Announce n rows; of each frequency so many real columns (two for a complex one, `arrays.as_pairs`)."""
 
-    def append(self, slab: Array) -> Array:
-        """Store the next rows (m, all real columns) float64 and return them as stored."""
+    def append(self, slab: Array) -> tuple[Array, Array]:
+        """Store the next rows (m, all real columns) float64, and return them and the rows (m,) of ones as stored.
+
+        They may be stored after an orthogonal transformation of rows, which no product of columns shows.
+        """
 
 
 class InMemory:
-    """Columns kept in memory in one floating type."""
+    """Columns kept in memory: as they are, or rounded to float32 after rows were mixed."""
 
-    def __init__(self, dtype: str) -> None:
-        self.dtype = dtype
+    def __init__(self, *, rounded: bool) -> None:
+        self.rounded = rounded
         self.slabs: list[Array] = []
+        self.rows = 0
 
     def start(self, n: int, widths: Sequence[int]) -> None:
-        self.slabs = []
+        self.slabs, self.rows = [], 0
 
-    def append(self, slab: Array) -> Array:
-        xp = namespace(slab)
-        self.slabs.append(xp.astype(slab, getattr(xp, self.dtype), copy=False))
-        return self.slabs[-1]
+    def append(self, slab: Array) -> tuple[Array, Array]:
+        stored, ones = rounded_rows(slab, self.rows) if self.rounded else (slab, np.ones(slab.shape[0]))
+        self.slabs.append(stored)
+        self.rows += slab.shape[0]
+        return stored, like(ones, slab)
 
     def array(self) -> Array:
         """All rows (n, real columns)."""
         return namespace(self.slabs[0]).concat(self.slabs, axis=0)
+
+
+def rounded_rows(slab: Array, start: int) -> tuple[Array, NumpyArray]:
+    """Return rows (m, k) mixed and as float32, and what became of ones; `start` is the first of them."""
+    xp = namespace(slab)
+    return mix(xp.astype(slab, xp.float32), start), mixed_ones(start, slab.shape[0])
 
 
 def whiten(rows: Rows, rule: RankRule, columns: Columns, *, bits: int | None, name: str) -> Basis:
@@ -319,10 +331,11 @@ def whiten(rows: Rows, rule: RankRule, columns: Columns, *, bits: int | None, na
     row_norms: list[Array] = []
     for shifted in rows():
         pieces, norms = zip(*(block.project(shifted[f, :, :]) for f, block in enumerate(making)), strict=True)
-        stored = as_float64(columns.append(pieces[0] if len(pieces) == 1 else xp.concat(pieces, axis=1)))
+        stored, ones = columns.append(pieces[0] if len(pieces) == 1 else xp.concat(pieces, axis=1))
+        stored = as_float64(stored)
         start = 0
         for block in making:
-            block.measure(stored[:, start : start + block.width])
+            block.measure(stored[:, start : start + block.width], ones)
             start += block.width
         row_norms.append(sum(norms))
     return Basis(
@@ -366,11 +379,11 @@ class _Making:
         norms = real_part(xp.vecdot(z, z) - 2 * projected[-1, :] - self.of_mean[-1, 0])
         return as_pairs(xp.matrix_transpose(projected[:-1, :])), self.weight * norms
 
-    def measure(self, stored: Array) -> None:
+    def measure(self, stored: Array, ones: Array) -> None:
         """Add rows as they were stored to the Gram and the sums of the columns."""
         xp = namespace(stored)
         self.gram = self.gram + xp.matmul(adjoint(stored), stored)
-        self.sums = self.sums + xp.sum(stored, axis=0)
+        self.sums = self.sums + xp.matmul(ones, stored)
 
     def finish(self, n: int) -> Block:
         """Return what belongs to the columns as they were stored."""
@@ -388,7 +401,7 @@ def whiten_in_memory(
     x: Array, rule: RankRule, name: str, *, view: str = "neurons", center: str = "all"
 ) -> tuple[Array, Basis]:
     """Return the float64 real columns (n, widths of all frequencies) and the basis of activations in memory."""
-    columns = InMemory("float64")
+    columns = InMemory(rounded=False)
     rows = Rows(lambda: iter((x,)), tuple(x.shape), view, keep=True, center=center)
     basis = whiten(rows, rule, columns, bits=significand_bits(x.dtype), name=name)
     return columns.array(), basis

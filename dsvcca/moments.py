@@ -154,7 +154,8 @@ class Rows:
     def add_moments(self, total: Moments | None, shifted: Array) -> Moments:
         """Return the moments of one more step of shifted rows (f, rows, c); `total` is used up."""
         xp = namespace(shifted)
-        sums = xp.sum(shifted, axis=1)
+        ones = xp.ones((1, shifted.shape[1]), dtype=shifted.dtype, device=device(shifted))
+        sums = xp.matmul(ones, shifted)[:, 0, :]  # twice as fast as a sum
         if not self.centred.all():
             sums = sums * like(self.centred[:, None].astype(np.float64), sums)
         count, gram = shifted.shape[1], None

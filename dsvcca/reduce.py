@@ -9,8 +9,8 @@ from pathlib import Path
 
 from dsvcca import files
 from dsvcca.activations import PIECE, Representation, read_pieces
-from dsvcca.arrays import Array, NumpyArray, significand_bits, to_numpy
-from dsvcca.basis import InMemory, RankRule, whiten
+from dsvcca.arrays import Array, NumpyArray, like, significand_bits, to_numpy
+from dsvcca.basis import InMemory, RankRule, rounded_rows, whiten
 from dsvcca.errors import DsvccaError
 from dsvcca.moments import Rows
 from dsvcca.plan import PACK, Plan, Size, holds_whole, pack_memory, size_of, streams
@@ -72,7 +72,8 @@ def reduce(task: ReduceTask) -> list[Receipt]:
             read = ahead.pop()
             ahead += [io.submit(_read_small, r) for r in task.representations[place + 1 : place + 2]]
             alone = streams(sizes[place], task.budget)
-            if alone or pack.columns >= PACK or 4 * n * pack.columns > room:
+            last = place == len(task.representations) - 1  # apart, so that little is left to write at the end
+            if alone or last or pack.columns >= PACK or 4 * n * pack.columns > room:
                 commits.append(io.submit(pack.commit))
                 pack = PackWriter(task.workspace, n, task.rule)
             try:
@@ -105,7 +106,7 @@ def _add(pack: PackWriter, task: ReduceTask, place: int, size: Size, read: Futur
         keep=holds_whole(size, task.budget),
         center=task.center,
     )
-    columns = _Streamed(pack, size.step_rows) if streams(size, task.budget) else InMemory("float32")
+    columns = _Streamed(pack, size.step_rows) if streams(size, task.budget) else InMemory(rounded=True)
     basis = whiten(rows, task.rule, columns, bits=significand_bits(representation.dtype), name=str(representation))
     pack.add(fingerprint, basis, columns.array() if isinstance(columns, InMemory) else None)
 
@@ -114,12 +115,13 @@ class _Streamed:
     """Columns that go to disk slab by slab, because they do not fit in memory."""
 
     def __init__(self, pack: PackWriter, step: int) -> None:
-        self.pack, self.step = pack, step
+        self.pack, self.step, self.rows = pack, step, 0
 
     def start(self, n: int, widths: Sequence[int]) -> None:
         self.pack.stream(sum(widths), self.step)
 
-    def append(self, slab: Array) -> Array:
-        stored: Array = to_numpy(slab).astype("float32")
-        self.pack.append(stored)
-        return stored
+    def append(self, slab: Array) -> tuple[Array, Array]:
+        stored, ones = rounded_rows(slab, self.rows)
+        self.pack.append(to_numpy(stored))
+        self.rows += slab.shape[0]
+        return stored, like(ones, slab)

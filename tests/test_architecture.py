@@ -10,7 +10,7 @@ import pytest
 import dsvcca
 
 PACKAGE = Path(dsvcca.__file__).parent
-MATHS = ["arrays", "frequencies", "views", "moments", "basis", "correlations", "measures"]
+MATHS = ["arrays", "frequencies", "views", "mixing", "moments", "basis", "correlations", "measures"]
 DATA = ["files", "labels", "activations", "foreign", "writer", "store", "pairs", "plan", "workspace", "results"]
 DOOR = ["execute", "reduce", "correlate", "compare"]
 FACE = ["plot", "demo", "cli"]
