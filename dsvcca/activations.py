@@ -12,7 +12,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -24,7 +25,7 @@ import zarr
 from dsvcca import files
 from dsvcca.arrays import NumpyArray
 from dsvcca.errors import DsvccaError
-from dsvcca.labels import Labels, describe, to_datapoints_first
+from dsvcca.labels import Labels, describe, folder_name, to_datapoints_first
 
 FORMAT = 1
 KEY = "dsvcca"
@@ -54,6 +55,8 @@ class Representation:
         Path of the Zarr array.
     written : int
         When it was committed, ns since 1970: order of arrival. Negative for arrays that others wrote.
+    unit : int
+        Bytes of the least that can be read of an array that others wrote: one run of its chunks.
     """
 
     name: str
@@ -65,6 +68,7 @@ class Representation:
     ids: str | None
     array: str
     written: int
+    unit: int = 0
 
     @property
     def logical_shape(self) -> tuple[int, ...]:
@@ -86,16 +90,35 @@ def read_attributes(folder: Path) -> dict[str, Any] | None:
         metadata = files.read_json(folder / "zarr.json")
     except (FileNotFoundError, NotADirectoryError):
         return None
-    about = metadata.get("attributes", {}).get(KEY) if isinstance(metadata, dict) else None
-    return about if isinstance(about, dict) else None
+    attributes = metadata.get("attributes") if isinstance(metadata, dict) else None
+    about = attributes.get(KEY) if isinstance(attributes, dict) else None
+    if not isinstance(about, dict):
+        return None
+    if "digest" in about and about["digest"] != record_digest(about):
+        raise DsvccaError(f"the record '{folder / 'zarr.json'}' was changed after it was written: restore it")
+    return about
+
+
+def record_digest(about: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of a record without its own digest."""
+    content = {name: value for name, value in about.items() if name != "digest"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def signed(about: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a record with its own digest, so that no edit goes unseen."""
+    return {**about, "digest": record_digest(about)}
 
 
 def read_record(folder: Path) -> tuple[Representation, dict[str, str]] | None:
     """Return what the commit record in `folder` says, and the checksum of each chunk; None if there is none."""
     about = read_attributes(folder)
-    if about is None:
+    if about is None or about.get("kind") != "representation":
         return None
     try:
+        own = folder_name(about["labels"])
+        if folder.name != own and not re.fullmatch(re.escape(own) + r"@\d+", folder.name):
+            raise ValueError(f"it belongs in a folder {own!r}")
         content = {key: about[key] for key in ("shape", "dtype", "dims", "content")}
         return (
             Representation(
@@ -130,15 +153,21 @@ def read_records(root: Path, known: dict[str, Representation]) -> list[Represent
             known[name] = record[0]
     newest: dict[str, tuple[int, str]] = {}
     for name in names.intersection(known):
-        stem, _, version = name.partition("@")
-        newest[stem] = max(newest.get(stem, (0, "")), (int(version or 1), name))
+        stem, version = version_of(name)
+        newest[stem] = max(newest.get(stem, (0, "")), (version, name))
     return sorted((known[name] for _, name in newest.values()), key=lambda r: (r.written, r.name))
+
+
+def version_of(name: str) -> tuple[str, int]:
+    """Return the folder name of a representation without its version, and the version."""
+    stem, at, version = name.rpartition("@")
+    return (stem, int(version)) if at and version.isdecimal() else (name, 1)
 
 
 def read_ids(root: Path) -> str | None:
     """Return the digest of the datapoint ids of a store; None where only their number is known."""
     about = read_attributes(root / IDS)
-    return None if about is None else str(about["digest"])
+    return None if about is None else str(about["ids"])
 
 
 def read_pieces(representation: Representation) -> Iterator[NumpyArray]:
@@ -175,9 +204,23 @@ def _own_chunks(representation: Representation, checksums: dict[str, str]) -> It
         yield numbers[: rows - row * chunk]
 
 
+def foreign_fingerprint(where: Path, shape: Sequence[int], dtype: str, dims: Sequence[str]) -> str:
+    """Return a digest that changes when the files of an array do (names, sizes, times) or what its axes are called."""
+    entries = []
+    for parent, _, names in os.walk(where):
+        for name in names:
+            status = os.stat(os.path.join(parent, name))
+            entries.append((os.path.relpath(os.path.join(parent, name), where), status.st_size, status.st_mtime_ns))
+    content = [str(where), list(shape), dtype, list(dims), sorted(entries)]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
 def _foreign_blocks(representation: Representation, size: int) -> Iterator[NumpyArray]:
     """Yield runs of whole chunks of an array that others wrote, datapoints first."""
     array = open_array(representation)
+    r = representation
+    if foreign_fingerprint(Path(r.array), r.shape, r.dtype, r.dims) != r.fingerprint:
+        raise DsvccaError(f"{r}: the files of '{r.array}' have changed since it was opened: open it and plan again")
     axes = to_datapoints_first(representation.dims)
     along = axes[0]
     rows, chunk = array.shape[along], (array.shards or array.chunks)[along]
@@ -189,12 +232,27 @@ def _foreign_blocks(representation: Representation, size: int) -> Iterator[Numpy
                 raise DsvccaError(f"{representation}: chunk '{key}' of '{representation.array}' {problem}")
         part = tuple(slice(start, stop) if axis == along else slice(None) for axis in range(array.ndim))
         try:
-            yield np.asarray(array[part]).transpose(axes)
+            block = np.asarray(array[part])
         except Exception as error:
             raise DsvccaError(
                 f"{representation}: rows {start} to {stop} of '{representation.array}' cannot be read ({error}): a "
                 "chunk is damaged, restore it or leave this array out"
             ) from error
+        if array.shards is not None and (place := _unwritten(block, array, start, along)) is not None:
+            raise DsvccaError(
+                f"{representation}: the chunk at {place} of '{representation.array}' holds nothing but the fill value "
+                f"{array.fill_value}: it was never written, or left out (zarr does that unless write_empty_chunks=True)"
+            )
+        yield block.astype(block.dtype.newbyteorder("="), copy=False).transpose(axes)
+
+
+def _unwritten(block: NumpyArray, array: zarr.Array[Any], start: int, along: int) -> tuple[int, ...] | None:
+    """Return where a chunk within a shard holds nothing but the fill value."""
+    for place in product(*(range(0, n, size) for n, size in zip(block.shape, array.chunks, strict=True))):
+        part = block[tuple(slice(at, at + size) for at, size in zip(place, array.chunks, strict=True))]
+        if (part == array.fill_value).all():
+            return tuple(at + (start if axis == along else 0) for axis, at in enumerate(place))
+    return None
 
 
 def open_array(representation: Representation) -> zarr.Array[Any]:
@@ -227,7 +285,10 @@ def chunk_problems(
     problems = []
     for place in product(*grid):
         key = array.metadata.encode_chunk_key(place)
-        found = files.chunk_tail(Path(representation.array, key))
+        path = Path(representation.array, key)
+        if checksums is None and path.exists():
+            continue
+        found = files.chunk_tail(path)
         if found is None and checksums is None:
             problems.append(
                 (

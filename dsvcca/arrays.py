@@ -67,7 +67,9 @@ def adjoint(array: Array) -> Array:
 
 def significand_bits(dtype: Any) -> int | None:
     """Return the significand bits that stored numbers of `dtype` carry, or None for exact (integer) types."""
-    name = str(dtype).rsplit(".", 1)[-1]
+    if isinstance(dtype, str) and dtype[:1] in "<>|=":
+        dtype = np.dtype(dtype)
+    name = dtype.name if isinstance(dtype, np.dtype) else str(dtype).rsplit(".", 1)[-1]
     known = {"float16": 11, "bfloat16": 8, "float32": 24, "float64": 53}
     if name in known:
         return known[name]

@@ -34,6 +34,12 @@ from dsvcca.moments import Moments, Rows, moments_over
 
 CRITERIA = ("variance", "singular")
 
+EXACT = 2.0**53
+"""Integers up to which float64 is exact."""
+
+TINY = 1e-280
+"""Squares below which float64 begins to lose digits."""
+
 
 @dataclass(frozen=True)
 class RankRule:
@@ -57,7 +63,7 @@ class RankRule:
     def __post_init__(self) -> None:
         if self.criterion not in CRITERIA:
             raise DsvccaError(f"criterion={self.criterion!r} is unknown: use 'variance' or 'singular'")
-        if not 0 < self.variance <= 1:
+        if not isinstance(self.variance, (int, float)) or not 0 < self.variance <= 1:
             raise DsvccaError(f"variance={self.variance!r} must lie in (0, 1]: it is a share, 0.99 keeps 99 %")
         if self.rank is not None and self.rank < 1:
             raise DsvccaError(f"rank={self.rank} keeps nothing: give 1 or more, or None")
@@ -138,13 +144,22 @@ class Block:
         Lower factor L of the centred Gram of U as stored: U L^-H is orthonormal to float64 rounding.
     column_sums : (k,)
         Sums of the columns of U as stored (zero but for rounding); 0 where the mean was not subtracted.
-    loadings : (k, c)
-        F with z = (U L^-H) F on the kept directions, z the centred activations.
+    components : (k, c)
+        S V^H: singular values times right singular vectors.
     """
 
     cholesky: Array
     column_sums: Array
-    loadings: Array
+    components: Array
+
+    @property
+    def loadings(self) -> Array:
+        """F (k, c) with z = (U L^-H) F on the kept directions, z the centred activations: L^H S V^H."""
+        return namespace(self.cholesky).matmul(adjoint(self.cholesky), self.components)
+
+    def cut(self, k: int) -> Block:
+        """Return what belongs to the first k columns."""
+        return Block(self.cholesky[:k, :k], self.column_sums[:k], self.components[:k, :])
 
 
 @dataclass(frozen=True)
@@ -308,6 +323,13 @@ def whiten(rows: Rows, rule: RankRule, columns: Columns, *, bits: int | None, na
         neuron_powers = xp.sum(like(weights[:, None].astype(np.float64), powers) * powers, axis=0)
     if not bool(xp.all(xp.isfinite(neuron_powers))):
         raise _not_finite(rows.stored(), name)
+    if bits is None and rows.largest > EXACT:
+        raise DsvccaError(
+            f"{name}: integers up to {rows.largest:.3g} are not exact as float64 (above 2^53): subtract what they "
+            "have in common before writing them"
+        )
+    if 0 < rows.largest < TINY**0.5 and any(bool(xp.any(xp.abs(slab) > 1e-12 * rows.largest)) for slab in rows()):
+        raise DsvccaError(f"{name}: squares of numbers as small as {rows.largest:.3g} underflow float64: scale them up")
     spectrum = decompose(moments, weights, rows.largest, bits)
     if spectrum.nonzero == 0:
         raise DsvccaError(
@@ -394,7 +416,7 @@ class _Making:
         if not self.centred:
             sums = 0.0 * sums  # so that nothing is subtracted from products either
         cholesky = xp.linalg.cholesky(gram - adjoint(sums[None, :]) * sums[None, :] / n)
-        return Block(cholesky, sums, xp.matmul(adjoint(cholesky), self.s[:, None] * adjoint(self.vectors)))
+        return Block(cholesky, sums, self.s[:, None] * adjoint(self.vectors))
 
 
 def whiten_in_memory(

@@ -37,7 +37,7 @@ app = typer.Typer(
 P = ParamSpec("P")
 R = TypeVar("R")
 
-StorePath = Annotated[Path, typer.Argument(metavar="STORE", help="An activation store, or Zarr arrays of others.")]
+StorePath = Annotated[str, typer.Argument(metavar="STORE", help="An activation store, or Zarr arrays of others.")]
 Where = Annotated[
     list[str] | None,
     typer.Option("--where", "-w", help="Only these: LABEL=VALUE or LABEL=VALUE,VALUE; may be repeated."),
@@ -165,7 +165,7 @@ def plan(
 @plain_errors
 def compare(
     store: StorePath,
-    out: Annotated[Path, typer.Argument(metavar="RESULTS", help="Results folder; the same line again resumes.")],
+    out: Annotated[str, typer.Argument(metavar="RESULTS", help="Results folder; the same line again resumes.")],
     pairs: PairsRule = "all",
     where: Where = None,
     view: View = "auto",
@@ -182,6 +182,8 @@ def compare(
     dims: Dims = None,
 ) -> None:
     """Compare representations and write labelled results that xarray opens."""
+    if table is not None and not table.absolute().parent.is_dir():
+        raise DsvccaError(f"--table {table}: there is no folder '{table.absolute().parent}', make it first")
     if workers and scheduler:
         raise DsvccaError("--workers starts a cluster and --scheduler names one: give one of them")
     chosen = _plan(_opened(store, where, labels, dims), pairs, view, variance, criterion, rank, measures, memory)
@@ -199,7 +201,7 @@ def compare(
     print(f"results  {out}   (dsvcca.open_results({str(out)!r}))")
 
 
-def _opened(store: Path, where: list[str] | None, labels: str | None, dims: list[str] | None) -> Store:
+def _opened(store: str, where: list[str] | None, labels: str | None, dims: list[str] | None) -> Store:
     opened = open_store(store, labels=labels, dims=_dims(dims))
     return opened.select(**_where(opened, where)) if where else opened
 

@@ -65,7 +65,7 @@ def compare(
     about = {
         "dsvcca_version": version("dsvcca"),
         "array_library": "numpy",
-        "datapoint_ids": plan.representations[0].ids or "not known",
+        "datapoint_ids": plan.ids or "not known",
     }
     root = results.create_results(out, plan, about)
     tiles = results.missing_tiles(root, plan)

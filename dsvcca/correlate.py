@@ -59,6 +59,22 @@ class TileReceipt:
     comparisons: int
 
 
+class _Kept:
+    """What one basis brings to the solves of one frequency: L^-1 (k, k), column sums (k,), loadings for every rank."""
+
+    def __init__(self, block: Block) -> None:
+        self.inverse = inverse_cholesky(block.cholesky)
+        self.column_sums = block.column_sums
+        self._block = block
+        self._loadings: dict[int, Array] = {}
+
+    def loadings(self, k: int) -> Array:
+        """Return F (k, c) of the first k directions, as if no others had been kept."""
+        if k not in self._loadings:
+            self._loadings[k] = self._block.cut(k).loadings
+        return self._loadings[k]
+
+
 class Panel:
     """The bases of one panel: small parts in memory, columns read step by step.
 
@@ -69,19 +85,19 @@ class Panel:
     def __init__(self, workspace: str, refs: tuple[BasisRef, ...], rules: tuple[RankRule, ...]) -> None:
         self.refs = refs
         self.packs = {name: Pack(workspace, name) for name in dict.fromkeys(ref.pack for ref in refs)}
-        ranks: list[tuple[NumpyArray, ...]] = []
+        kept: list[tuple[NumpyArray, ...]] = []
         self.keys: list[bytes] = []
         self.neurons: list[int] = []
         for ref in refs:
             basis = self.packs[ref.pack].basis(ref.position)
             self.weights = basis.weights
-            ranks.append(ranks_of(rules, basis.weights, basis.singular_values, basis.nonzero))
+            kept.append(ranks_of(rules, basis.weights, basis.singular_values, basis.nonzero))
             self.keys.append(_digest(basis))
             self.neurons.append(len(basis.neuron_norms))
-        self.ranks = np.asarray(ranks)
-        self.most = self.ranks.max(axis=1)
+        self.ranks: NumpyArray = np.asarray(kept)
+        self.most: NumpyArray = self.ranks.max(axis=1)
         self.widths = self.most * self.weights
-        self._at: tuple[tuple[int, range], list[Block]] = ((-1, range(0)), [])
+        self._at: tuple[tuple[int, range], list[_Kept]] = ((-1, range(0)), [])
 
     @property
     def bytes_a_column(self) -> float:
@@ -93,15 +109,11 @@ class Panel:
             worst = max(worst, block_bytes(k, c, weight) / max(1, k * weight))
         return worst
 
-    def at(self, f: int, run: range) -> list[Block]:
-        """Return the blocks of a run of bases at one frequency, cut to what is kept and with L^-1 in place of L."""
+    def at(self, f: int, run: range) -> list[_Kept]:
+        """Return what a run of bases brings to the solves of one frequency."""
         if self._at[0] != (f, run):
-            blocks = []
-            for i in run:
-                block, k = self.packs[self.refs[i].pack].block(self.refs[i].position, f), int(self.most[i, f])
-                inverse = inverse_cholesky(block.cholesky[:k, :k])
-                blocks.append(Block(inverse, block.column_sums[:k], block.loadings[:k, :]))
-            self._at = (f, run), blocks
+            stored = (self.packs[self.refs[i].pack].block(self.refs[i].position, f) for i in run)
+            self._at = (f, run), [_Kept(b.cut(int(self.most[i, f]))) for i, b in zip(run, stored, strict=True)]
         return self._at[1]
 
     def runs(self, f: int, most: int) -> Iterator[range]:
@@ -148,7 +160,7 @@ class Panel:
 
 
 def _digest(basis: Basis) -> bytes:
-    parts = (basis.singular_values, basis.row_norms, basis.blocks[0].loadings)
+    parts = (basis.singular_values, basis.row_norms, basis.blocks[0].components)
     return hashlib.blake2b(b"".join(part.tobytes() for part in parts)).digest()
 
 
@@ -159,6 +171,7 @@ def padded(columns: int) -> int:
 
 def correlate(task: CorrelateTask) -> TileReceipt:
     """Compute and commit one tile."""
+    weighted = any(name.startswith("pwcca") for name in task.measures)
     x = Panel(task.workspace, task.x, task.rules)
     y = x if task.tile[0] == task.tile[1] else Panel(task.workspace, task.y, task.rules)
     shape = (len(task.x), len(task.y))
@@ -168,8 +181,7 @@ def correlate(task: CorrelateTask) -> TileReceipt:
         wanted = np.unpackbits(bits, count=shape[0] * shape[1]).astype(bool).reshape(shape)
     if y is x:
         wanted &= np.tri(shape[0], dtype=bool).T
-    vectors = any(name.startswith("pwcca") for name in task.measures)
-    totals = {name: np.zeros((*shape, len(task.rules))) for name in (TOTALS if vectors else TOTALS[:2])}
+    totals = {name: np.zeros((*shape, len(task.rules))) for name in (TOTALS if weighted else TOTALS[:2])}
     most = _most_columns(task, x, y)
     for frequencies in _groups(x, y, most):
         for x_run in x.runs(frequencies.start, most):
@@ -319,8 +331,8 @@ def _solve(
                 np.stack([left[k].column_sums for k in left_i]),
                 np.stack([right[k].column_sums for k in right_i]),
                 rows,
-                np.stack([left[k].cholesky for k in left_i]),
-                np.stack([right[k].cholesky for k in right_i]),
+                np.stack([left[k].inverse for k in left_i]),
+                np.stack([right[k].inverse for k in right_i]),
             )
             for place, ranks in enumerate(zip(x_ranks, y_ranks, strict=True)):
                 if not min(ranks):
@@ -328,8 +340,9 @@ def _solve(
                 k_left, k_right = ranks[::-1] if swapped else ranks
                 corner = c[:, :k_left, :k_right]
                 if len(totals) > 2:
-                    loadings = [[block.loadings for block in side] for side in (left, right)]
-                    found = totals_of_vectors(corner, left_i, right_i, *loadings)
+                    of_left = {k: left[k].loadings(k_left) for k in set(left_i.tolist())}
+                    of_right = {k: right[k].loadings(k_right) for k in set(right_i.tolist())}
+                    found = totals_of_vectors(corner, left_i, right_i, of_left, of_right)
                 else:
                     found = totals_of_values(corner)
                 for name, numbers in (exchanged(found) if swapped else found).items():

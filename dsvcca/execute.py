@@ -22,6 +22,9 @@ log = logging.getLogger("dsvcca")
 Task = TypeVar("Task")
 Receipt = TypeVar("Receipt")
 
+ALONE = 30
+"""Seconds without a worker after which it is said."""
+
 AHEAD = 2
 """Tasks in the window for each worker thread: one running, one waiting."""
 
@@ -149,7 +152,7 @@ def _on_cluster(
     first = [submit(task) for _, task in zip(range(window), waiting, strict=False)]
     log.info("%s: %d tasks, %d at a time", name, len(tasks), window)
     completed = as_completed(first, loop=client.loop)
-    for future in completed:
+    for future in _watched(completed, client, name):
         task = running.pop(future.key)
         if future.cancelled() or future.status == "lost":
             raise DsvccaError(
@@ -167,6 +170,29 @@ def _on_cluster(
             f"the Dask scheduler went away with {len(running)} tasks unfinished: what was finished is kept, connect "
             "to a cluster and run the same line again"
         )
+
+
+def _watched(completed: Iterator[Any], client: Client, name: str) -> Iterator[Any]:
+    """Yield what completes; meanwhile say so if there is no worker any more, for then nothing will."""
+    done = threading.Event()
+
+    def watch() -> None:
+        missing = False
+        while not done.wait(ALONE / 2):
+            try:
+                none = not _workers(client)
+            except Exception:  # the scheduler is gone: the loop over futures ends by itself
+                return
+            if none and missing:
+                log.warning("%s: no workers for %d s, waiting for some to come", name, ALONE)
+            missing = none
+
+    watcher = threading.Thread(target=watch, name="dsvcca-watch", daemon=True)
+    watcher.start()
+    try:
+        yield from completed
+    finally:
+        done.set()
 
 
 def guarded(function: Callable[[Task], Receipt], task: Task) -> Receipt:

@@ -11,6 +11,7 @@ import shutil
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,13 @@ def make_parents(path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
         raise DsvccaError(f"'{path}' lies below a file ('{error.filename}'): choose another place") from error
+
+
+def is_free(path: Path) -> bool:
+    """Return whether nothing is at `path`, or a folder with nothing in it but what killed processes left."""
+    if not path.is_dir():
+        return not path.exists()
+    return all(name.startswith(".") for name in os.listdir(path))
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -227,7 +235,7 @@ def chunk_tail(path: Path) -> str | None:
 
 def stage(root: Path) -> Path:
     """Return a new folder below `root` in which an object can be made unseen, after sweeping dead ones."""
-    folder = root / STAGING / f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(6)}"
+    folder = root / STAGING / f"{_machine()}-{os.getpid()}-{secrets.token_hex(6)}"
     for _ in range(100):
         with suppress(FileNotFoundError):  # another process may remove the empty staging folder in between
             os.makedirs(folder)
@@ -238,7 +246,7 @@ def stage(root: Path) -> Path:
 
 def sweep(staging: Path) -> None:
     """Remove what processes of this machine left uncommitted when they ended."""
-    mine = f"{socket.gethostname()}-"
+    mine = f"{_machine()}-"
     for entry in list(os.scandir(staging)):
         pid = entry.name.removeprefix(mine).split("-")[0]
         if entry.name.startswith(mine) and pid.isdigit() and not _alive(int(pid)):
@@ -263,6 +271,16 @@ def discard(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     with suppress(OSError):  # others are still writing
         folder.parent.rmdir()
+
+
+@cache
+def _machine() -> str:
+    """Return what tells processes that see each other's ids from all others: this host, and this container on it."""
+    try:
+        space = os.readlink("/proc/self/ns/pid")
+    except OSError:
+        space = ""
+    return hashlib.sha256(f"{socket.gethostname()} {space}".encode()).hexdigest()[:16]
 
 
 def _alive(pid: int) -> bool:

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import zarr
 
-from dsvcca.activations import Representation
+from dsvcca.activations import Representation, foreign_fingerprint
 from dsvcca.arrays import significand_bits
 from dsvcca.errors import DsvccaError
-from dsvcca.labels import COLUMNS, Label, Labels, check_same_types, checked_dims, checked_labels, nearest
+from dsvcca.labels import (
+    COLUMNS,
+    Label,
+    Labels,
+    check_same_types,
+    checked_dims,
+    checked_labels,
+    nearest,
+    to_datapoints_first,
+)
 
 PATTERN_FIELD = re.compile(r"\{(\w+)\}")
 INTEGER = re.compile(r"-?(0|[1-9]\d*)")
@@ -36,6 +43,9 @@ def foreign_representations(root: Path, labels: Any, dims: Any) -> list[Represen
     arrays = {path: array for path, array in sorted(arrays.items(), key=_natural) if array.ndim >= 2}
     if not arrays:
         raise DsvccaError(f"'{root}' holds no array of two or more axes: it is not a store of activations")
+    for path, array in arrays.items():
+        if 0 in array.shape:
+            raise DsvccaError(f"'{path}' of shape {array.shape} is empty: there is nothing to compare")
     found = []
     seen: Labels = {}
     for place, (path, own) in enumerate(_labels(list(arrays), labels).items()):
@@ -66,12 +76,17 @@ def _representation(
     path: str, where: Path, array: zarr.Array[Any], labels: Labels, dims: Any, place: int
 ) -> Representation:
     significand_bits(array.dtype)
+    _refuse_encoded(path, array)
     if isinstance(dims, Mapping):
         spelled = dims.get(path, dims.get(labels["layer"]))
     else:
         spelled = dims if dims is not None and (array.ndim > 2 or len(dims) == array.ndim) else None
-    named = getattr(array.metadata, "dimension_names", None)
-    if spelled is None and named and "datapoint" in named and any(n in COLUMNS for n in named):
+    named: Any = getattr(array.metadata, "dimension_names", None) or array.attrs.get("_ARRAY_DIMENSIONS")
+    if spelled is None and named and any(named):
+        if "datapoint" not in named or not any(n in COLUMNS for n in named):
+            raise DsvccaError(
+                f"'{path}' calls its axes {tuple(named)}: say with dims= which of them are datapoints and neurons"
+            )
         spelled = tuple(named)
     try:
         checked = checked_dims(spelled, array.shape, f"'{path}'")
@@ -83,17 +98,22 @@ def _representation(
         shape=array.shape,
         dtype=str(array.dtype),
         dims=checked,
-        fingerprint=_fingerprint(where, array),
+        fingerprint=foreign_fingerprint(where, array.shape, str(array.dtype), checked),
         ids=None,
         array=str(where),
         written=place - (1 << 62),
+        unit=_unit(array, to_datapoints_first(checked)[0]),
     )
 
 
 def _labels(paths: list[str], given: Any) -> dict[str, Labels]:
     """Return the labels of every array: as given, or from their paths."""
     if callable(given):
-        return {path: checked_labels(given(path)) for path in paths}
+        found = {path: given(path) for path in paths}
+        for path, own in found.items():
+            if not isinstance(own, Mapping):
+                raise DsvccaError(f"labels= gave a {type(own).__name__} for '{path}': give a dict of labels")
+        return {path: checked_labels(own) for path, own in found.items()}
     if isinstance(given, Mapping):
         for path in paths:
             if path not in given:
@@ -115,7 +135,12 @@ def _fit(path: str, pattern: str) -> dict[str, str]:
     """Return what stands in a path where the pattern has {names}."""
     pieces = PATTERN_FIELD.split(pattern)
     expression = "".join(f"(?P<{p}>.+?)" if i % 2 else re.escape(p) for i, p in enumerate(pieces))
-    match = re.fullmatch(expression, path)
+    try:
+        match = re.fullmatch(expression, path)
+    except re.error as error:
+        raise DsvccaError(
+            f"labels={pattern!r} is no pattern ({error}): name every label once, {{model}}/{{layer}}"
+        ) from None
     if match is None:
         raise DsvccaError(f"labels={pattern!r} does not fit the array '{path}': write its path with {{names}} in it")
     return match.groupdict()
@@ -154,12 +179,19 @@ def _check_all_differ(representations: list[Representation]) -> None:
             raise DsvccaError(f"'{other}' and '{one.name}' have the same labels ({one}): tell them apart with labels=")
 
 
-def _fingerprint(where: Path, array: zarr.Array[Any]) -> str:
-    """Return a digest that changes when the array's files do: their names, sizes and times."""
-    entries = []
-    for parent, _, names in os.walk(where):
-        for name in names:
-            status = os.stat(os.path.join(parent, name))
-            entries.append((os.path.relpath(os.path.join(parent, name), where), status.st_size, status.st_mtime_ns))
-    content = [str(where), list(array.shape), str(array.dtype), sorted(entries)]
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+def _unit(array: zarr.Array[Any], along: int) -> int:
+    """Return the bytes of one run of chunks along datapoints."""
+    rows = min((array.shards or array.chunks)[along], array.shape[along])
+    return rows * array.size // array.shape[along] * np.dtype(array.dtype).itemsize
+
+
+def _refuse_encoded(path: str, array: zarr.Array[Any]) -> None:
+    """Raise if the stored numbers are not the activations themselves, as xarray may store them."""
+    about = dict(array.attrs)
+    missing = about.get("_FillValue")
+    if array.metadata.zarr_format == 2 and missing is None and np.dtype(array.dtype).kind in "iu" and array.fill_value:
+        missing = array.fill_value
+    coded = [name for name in ("scale_factor", "add_offset") if name in about]
+    if coded or (missing is not None and missing == missing and not isinstance(missing, str)):
+        what = f"{coded[0]}={about[coded[0]]}" if coded else f"{missing} for missing numbers"
+        raise DsvccaError(f"'{path}' holds encoded numbers ({what}): decode them, and write activations as they are")

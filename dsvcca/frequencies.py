@@ -43,7 +43,7 @@ class HalfSpectrum:
         """Where the bins stand (f,) in the flattened transform that keeps half of the last axis."""
         if not self.space:
             return np.zeros(1, dtype=np.int64)
-        return np.ravel_multi_index(tuple(self.bins.T), _half(self.space))
+        return np.asarray(np.ravel_multi_index(tuple(self.bins.T), _half(self.space)))
 
     def find(self, wanted: Sequence[int]) -> tuple[int, bool]:
         """Return which kept bin holds bin `wanted` (any integers), and whether as its conjugate."""

@@ -45,8 +45,12 @@ def checked_labels(labels: Mapping[str, Any]) -> Labels:
         plain = value.item() if isinstance(value, np.generic) else value
         if not isinstance(plain, (str, int, float, bool)):
             raise DsvccaError(f"label {name}={value!r} is a {type(value).__name__}: use str, int, float or bool")
-        if isinstance(plain, float) and plain != plain:
-            raise DsvccaError(f"label {name} is NaN: leave the label out where there is nothing to say")
+        if isinstance(plain, float) and not abs(plain) < float("inf"):
+            raise DsvccaError(f"label {name} is {plain}: leave the label out where there is nothing to say")
+        if isinstance(plain, float):
+            plain = plain + 0.0  # -0.0 and 0.0 are one label
+        if isinstance(plain, str) and any("\ud800" <= letter <= "\udfff" for letter in plain):
+            raise DsvccaError(f"label {name}={plain!r} is no text that can be written: use ordinary characters")
         if plain == "":
             raise DsvccaError(f"label {name} is empty: leave the label out where there is nothing to say")
         if isinstance(plain, int) and not -(2**63) <= plain < 2**63:
@@ -88,7 +92,7 @@ def folder_name(labels: Labels) -> str:
     >>> folder_name({"seed": 0, "layer": "../x"})
     'seed=0,layer=..%2Fx'
     """
-    name = ",".join(f"{name}={quote(str(value), safe=' ._-+')}" for name, value in labels.items())
+    name = ",".join(f"{quote(name)}={quote(str(value), safe=' ._-+')}" for name, value in labels.items())
     if len(name) <= LONGEST_NAME:
         return name
     return f"{name[: LONGEST_NAME - 17]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
@@ -129,6 +133,8 @@ def checked_dims(dims: str | Sequence[str] | None, shape: Sequence[int], what: s
         raise DsvccaError(
             f"{what} has {len(shape)} axes {tuple(shape)} and no dims: pass dims={_spellings(len(shape))}"
         )
+    if not isinstance(dims, (str, list, tuple)):
+        raise DsvccaError(f"dims={dims!r} is a {type(dims).__name__}: use {_spellings(len(shape))}")
     letters = isinstance(dims, str)
     unknown = [letter for letter in dims if letter not in LETTERS] if letters else []
     if unknown:

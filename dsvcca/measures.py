@@ -88,6 +88,8 @@ def pwcca(x: Array, y: Array, *, variance: float = 1.0, side: str = "x") -> floa
     return float(_weighted(found.correlations, weights))
 
 
+Loadings = Sequence[Array] | Mapping[int, Array]
+
 TOTALS = ("rho", "rho2", "x_weighted", "x_weights", "y_weighted", "y_weights")
 """What is summed over frequencies before it is divided: sum(rho), sum(rho^2), and of each side sum(a rho), sum(a)."""
 
@@ -100,7 +102,7 @@ def totals_of_values(c: Array) -> dict[str, Array]:
 
 
 def totals_of_vectors(
-    c: Array, x: NumpyArray, y: NumpyArray, x_loadings: Sequence[Array], y_loadings: Sequence[Array]
+    c: Array, x: NumpyArray, y: NumpyArray, x_loadings: Loadings, y_loadings: Loadings
 ) -> dict[str, Array]:
     """Return all `TOTALS` of cross blocks, without touching a row of data.
 
@@ -110,8 +112,8 @@ def totals_of_vectors(
         Cross blocks of equal ranks.
     x, y : (b,) int
         Which representation each side is, an index into the loadings.
-    x_loadings, y_loadings : sequence of (K, p), (K, q)
-        Loadings F of every representation; the first k_x (k_y) rows are used.
+    x_loadings, y_loadings : sequence of (K, p), (K, q), or mapping to them
+        Loadings F of the representations; the first k_x (k_y) rows are used.
     """
     xp = namespace(c)
     if c.shape[1] > c.shape[2]:
@@ -154,7 +156,7 @@ def _weighted(rho: Array, weights: Array) -> Array:
     return xp.sum(weights * rho, axis=-1) / xp.sum(weights, axis=-1)
 
 
-def _weights(vectors: Array, which: NumpyArray, loadings: Sequence[Array]) -> Array:
+def _weights(vectors: Array, which: NumpyArray, loadings: Loadings) -> Array:
     """Return sum_j |(vectors^H F)_ij| for stacked vectors (b, k, c): (b, c).
 
     One product a pair, each of one size, so that its bits do not depend on what else is in the stack.

@@ -8,9 +8,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from math import log2, prod
+from math import ceil, log2, prod
 from typing import Any
 
 from dask.utils import format_bytes, format_time, parse_bytes
@@ -19,7 +19,7 @@ from dsvcca.activations import Representation
 from dsvcca.basis import RankRule
 from dsvcca.errors import DsvccaError
 from dsvcca.frequencies import half_spectrum
-from dsvcca.labels import nearest
+from dsvcca.labels import Labels, check_same_types, nearest
 from dsvcca.measures import MEASURES
 from dsvcca.pairs import RULES, Pairs, choose_pairs
 from dsvcca.store import Store
@@ -99,6 +99,12 @@ class Plan:
         return viewed_shape(self.representations[0].logical_shape, self.views[0])[1]
 
     @property
+    def ids(self) -> str | None:
+        """Digest of the datapoint ids that all representations were written with; None where some have none."""
+        ids = {r.ids for r in self.representations}
+        return ids.pop() if len(ids) == 1 else None
+
+    @property
     def widest(self) -> RankRule:
         """The rule that keeps the most directions: bases are stored up to it, the others are prefixes."""
         for rule in self.rules:
@@ -162,7 +168,8 @@ class Plan:
     @cached_property
     def sizes(self) -> tuple[Size, ...]:
         """How large each representation is under its view."""
-        return tuple(size_of(r.logical_shape, v) for r, v in zip(self.representations, self.views, strict=True))
+        pairs = zip(self.representations, self.views, strict=True)
+        return tuple(replace(size_of(r.logical_shape, v), unit=r.unit) for r, v in pairs)
 
     def assumed_ranks(self) -> list[int]:
         """Ranks taken for the price before any is known: a third of the columns (of transformed ones 0.7), or all."""
@@ -244,7 +251,7 @@ class Plan:
                 raise DsvccaError(
                     f"{r} ({size.rows} rows, {size.width} columns as view {view!r}) needs {format_bytes(needed)} of "
                     f"arrays in a task, memory={format_bytes(self.memory)} leaves {format_bytes(self.budget)}: raise "
-                    f"memory to {format_bytes(int((needed + PROCESS) / USABLE) + 1)} or more"
+                    f"memory to {ceil((needed + PROCESS) / USABLE / 2**30 * 10) / 10} GiB or more"
                 )
 
     def __str__(self) -> str:
@@ -252,7 +259,7 @@ class Plan:
         views = ", ".join(f"{v} ({self.views.count(v)})" for v in sorted(set(self.views)))
         rules = "; ".join(str(rule) for rule in self.rules)
         what = RULES.get(self.pairs.name, "a list")
-        known = "the same ids" if self.representations[0].ids else "the same number, by its ids not proven"
+        known = "the same ids" if self.ids else "the same number, by ids not proven"
         return "\n".join(
             [
                 f"plan for {self.store}",
@@ -301,6 +308,8 @@ class Size:
         Numbers of activations, as stored, in one step of the grid.
     step_rows : int
         Rows in one step of the grid.
+    unit : int
+        Bytes of the least that can be read at once, where that is much.
     """
 
     rows: int
@@ -308,6 +317,7 @@ class Size:
     space: tuple[int, ...]
     step: int
     step_rows: int
+    unit: int = 0
 
     @property
     def frequencies(self) -> int:
@@ -358,7 +368,7 @@ def reduce_memory(size: Size, width: int, budget: int) -> int:
     held = 9 * size.rows * size.width if holds_whole(size, budget) else 0
     columns = 2 * min(pack_memory(budget), 4 * size.rows * PACK)  # packs before, one being written
     columns += 0 if streams(size, budget) else 8 * size.rows * width
-    return grams + slab + held + columns + (64 << 20)  # pieces as read, one ahead
+    return grams + slab + held + columns + max(64 << 20, 3 * size.unit)  # pieces as read, one ahead
 
 
 def tile_memory(x_columns: int, y_columns: int, n: int, blocks: int = 0) -> int:
@@ -374,7 +384,7 @@ def tile_memory(x_columns: int, y_columns: int, n: int, blocks: int = 0) -> int:
 
 def block_bytes(rank: int, columns: int, weight: int) -> int:
     """Return the bytes of what belongs to the columns of one basis at one frequency: as read, and inverted."""
-    return 8 * weight * rank * (2 * rank + columns)
+    return 8 * weight * rank * (2 * rank + 2 * columns)
 
 
 def plan_comparisons(
@@ -435,6 +445,10 @@ def plan_comparisons(
     if not found:
         raise DsvccaError(f"'{store.path}' holds no committed representation: write some first")
     views = tuple(choose_view(r.logical_shape) if view == "auto" else view for r in found)
+    seen: Labels = {}
+    for r in found:
+        check_same_types(r.labels, [seen], f"another representation of '{store.path}'")
+        seen = r.labels | seen
     for r, v in zip(found, views, strict=True):
         if v not in VIEWS:
             viewed_shape(r.logical_shape, v)  # raises with the names there are
@@ -458,7 +472,7 @@ def plan_comparisons(
         raise DsvccaError(f"variance={variance!r}: give one share, or a list of different ones")
     try:
         memory = parse_bytes(memory)
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise DsvccaError(f"memory={memory!r} is no amount of memory: write it as '1.5 GiB'") from error
     plan = Plan(
         store=store.path,

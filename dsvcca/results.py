@@ -10,11 +10,12 @@ results.zarr/                zarr.json holds what every number means and which p
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ import xarray as xr
 import zarr
 
 from dsvcca import files
-from dsvcca.activations import FORMAT, KEY, read_attributes
+from dsvcca.activations import FORMAT, KEY, read_attributes, signed
 from dsvcca.arrays import NumpyArray
 from dsvcca.errors import DsvccaError, DsvccaWarning
 from dsvcca.labels import Label, label_order, nearest
@@ -47,7 +48,7 @@ def create_results(out: str | os.PathLike[str], plan: Plan, about: Mapping[str, 
         If something else lies at `out`, or the results of a plan whose numbers would differ.
     """
     root = files.local_path(out, "results")
-    if not root.exists() or (root.is_dir() and not any(root.iterdir())):
+    if files.is_free(root):
         with files.disk_errors(root):
             files.make_parents(root)
             folder = files.stage(root.parent)
@@ -63,7 +64,8 @@ def create_results(out: str | os.PathLike[str], plan: Plan, about: Mapping[str, 
                     "warnings": [],
                     "checksums": files.seal(folder),
                 }
-                files.write_group(folder, **{KEY: record}, **plan.meaning, **about, warnings=[])
+                record["metadata"] = _metadata(folder)
+                files.write_group(folder, **{KEY: signed(record)}, **plan.meaning, **about, warnings=[])
                 files.publish(folder, root)
             finally:
                 files.discard(folder)
@@ -122,6 +124,7 @@ def add_warnings(root: Path, sentences: Sequence[str]) -> None:
     about = metadata["attributes"][KEY]
     if sentences and about["warnings"] != list(sentences):
         about["warnings"] = list(sentences)
+        metadata["attributes"][KEY] = signed(about)
         metadata["attributes"]["warnings"] = list(sentences)
         files.write_json(root / "zarr.json", metadata)
 
@@ -145,9 +148,6 @@ def open_results(out: str | os.PathLike[str]) -> xr.Dataset:
     names = label_order({str(c)[2:] for c in found.coords if str(c).startswith("x_")})
     coordinates = ["x", *(f"x_{n}" for n in names), "y", *(f"y_{n}" for n in names), "variance"]
     variables = [*about["meaning"]["measures"], "rank_x", "rank_y"]
-    for name in variables:
-        if name not in found:
-            raise DsvccaError(f"'{root / name}' is gone: restore it, or remove '{root}' and compare again")
     left = _what_is_missing(root, about)
     if left:
         sentence = f"'{root}' is not complete: {left}; compare(plan, out) does what is missing"
@@ -297,12 +297,26 @@ def _results_attributes(root: Path) -> dict[str, Any]:
         raise DsvccaError(f"'{root}' does not hold results of dsvcca: choose another path")
     if about.get("format") != FORMAT:
         raise DsvccaError(f"'{root}' has format {about.get('format')}, this version reads {FORMAT}: update dsvcca")
+    for name, digest in _metadata(root, about["metadata"]).items():
+        if digest != about["metadata"][name]:
+            raise DsvccaError(
+                f"'{root / name}' is gone or was changed: restore it, or remove '{root}' and compare again"
+            )
     for key, checksum in about["checksums"].items():
         if files.chunk_tail(root / key) != checksum:
             raise DsvccaError(
                 f"'{root / key}' is missing or not what was written: restore it, or remove '{root}' and compare again"
             )
     return about
+
+
+def _metadata(root: Path, names: Iterable[str] = ()) -> dict[str, str]:
+    """Return the SHA-256 of what describes each array, "" where it is gone; by default of all arrays there are."""
+    found = {}
+    for name in names or sorted(str(path.relative_to(root)) for path in root.glob("*/zarr.json")):
+        path = root / name
+        found[name] = hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else ""
+    return found
 
 
 def _name(tile: tuple[int, int]) -> str:
@@ -333,7 +347,7 @@ def _is_committed(root: Path, name: str, keys: Sequence[str]) -> bool:
     """Return whether a marker is there and every chunk is the one it names."""
     try:
         marker = json.loads((root / COMMITS / f"{name}.json").read_bytes())
-    except (FileNotFoundError, ValueError):
+    except (OSError, ValueError):
         return False
     if not isinstance(marker, dict) or set(marker) != set(keys):
         return False
@@ -342,7 +356,7 @@ def _is_committed(root: Path, name: str, keys: Sequence[str]) -> bool:
 
 def _what_is_missing(root: Path, about: Mapping[str, Any]) -> str:
     """Return in words what is not committed, "" where everything is."""
-    names = [entry.name.removesuffix(".json") for entry in os.scandir(root / COMMITS)]
+    names = [path.stem for path in (root / COMMITS).glob("*.json")]
     tiles = [(int(i), int(j)) for i, j in (name.split("-") for name in names if re.fullmatch(r"\d+-\d+", name))]
     there = sum(_is_committed(root, _name(tile), _tile_keys(about, tile)) for tile in tiles)
     if there < about["tiles"]:

@@ -18,6 +18,7 @@ import pandas as pd
 from dsvcca import files
 from dsvcca.activations import (
     FORMAT,
+    IDS,
     KEY,
     Representation,
     findings,
@@ -31,7 +32,7 @@ from dsvcca.errors import DsvccaError
 from dsvcca.foreign import foreign_representations
 from dsvcca.labels import Label, describe, label_order, nearest
 from dsvcca.progress import track
-from dsvcca.writer import Writer, claim_ids
+from dsvcca.writer import Writer, claim_ids, plain_ids, stored_ids
 
 
 class Store:
@@ -196,6 +197,17 @@ class Store:
             for representation in representations:
                 found += findings(representation)
                 advance()
+        if not self._foreign and not self._where:
+            orphans = set(os.listdir(self._root)).difference(self._records, (IDS, "zarr.json"))
+            found += [
+                (name, "", "is no committed representation: its record is gone, or it is something else")
+                for name in sorted(orphans)
+                if not name.startswith(".")
+            ]
+            try:
+                stored_ids(self._root)
+            except DsvccaError as error:
+                found.append((IDS, "", str(error)))
         return pd.DataFrame(found, columns=["name", "chunk", "problem"])
 
     @property
@@ -225,10 +237,11 @@ def create_store(path: str | os.PathLike[str], *, datapoints: Any) -> Store:
         If something else lies at `path`, or a store of other datapoints.
     """
     root = files.local_path(path, "store")
-    count = datapoints if isinstance(datapoints, (int, np.integer)) else len(datapoints)
+    ids = None if isinstance(datapoints, (int, np.integer)) else plain_ids(datapoints)
+    count = int(datapoints) if ids is None else len(ids)
     if isinstance(datapoints, bool) or count < 2:
         raise DsvccaError(f"datapoints={datapoints!r}: a store needs at least 2 datapoints")
-    if not root.exists() or (root.is_dir() and not any(root.iterdir())):
+    if files.is_free(root):
         with files.disk_errors(root):
             files.make_parents(root)
             folder = files.stage(root.parent)
@@ -240,8 +253,8 @@ def create_store(path: str | os.PathLike[str], *, datapoints: Any) -> Store:
         raise DsvccaError(
             f"'{root}' is a store of {store.datapoints} datapoints, {count} were asked for: choose another path"
         )
-    if not isinstance(datapoints, (int, np.integer)):
-        claim_ids(root, int(count), datapoints)
+    if ids is not None:
+        claim_ids(root, count, datapoints)
     return store
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from math import prod
@@ -23,7 +24,7 @@ import numpy as np
 import zarr
 
 from dsvcca import files
-from dsvcca.activations import FORMAT, KEY, read_attributes
+from dsvcca.activations import FORMAT, KEY, read_attributes, signed
 from dsvcca.arrays import Array, NumpyArray, as_pairs, to_numpy
 from dsvcca.basis import Basis, Block, RankRule
 from dsvcca.errors import DsvccaError
@@ -227,9 +228,12 @@ class PackWriter:
             "bases": bases,
             "checksums": files.seal(folder),
         }
-        files.write_group(folder, **{KEY: record})
+        files.write_group(folder, **{KEY: signed(record)})
         name = "pack-" + hashlib.sha256(repr(bases).encode()).hexdigest()[:24]
-        files.publish(folder, self._root / name)  # if it is there already, it is the same
+        if not files.publish(folder, self._root / name) and read_attributes(self._root / name) is None:
+            shutil.rmtree(self._root / name, ignore_errors=True)  # what is left of a pack is none
+            files.publish(folder, self._root / name)
+        # If it is there already, it is the same.
         return _receipts(name, bases)
 
     def _order(self) -> NumpyArray | None:
@@ -271,14 +275,17 @@ def ensure_workspace(workspace: str) -> None:
     """Make the workspace if it is not there; refuse a folder that is something else."""
     root = Path(workspace)
     about = read_attributes(root)
-    if about is None:
-        if root.exists() and any(root.iterdir()):
-            raise DsvccaError(f"workspace '{root}' is a folder of something else: choose another workspace=")
+    if about is None and files.is_free(root):
         with files.disk_errors(root):
             files.make_parents(root)
             root.mkdir(exist_ok=True)
             files.write_group(root, **{KEY: {"format": FORMAT, "kind": "workspace"}})
-    elif about.get("kind") != "workspace":
+        about = read_attributes(root)
+    if about is None:
+        about = read_attributes(root)  # another process may have made it meanwhile
+    if about is None:
+        raise DsvccaError(f"workspace '{root}' is a folder of something else, or a file: choose another workspace=")
+    if about.get("kind") != "workspace":
         raise DsvccaError(f"workspace '{root}' holds {about.get('kind')}: choose another workspace=")
 
 
@@ -328,7 +335,7 @@ def _write_parts(folder: Path, bases: Sequence[Basis]) -> None:
     parts = [part for b in bases for part in (b.singular_values, b.mean, b.neuron_norms, b.row_norms)]
     for position, frequency in _places([_widths(b.space, b.ranks) for b in bases]):
         block = bases[position].blocks[frequency]
-        parts += [block.cholesky, block.column_sums, block.loadings]
+        parts += [block.cholesky, block.column_sums, block.components]
     flat = [as_pairs(np.ascontiguousarray(to_numpy(part))).ravel() for part in parts]
     size = sum(part.size for part in flat)
     array = files.create_array(folder, (size,), min(PARTS, max(size, 1)), "float64", ("value",))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,18 @@ import numpy as np
 import zarr
 
 from dsvcca import files
-from dsvcca.activations import ARRAY, FORMAT, IDS, KEY, Representation, read_attributes, read_ids, read_records
+from dsvcca.activations import (
+    ARRAY,
+    FORMAT,
+    IDS,
+    KEY,
+    Representation,
+    read_attributes,
+    read_ids,
+    read_records,
+    signed,
+    version_of,
+)
 from dsvcca.arrays import NumpyArray, significand_bits, to_numpy
 from dsvcca.errors import DsvccaError
 from dsvcca.labels import check_same_types, checked_dims, checked_labels, describe, folder_name, to_datapoints_first
@@ -84,6 +96,8 @@ class Writer:
             return
         if self._folder == self._root:
             raise DsvccaError("append() outside its context: write 'with store.writer(...) as w: w.append(batch)'")
+        if isinstance(batch, np.ma.MaskedArray):
+            raise DsvccaError(f"{describe(self.labels)}: a masked array: write the rows of which every number is there")
         values = to_numpy(batch) if hasattr(batch, "shape") else np.asarray(batch)
         values = values.astype(values.dtype.newbyteorder("="), copy=False)
         significand_bits(values.dtype)
@@ -157,18 +171,22 @@ class Writer:
             "checksums": files.seal(inside),
             "written": time.time_ns(),
         }
-        files.write_group(self._folder, **{KEY: record})
+        files.write_group(self._folder, **{KEY: signed(record)})
         self._publish()
 
     def _publish(self) -> None:
         stem = folder_name(self.labels)
-        version = 1
+        there = [version for own, version in map(version_of, os.listdir(self._root)) if own == stem]
+        version = max(there, default=0) + 1 if self._if_exists == "replace" else 1
         while True:
             target = self._root / (stem if version == 1 else f"{stem}@{version}")
             if not target.exists() and files.publish(self._folder, target):
                 return
             other = read_attributes(target)
-            if other is not None and other.get("labels") != self.labels:
+            if other is None:  # a folder without a record is nothing
+                version += 1
+                continue
+            if other.get("labels") != self.labels:
                 raise DsvccaError(
                     f"'{target}' holds {describe(other['labels'])}, which this file system cannot tell from "
                     f"{describe(self.labels)}: use labels that differ in more than case"
@@ -213,13 +231,13 @@ def claim_ids(root: Path, datapoints: int, ids: Any, kind: str = "given") -> str
     plain = plain_ids(ids)
     if len(plain) != datapoints:
         raise DsvccaError(f"{len(plain)} datapoint ids were given, the store '{root}' has {datapoints} datapoints")
-    digest = hashlib.sha256(plain.astype("<u8").tobytes()).hexdigest()
+    digest = _digest(plain)
     if read_ids(root) is None:
         with files.disk_errors(root):
             folder = files.stage(root)
             array = files.create_array(folder, plain.shape, len(plain), "uint64", ("datapoint",))
             array[:] = plain
-            array.update_attributes({KEY: {"kind": "datapoints", "of": kind, "digest": digest}})
+            array.update_attributes({KEY: {"kind": "datapoints", "of": kind, "ids": digest}})
             files.seal(folder)
             if not files.publish(folder, root / IDS):
                 files.discard(folder)
@@ -235,7 +253,17 @@ def stored_ids(root: Path) -> tuple[NumpyArray, str] | None:
     about = read_attributes(root / IDS)
     if about is None:
         return None
-    return np.asarray(zarr.open_array(str(root / IDS), mode="r")[:]), str(about["of"])
+    try:
+        ids = np.asarray(zarr.open_array(str(root / IDS), mode="r")[:])
+    except Exception as error:
+        raise DsvccaError(f"the datapoint ids '{root / IDS}' cannot be read ({error}): restore them") from error
+    if _digest(ids) != about["ids"]:
+        raise DsvccaError(f"the datapoint ids '{root / IDS}' are not those that were written: restore them")
+    return ids, str(about["of"])
+
+
+def _digest(ids: NumpyArray) -> str:
+    return hashlib.sha256(ids.astype("<u8").tobytes()).hexdigest()
 
 
 def _check_same_ids(root: Path, known: tuple[NumpyArray, str], ids: NumpyArray, start: int, kind: str) -> None:

@@ -1,5 +1,6 @@
 """The engine: the numbers are right, and their bits do not depend on how the work was cut, placed or interrupted."""
 
+import json
 import os
 import pickle
 import random
@@ -8,16 +9,18 @@ import sys
 import textwrap
 import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import zarr
-from distributed import Client
+from distributed import Client, LocalCluster
 
 import dsvcca
 from dsvcca import DsvccaError, DsvccaWarning, execute
+from dsvcca.activations import signed
 from dsvcca.compare import make_bases, tile_tasks
 from dsvcca.files import STAGING
 from dsvcca.plan import holds_whole, pack_memory, tile_memory
@@ -186,7 +189,8 @@ def test_a_run_killed_at_any_moment_resumes_to_the_same_bits(population, plan, r
     out, workspace = tmp_path / "r.zarr", tmp_path / "w"
     code = f"""
         import dsvcca
-        from dataclasses import replace
+        from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
         store = dsvcca.open_store({population[0].path!r})
         plan = replace(dsvcca.plan_comparisons(store, variance=[.9, .99, 1.0]), panel=1)
         print("ready", flush=True)
@@ -375,7 +379,9 @@ def test_a_representation_replaced_after_planning_is_noticed(tmp_path):
     store, _ = write_population(tmp_path / "s.zarr", seeds=2, steps=(0,))
     plan = dsvcca.plan_comparisons(store)
     record = Path(store.representations[0].array).parent / "zarr.json"
-    record.write_text(record.read_text().replace('"content": "', '"content": "0'))
+    text = json.loads(record.read_text())
+    text["attributes"]["dsvcca"] = signed(text["attributes"]["dsvcca"] | {"content": "another"})
+    record.write_text(json.dumps(text))
     with pytest.raises(DsvccaError, match="its commit record is gone or has changed"):
         dsvcca.compare(plan, tmp_path / "r.zarr")
 
@@ -404,6 +410,83 @@ def test_damaged_bases_are_errors_that_name_the_pack(plan, tmp_path):
     chunk.unlink()
     with pytest.raises(DsvccaError, match=r"c.0.0' is missing or not what was committed"):
         dsvcca.compare(plan, out, workspace=workspace)
+
+
+def test_what_a_killed_process_left_of_a_workspace_or_a_pack_is_made_anew(plan, results, tmp_path):
+    workspace = tmp_path / "w"
+    workspace.mkdir()
+    (workspace / ".zarr.json.12ab").write_text("{")
+    assert same_bits(dsvcca.compare(plan, tmp_path / "r1.zarr", workspace=workspace), results)
+    for pack in workspace.glob("pack-*"):
+        (pack / "zarr.json").unlink()
+    assert same_bits(dsvcca.compare(plan, tmp_path / "r2.zarr", workspace=workspace), results)
+
+
+def test_an_edited_pack_is_an_error(plan, tmp_path):
+    dsvcca.compare(plan, tmp_path / "r.zarr", workspace=tmp_path / "w")
+    record = min((tmp_path / "w").glob("pack-*")) / "zarr.json"
+    record.write_text(record.read_text().replace('"nonzero": 2', '"nonzero": 1'))
+    with pytest.raises(DsvccaError, match="was changed after it was written"):
+        dsvcca.compare(plan, tmp_path / "r2.zarr", workspace=tmp_path / "w")
+
+
+def test_bases_kept_for_more_directions_give_the_numbers_of_fewer(population, tmp_path):
+    few = dsvcca.plan_comparisons(population[0], variance=0.6)
+    alone = dsvcca.compare(few, tmp_path / "r1.zarr", workspace=tmp_path / "w1")
+    dsvcca.compare(dsvcca.plan_comparisons(population[0]), tmp_path / "r2.zarr", workspace=tmp_path / "w2")
+    again = dsvcca.compare(few, tmp_path / "r3.zarr", workspace=tmp_path / "w2")
+    for name in ("svcca", "pwcca_x", "r2"):
+        assert np.abs(again[name].values - alone[name].values).max() < 1e-12
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (np.arange(60).reshape(20, 3) + 2**62, "are not exact as float64 .above 2.53."),
+        (np.random.default_rng(0).random((20, 3)) * 1e-160, "underflow float64: scale them up"),
+    ],
+)
+def test_numbers_that_float64_cannot_square_are_refused(tmp_path, values, message):
+    store = dsvcca.create_store(tmp_path / "s.zarr", datapoints=20)
+    store.write(values, layer="a")
+    with pytest.raises(DsvccaError, match=message):
+        dsvcca.compare(dsvcca.plan_comparisons(store), tmp_path / "r.zarr")
+
+
+@pytest.mark.filterwarnings("ignore:.*fewer than 5 rows a kept")
+def test_one_hot_and_binary_activations_are_compared(tmp_path):
+    store = dsvcca.create_store(tmp_path / "s.zarr", datapoints=2000)
+    store.write(np.repeat(np.eye(10, dtype="f4"), 200, 0), layer="labels")
+    store.write(np.arange(2000)[:, None] % 2 == 0, layer="bit")
+    found = dsvcca.compare(dsvcca.plan_comparisons(store), tmp_path / "r.zarr")
+    assert np.abs(np.diagonal(found.svcca.values) - 1).max() < 2.2e-7
+    assert abs(found.svcca.values[0, 1]) < 1e-6
+
+
+def test_a_cluster_that_lost_all_its_workers_is_said_so(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(execute, "ALONE", 1)
+    with (
+        LocalCluster(n_workers=1, threads_per_worker=1, processes=True, dashboard_address=":0") as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+
+        def stop():
+            time.sleep(1.5)
+            cluster.scale(0)
+            time.sleep(4)
+            cluster.scale(1)
+
+        with ThreadPoolExecutor(1) as other, caplog.at_level("WARNING", logger="dsvcca"):
+            other.submit(stop)
+            receipts, failures = execute.run(slow_task, [3.0, 0.0], client=client, title="slow")
+    assert receipts == [3.0, 0.0] or receipts == [0.0, 3.0]
+    assert not failures
+    assert "slow: no workers for 1 s, waiting for some to come" in caplog.text
+
+
+def slow_task(seconds):
+    time.sleep(seconds)
+    return seconds
 
 
 def test_no_space_for_bases_or_results_is_an_error(population, tmp_path):

@@ -162,7 +162,7 @@ def test_a_flipped_bit_in_a_label_or_a_number_is_an_error(finished):
 def test_a_lost_variable_is_an_error(finished):
     _, _, out = finished
     shutil.rmtree(out / "pwcca_x")
-    with pytest.raises(DsvccaError, match="pwcca_x' is gone"):
+    with pytest.raises(DsvccaError, match="pwcca_x/zarr.json' is gone or was changed"):
         dsvcca.open_results(out)
 
 

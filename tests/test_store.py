@@ -2,9 +2,11 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,7 @@ import zarr
 
 import dsvcca
 from dsvcca import DsvccaError
-from dsvcca.activations import read_pieces
+from dsvcca.activations import read_pieces, signed
 
 
 @pytest.fixture
@@ -205,7 +207,7 @@ def test_ids_given_with_rows_are_compared_with_the_store(store, x):
         (np.ones((100, 3)), {"shape": 3}, "label 'shape' is reserved"),
         (np.ones((100, 3)), {"x_seed": 3}, "label 'x_seed' is reserved"),
         (np.ones((100, 3)), {"seed": None}, "label seed=None is a NoneType"),
-        (np.ones((100, 3)), {"seed": float("nan")}, "label seed is NaN"),
+        (np.ones((100, 3)), {"seed": float("nan")}, "label seed is nan"),
         (np.ones((100, 3)), {"model": ""}, "label model is empty"),
         (np.ones((100, 3)), {"not a name": 1}, "is not a plain name"),
     ],
@@ -318,6 +320,10 @@ def test_a_damaged_record_is_an_error(store, x):
     text = json.loads(record.read_text())
     del text["attributes"]["dsvcca"]["shape"]
     record.write_text(json.dumps(text))
+    with pytest.raises(DsvccaError, match="the record .* was changed after it was written"):
+        _ = dsvcca.open_store(store.path).index
+    text["attributes"]["dsvcca"] = signed(text["attributes"]["dsvcca"])
+    record.write_text(json.dumps(text))
     with pytest.raises(DsvccaError, match="the record .* is damaged"):
         _ = dsvcca.open_store(store.path).index
 
@@ -401,6 +407,145 @@ def test_axes_of_others_may_differ_from_layer_to_layer(tmp_path, x):
         DsvccaError, match="dims= names 'cnov', which is neither a path nor a layer: did you mean 'conv'"
     ):
         dsvcca.open_store(path, dims={"cnov": "nchw", "conv": "nchw", "lstm": "ntd"})
+
+
+def test_arrays_of_others_that_changed_since_they_were_opened_are_refused(tmp_path, x):
+    group = zarr.create_group(tmp_path / "g.zarr")
+    for name in ("a", "b"):
+        group.create_array(name, data=x)
+    plan = dsvcca.plan_comparisons(dsvcca.open_store(tmp_path / "g.zarr"))
+    time.sleep(0.01)
+    group["b"][:] = 2 * x
+    with pytest.raises(DsvccaError, match=r"layer='b': the files of .* have changed since it was opened"):
+        dsvcca.compare(plan, tmp_path / "r.zarr")
+
+
+def test_other_axes_of_the_same_array_are_another_representation(tmp_path):
+    zarr.create_group(tmp_path / "g.zarr").create_array("a", data=np.random.default_rng(0).random((9, 5, 6, 6)))
+    one, other = (dsvcca.open_store(tmp_path / "g.zarr", dims=d).representations[0] for d in ("nchw", "nwhc"))
+    assert one.fingerprint != other.fingerprint
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_axes_that_xarray_named_are_those_of_the_array(tmp_path, x, zarr_format):
+    named = xr.Dataset({"fc": (("neuron", "datapoint"), x.T), "other": (("feature", "sample"), x.T)})
+    named[["fc"]].to_zarr(tmp_path / "g.zarr", zarr_format=zarr_format, consolidated=False)
+    assert np.array_equal(dsvcca.open_store(tmp_path / "g.zarr").read(layer="fc"), x)
+    named[["other"]].to_zarr(tmp_path / "h.zarr", zarr_format=zarr_format, consolidated=False)
+    with pytest.raises(DsvccaError, match=r"calls its axes \('feature', 'sample'\): say with dims="):
+        dsvcca.open_store(tmp_path / "h.zarr")
+
+
+def test_encoded_numbers_are_refused(tmp_path, x):
+    array = zarr.create_group(tmp_path / "g.zarr").create_array("fc", data=(x * 100).astype(np.int16))
+    array.update_attributes({"scale_factor": 0.01})
+    with pytest.raises(DsvccaError, match=r"'fc' holds encoded numbers \(scale_factor=0.01\): decode them"):
+        dsvcca.open_store(tmp_path / "g.zarr")
+    array = zarr.create_group(tmp_path / "h.zarr").create_array("fc", data=(x * 100).astype(np.int16))
+    array.update_attributes({"_FillValue": -32768})
+    with pytest.raises(DsvccaError, match=r"-32768 for missing numbers"):
+        dsvcca.open_store(tmp_path / "h.zarr")
+
+
+def test_chunks_never_written_within_a_shard_are_found(tmp_path, x):
+    group = zarr.create_group(tmp_path / "g.zarr")
+    array = group.create_array("fc", shape=x.shape, dtype=x.dtype, chunks=(10, x.shape[1]), shards=(50, x.shape[1]))
+    array[:40] = x[:40]
+    array[50:] = x[50:]
+    with pytest.raises(DsvccaError, match=r"the chunk at \(40, 0\) of .* holds nothing but the fill value 0"):
+        dsvcca.open_store(tmp_path / "g.zarr").read(layer="fc")
+
+
+@pytest.mark.parametrize("dtype", [">f4", ">f8", "<f2"])
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_any_order_of_bytes_is_read(tmp_path, x, dtype, zarr_format):
+    group = zarr.create_group(tmp_path / "g.zarr", zarr_format=zarr_format)
+    group.create_array("fc", data=x.astype(dtype))
+    store = dsvcca.open_store(tmp_path / "g.zarr")
+    assert np.array_equal(store.read(layer="fc"), x.astype(dtype))
+    assert np.isfinite(dsvcca.compare(dsvcca.plan_comparisons(store), tmp_path / "r.zarr").svcca.values).all()
+
+
+def test_masked_arrays_are_refused(store, x):
+    with pytest.raises(DsvccaError, match="a masked array: write the rows of which every number is there"):
+        store.write(np.ma.masked_less(x, 0), layer="fc")
+
+
+def test_a_version_after_the_newest_is_the_newest(store, x):
+    store.write(x, layer="fc")
+    store.write(x + 1, layer="fc", if_exists="replace")
+    shutil.rmtree(Path(store.path, "layer=fc"))
+    store.write(x + 2, layer="fc", if_exists="replace")
+    assert np.array_equal(store.read(layer="fc"), x + 2)
+
+
+def test_a_folder_without_a_record_is_nothing_and_is_reported(store, x):
+    Path(store.path, "layer=fc").mkdir()
+    assert store.write(x, layer="fc", if_exists="skip")
+    assert np.array_equal(store.read(layer="fc"), x)
+    assert store.verify().values.tolist() == [
+        ["layer=fc", "", "is no committed representation: its record is gone, or it is something else"]
+    ]
+
+
+def test_a_copied_or_edited_record_is_an_error(store, x):
+    store.write(x, layer="fc")
+    folder = Path(store.path, "layer=fc")
+    shutil.copytree(folder, Path(store.path, "layer=fc copy"))
+    with pytest.raises(DsvccaError, match=r"record .*layer=fc copy.* is damaged .*belongs in a folder 'layer=fc'"):
+        _ = dsvcca.open_store(store.path).index
+    shutil.rmtree(Path(store.path, "layer=fc copy"))
+    record = folder / "zarr.json"
+    record.write_text(record.read_text().replace(x.dtype.name, "int64"))
+    with pytest.raises(DsvccaError, match="was changed after it was written: restore it"):
+        _ = dsvcca.open_store(store.path).index
+
+
+def test_damaged_ids_are_an_error(tmp_path, x):
+    store = dsvcca.create_store(tmp_path / "s.zarr", datapoints=range(len(x)))
+    (tmp_path / "s.zarr" / "datapoints" / "c.0").unlink()
+    with pytest.raises(DsvccaError, match="datapoint ids .* are not those that were written: restore them"):
+        store.write(x, layer="fc", datapoints=np.zeros(len(x), dtype=int))
+    assert "are not those that were written" in store.verify().problem[0]
+
+
+def test_a_living_writer_elsewhere_is_not_swept(store, x):
+    staging = Path(store.path, ".uncommitted", "0123456789abcdef-4194300-aa")
+    staging.mkdir(parents=True)
+    store.write(x, layer="fc")
+    assert staging.exists()
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [({"lr": float("inf")}, "label lr is inf"), ({"tag": "\ud800"}, "is no text that can be written")],
+)
+def test_labels_that_cannot_be_written_are_refused(store, x, labels, message):
+    with pytest.raises(DsvccaError, match=message):
+        store.write(x, layer="fc", **labels)
+
+
+def test_zero_has_no_sign_and_long_names_are_cut(store, x):
+    store.write(x, layer="fc", lr=0.0)
+    with pytest.raises(DsvccaError, match="already"):
+        store.write(x, layer="fc", lr=-0.0)
+    store.write(x, layer="fc", **{"ß" * 149: 1})
+    assert len(store.representations) == 2
+
+
+def test_results_within_the_store_do_not_hurt_it(store, x):
+    store.write(x, layer="fc")
+    dsvcca.compare(dsvcca.plan_comparisons(store), Path(store.path, "results.zarr"))
+    assert len(dsvcca.open_store(store.path).representations) == 1
+
+
+def test_labels_of_two_types_are_refused_when_planned(tmp_path, x):
+    one, other = (dsvcca.create_store(tmp_path / name, datapoints=len(x)) for name in ("a.zarr", "b.zarr"))
+    one.write(x, layer="fc", seed=1)
+    other.write(x, layer="fc", seed=2.5)
+    shutil.copytree(tmp_path / "b.zarr" / "seed=2.5,layer=fc", tmp_path / "a.zarr" / "seed=2.5,layer=fc")
+    with pytest.raises(DsvccaError, match=r"label seed=2.5 is float, but another representation of .* has seed=1"):
+        dsvcca.plan_comparisons(one)
 
 
 def test_one_representation_is_read_back(store, x):
@@ -496,6 +641,7 @@ def test_ten_thousand_records_open_within_seconds_and_are_read_once(tmp_path):
     record = json.loads((tmp_path / "s.zarr" / "seed=0,layer=l" / "zarr.json").read_text())
     for seed in range(1, 2000):
         record["attributes"]["dsvcca"]["labels"]["seed"] = seed
+        record["attributes"]["dsvcca"] = signed(record["attributes"]["dsvcca"])
         folder = tmp_path / "s.zarr" / f"seed={seed},layer=l"
         folder.mkdir()
         (folder / "zarr.json").write_text(json.dumps(record))
