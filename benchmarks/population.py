@@ -180,7 +180,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--memory", default="1 GiB", help="limit of a worker")
     parser.add_argument("--measures", default="svcca", help="what the textbook pair gives, by default")
-    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--folder", type=Path, help="where to work; default a temporary folder")
     parser.add_argument("--json", type=Path, help="keep the record here")
     options = parser.parse_args(arguments)

@@ -46,7 +46,7 @@ USABLE = 0.7
 PACK = 512
 """Columns of bases stored as one array, about: a pack is closed once it has them."""
 
-TASK_BYTES = 512 << 20
+TASK_BYTES = 1 << 30
 """Bytes of activations reduced by one task, about."""
 
 TASKS_A_THREAD = 2
