@@ -80,7 +80,7 @@ def compare(
     bases = make_bases(plan, place, tiles if ranks is not None else plan.tiles, client)
     if ranks is None:
         ranks, deepest = kept_ranks(plan, place, bases)
-        results.add_warnings(root, warn_of_few_rows(plan, deepest))
+        results.add_warnings(root, warn_of_what_misleads(plan, deepest))
         results.write_ranks(root, ranks)
     plan.check([int(r) for r in ranks.max(axis=1)])
 
@@ -155,12 +155,17 @@ def tile_tasks(
     return tasks
 
 
-def warn_of_few_rows(plan: Plan, ranks: NumpyArray) -> list[str]:
-    """Warn of pairs whose correlations are large, or 1, for want of rows alone; return the sentences.
+def warn_of_what_misleads(plan: Plan, ranks: NumpyArray) -> list[str]:
+    """Warn of what makes numbers larger than they should be: few rows, a mean that stayed; return the sentences.
 
     `ranks` (representations, rules) are those of the frequency that keeps most.
     """
     n, sentences = plan.rows, []
+    if plan.center == "dc":
+        sentences.append(
+            "center='dc': the mean of frequencies other than 0 was not subtracted, so an image common to all "
+            "datapoints counts as signal, and unrelated layers need not be near the noise floor"
+        )
     for place, rule in enumerate(plan.rules):
         forced = few = 0
         worst = (0, 0)
