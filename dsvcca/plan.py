@@ -264,7 +264,7 @@ class Plan:
             [
                 f"plan for {self.store}",
                 f"  representations  {len(self.representations):,} ({self.rows:,} rows each; datapoints: {known})",
-                f"  views            {views}",
+                f"  views            {views}{', mean of frequency 0 subtracted alone' if self.center == 'dc' else ''}",
                 f"  kept             {rules}",
                 f"  pairs            {self.pairs.name}: {what}",
                 f"  measures         {', '.join(self.measures)}",
@@ -275,7 +275,7 @@ class Plan:
                 f"  arithmetic       {price.flops / 1e9:,.1f} GFLOP",
                 f"  memory           {format_bytes(price.memory)} a worker thread, of {format_bytes(self.memory)}",
                 f"  time             about {format_time(price.seconds)} of one core, if it does "
-                f"{RATES['product'] / 1e9:.0f} GFLOP/s and ranks are a third of the columns",
+                f"{RATES['product'] / 1e9:.0f} GFLOP/s and ranks are a third of the columns (0.7 by frequency)",
             ]
         )
 
