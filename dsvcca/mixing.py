@@ -13,8 +13,9 @@ from functools import cache, lru_cache
 import numpy as np
 
 from dsvcca.arrays import Array, NumpyArray, like, namespace
+from dsvcca.views import LEAST
 
-BLOCK = 64
+BLOCK = LEAST
 """Rows mixed with each other; those after the last whole block stay as they are."""
 
 PERIOD = 4096

@@ -26,6 +26,9 @@ VIEWS = ("neurons", "mean", "max", "positions", "dft")
 GRID = 4096
 """Rows in one step of the grid on which all products and sums are made, at most."""
 
+LEAST = 64
+"""Datapoints in one step, at least."""
+
 STEP_BYTES = 64 << 20
 """Bytes, as float64, of the activations in one step: wide ones have shorter steps."""
 
@@ -82,13 +85,16 @@ def view_space(shape: tuple[int, ...], view: str) -> tuple[int, ...]:
 def grid_datapoints(shape: tuple[int, ...], view: str) -> int:
     """Return the datapoints in one step of the grid: a power of two that depends on shape and view alone.
 
+    At least LEAST of them: rows are mixed in blocks of that many (`dsvcca.mixing`), and all representations must begin
+    their blocks at the same rows, however long their steps are.
+
     >>> grid_datapoints((10_000, 256), "neurons"), grid_datapoints((20_000, 32, 32, 64), "dft")
     (4096, 128)
     """
     _, *space, c = shape
     positions = prod(space)
     most = min(STEP_BYTES // (8 * positions * c), GRID // (positions if view == "positions" else 1))
-    return 1 << max(0, most.bit_length() - 1)
+    return max(LEAST, 1 << max(0, most.bit_length() - 1))
 
 
 def apply_view(activations: Array, view: str) -> Array:

@@ -19,7 +19,7 @@ import zarr
 from distributed import Client, LocalCluster
 
 import dsvcca
-from dsvcca import DsvccaError, DsvccaWarning, execute
+from dsvcca import DsvccaError, DsvccaWarning, execute, views
 from dsvcca.activations import signed
 from dsvcca.compare import make_bases, tile_tasks
 from dsvcca.files import STAGING
@@ -451,6 +451,25 @@ def test_numbers_that_float64_cannot_square_are_refused(tmp_path, values, messag
     store.write(values, layer="a")
     with pytest.raises(DsvccaError, match=message):
         dsvcca.compare(dsvcca.plan_comparisons(store), tmp_path / "r.zarr")
+
+
+@pytest.mark.filterwarnings("ignore:.*fewer than 5 rows a kept")
+def test_layers_whose_rows_go_in_other_steps_are_mixed_alike(tmp_path, monkeypatch):
+    monkeypatch.setattr(views, "STEP_BYTES", 64 << 10)
+    narrow, wide = activations(0, p=20), activations(1, p=300)
+    steps = [views.grid_datapoints(x.shape, "neurons") for x in (narrow, wide)]
+    assert steps == [256, 64]
+    store = dsvcca.create_store(tmp_path / "s.zarr", datapoints=600)
+    store.write(narrow, layer="narrow")
+    store.write(wide, layer="wide")
+    maps = np.random.default_rng(0).standard_normal((600, 15, 15, 20)) + narrow[:, None, None, :]
+    store.write(maps, layer="maps", dims="nhwc")
+    found = dsvcca.compare(dsvcca.plan_comparisons(store, rank=15), tmp_path / "r.zarr").svcca.values
+    seen = [narrow, wide, maps.mean(axis=(1, 2))]
+    for i, x in enumerate(seen):
+        for j, y in enumerate(seen):
+            u, v = (np.linalg.svd(a - a.mean(axis=0), full_matrices=False)[0][:, :15] for a in map(np.float64, (x, y)))
+            assert abs(found[i, j] - np.linalg.svd(u.T @ v, compute_uv=False).mean()) < 1e-5
 
 
 @pytest.mark.filterwarnings("ignore:.*fewer than 5 rows a kept")
