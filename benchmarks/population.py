@@ -32,7 +32,9 @@ from threadpoolctl import threadpool_info  # noqa: E402
 
 import dsvcca  # noqa: E402
 from dsvcca.execute import local_client  # noqa: E402
-from dsvcca.plan import GRID, PANEL, STRIP  # noqa: E402
+from dsvcca.plan import PANEL  # noqa: E402
+from dsvcca.sizes import STRIP  # noqa: E402
+from dsvcca.views import GRID  # noqa: E402
 
 
 def seconds(work: Callable[[], Any], repeat: int) -> float:

@@ -1,7 +1,7 @@
 """Compare neural-network representations by SVCCA and PWCCA, distributed and out of core.
 
 In the order of use: `create_store` and `open_store`, `dsvcca.torch.capture`, `plan_comparisons`, `compare`,
-`open_results`, `select`, `to_frame`, `dsvcca.plot`. In memory: `cca`, `svcca`, `pwcca`.
+`open_results`, `select`, `to_frame`, `dsvcca.plot`. In memory: `cca`, `svcca`, `pwcca`; for maps `dft_cca`.
 """
 
 from importlib import import_module as _import_module
@@ -11,6 +11,8 @@ from dsvcca import plot as plot
 from dsvcca.compare import compare as compare
 from dsvcca.correlations import CanonicalCorrelations as CanonicalCorrelations
 from dsvcca.correlations import cca as cca
+from dsvcca.dft import FrequencyCorrelations as FrequencyCorrelations
+from dsvcca.dft import dft_cca as dft_cca
 from dsvcca.errors import DsvccaError as DsvccaError
 from dsvcca.errors import DsvccaWarning as DsvccaWarning
 from dsvcca.measures import pwcca as pwcca

@@ -52,7 +52,7 @@ Dims = Annotated[
     ),
 ]
 PairsRule = Annotated[str, typer.Option(help="all, over_training, to_last_step or across_seeds.")]
-View = Annotated[str, typer.Option(help="auto, neurons, mean, max, positions or dft.")]
+View = Annotated[str, typer.Option(help="auto, or mean, max, positions, flatten, dft, lowpass, pool.")]
 Variance = Annotated[
     list[float] | None, typer.Option(help="Share of variance to keep; repeat for several. [default: 0.99]")
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+import zlib
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -15,7 +16,7 @@ from distributed import Client
 from dsvcca import execute, files, results
 from dsvcca.arrays import NumpyArray
 from dsvcca.basis import ranks_of
-from dsvcca.correlate import CorrelateTask, correlate
+from dsvcca.correlate import BasisPairs, CorrelateTask, correlate
 from dsvcca.errors import DsvccaError, DsvccaWarning
 from dsvcca.plan import Plan
 from dsvcca.reduce import reduce, reduce_tasks
@@ -69,20 +70,19 @@ def compare(
     }
     root = results.create_results(out, plan, about)
     tiles = results.missing_tiles(root, plan)
-    ranks = results.read_ranks(root)
-    if ranks is not None and not tiles:
+    if not tiles:
         return results.open_results(root)
     place = str(files.local_path(workspace or f"{plan.store.rstrip('/')}.workspace", "workspace"))
     ensure_workspace(place)
     if client is not None:
         _check_cluster(plan, client)
 
-    bases = make_bases(plan, place, tiles if ranks is not None else plan.tiles, client)
-    if ranks is None:
-        ranks, deepest = kept_ranks(plan, place, bases)
+    known = results.are_warnings_known(root)
+    bases = make_bases(plan, place, tiles if known else plan.tiles, client)
+    ranks, deepest = kept_ranks(plan, place, bases)
+    if not known:
         results.add_warnings(root, warn_of_what_misleads(plan, deepest))
-        results.write_ranks(root, ranks)
-    plan.check([int(r) for r in ranks.max(axis=1)])
+    plan.check(ranks.max(axis=1).tolist())
 
     tasks = tile_tasks(plan, place, root, tiles, bases)
     _, failures = execute.run(correlate, tasks, client=client, title="correlate")
@@ -96,8 +96,8 @@ def compare(
 def make_bases(
     plan: Plan, workspace: str, tiles: Sequence[tuple[int, int]], client: Client | None
 ) -> dict[int, BasisRef]:
-    """Return where the basis of every representation in the tiles is, after making those that are missing."""
-    needed = sorted({i for tile in tiles for panel in tile for i in plan.panels[panel]})
+    """Return where the basis of every variant in the tiles is, after making those that are missing."""
+    needed = sorted({i for tile in tiles for one in plan.passes(tile) for i in (*one.x, *one.y)})
     bases = _usable(plan, find_bases(workspace), needed)
     missing = [i for i in needed if i not in bases]
     threads = 1 if client is None else execute.threads_of(client)
@@ -112,11 +112,8 @@ def make_bases(
 
 
 def kept_ranks(plan: Plan, workspace: str, bases: dict[int, BasisRef]) -> tuple[NumpyArray, NumpyArray]:
-    """Return the ranks (representations, rules) of the whole plan, and those of the frequency that keeps most.
-
-    0 for representations in no comparison.
-    """
-    ranks = np.zeros((len(plan.representations), len(plan.rules)), dtype=np.int64)
+    """Return the ranks (variants, rules), and those of the frequency that keeps most; 0 where there is no basis."""
+    ranks = np.zeros((len(plan.variants), len(plan.rules)), dtype=np.int64)
     deepest = np.zeros_like(ranks)
     packs: dict[str, Pack] = {}
     for i, ref in sorted(bases.items(), key=lambda item: item[1].pack):
@@ -133,34 +130,39 @@ def tile_tasks(
     plan: Plan, workspace: str, out: Path, tiles: Sequence[tuple[int, int]], bases: dict[int, BasisRef]
 ) -> list[CorrelateTask]:
     """Return one task a tile."""
-    tasks = []
-    for i, j in tiles:
-        x, y = plan.panels[i], plan.panels[j]
-        mask = plan.pairs.mask(x, y)
-        tasks.append(
-            CorrelateTask(
-                workspace=workspace,
-                out=str(out),
-                tile=(i, j),
-                panel=plan.panel,
-                rows=plan.rows,
-                x=tuple(bases[k] for k in x),
-                y=tuple(bases[k] for k in y),
-                wanted=None if mask.all() else np.packbits(mask).tobytes(),
-                rules=plan.rules,
-                measures=plan.measures,
-                budget=plan.budget,
-            )
+    return [
+        CorrelateTask(
+            workspace=workspace,
+            out=str(out),
+            tile=tile,
+            shape=(len(plan.panels[tile[0]]), len(plan.panels[tile[1]])),
+            panel=plan.panel,
+            passes=tuple(
+                BasisPairs(
+                    rows=one.rows,
+                    x=tuple(bases[k] for k in one.x),
+                    y=tuple(bases[k] for k in one.y),
+                    x_members=one.x_members,
+                    y_members=one.y_members,
+                    wanted=zlib.compress(np.packbits(one.wanted).tobytes()),
+                    names=zlib.compress(one.names.tobytes()),
+                )
+                for one in plan.passes(tile)
+            ),
+            rules=plan.rules,
+            measures=plan.measures,
+            budget=plan.budget,
         )
-    return tasks
+        for tile in tiles
+    ]
 
 
 def warn_of_what_misleads(plan: Plan, ranks: NumpyArray) -> list[str]:
     """Warn of what makes numbers larger than they should be: few rows, a mean that stayed; return the sentences.
 
-    `ranks` (representations, rules) are those of the frequency that keeps most.
+    `ranks` (variants, rules) are those of the frequency that keeps most.
     """
-    n, sentences = plan.rows, []
+    sentences = []
     if plan.center == "dc":
         sentences.append(
             "center='dc': the mean of frequencies other than 0 was not subtracted, so an image common to all "
@@ -168,25 +170,22 @@ def warn_of_what_misleads(plan: Plan, ranks: NumpyArray) -> list[str]:
         )
     for place, rule in enumerate(plan.rules):
         forced = few = 0
-        worst = (0, 0)
-        for i, j in plan.tiles:
-            x, y = plan.panels[i], plan.panels[j]
-            both = ranks[x.start : x.stop, None, place] + ranks[None, y.start : y.stop, place]
-            wanted = plan.pairs.mask(x, y)
-            if i == j:
-                wanted = np.triu(wanted)
-            forced += int((wanted & (both > n - 1)).sum())
-            few += int((wanted & (n < 5 * both)).sum())
-            worst = max(worst, (int(np.where(wanted, both, 0).max()), 0))
+        worst = (-(1 << 62), 0)  # directions - rows, rows
+        for one in (one for tile in plan.tiles for one in plan.passes(tile)):
+            both = ranks[list(one.x), None, place] + ranks[None, list(one.y), place]
+            forced += int((one.wanted & (both > one.rows - 1)).sum())
+            few += int((one.wanted & (one.rows < 5 * both)).sum())
+            worst = max(worst, (int(np.where(one.wanted, both, 0).max()) - one.rows, one.rows))
+        most, rows = sum(worst), worst[1]
         if forced:
             sentences.append(
-                f"{forced} comparisons keep more directions than there are degrees of freedom (up to {worst[0]} in {n} "
-                f"rows, {rule}): up to {worst[0] - n + 1} of their correlations are 1 whatever the data; use more "
+                f"{forced} comparisons keep more directions than there are degrees of freedom (up to {most} in {rows} "
+                f"rows, {rule}): up to {most - rows + 1} of their correlations are 1 whatever the data; use more "
                 "datapoints or keep fewer directions"
             )
         elif few:
             sentences.append(
-                f"{few} comparisons have fewer than 5 rows a kept direction (up to {worst[0]} directions in {n} rows, "
+                f"{few} comparisons have fewer than 5 rows a kept direction (up to {most} directions in {rows} rows, "
                 f"{rule}): unrelated layers will look alike; use more datapoints or keep fewer directions"
             )
     for sentence in sentences:

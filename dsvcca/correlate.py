@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,8 +17,8 @@ from dsvcca.basis import Basis, Block, RankRule, inverse_cholesky, ranks_of
 from dsvcca.correlations import corrected
 from dsvcca.measures import TOTALS, exchanged, measures_of, totals_of_values, totals_of_vectors
 from dsvcca.moments import grid_steps
-from dsvcca.plan import STRIP, block_bytes, tile_memory
-from dsvcca.results import MIRRORED, write_tile
+from dsvcca.results import MIRRORED, RANKS, VIEW, write_tile
+from dsvcca.sizes import STRIP, block_bytes, tile_memory
 from dsvcca.views import GRID
 from dsvcca.workspace import BasisRef, Pack
 
@@ -32,17 +33,38 @@ SOLVED_TOGETHER = 4 << 20
 
 
 @dataclass(frozen=True)
+class BasisPairs:
+    """Bases of both sides of a tile that share rows and frequencies, and which pairs of them are wanted.
+
+    Attributes
+    ----------
+    rows : int
+    x, y : tuple of BasisRef
+    x_members, y_members : tuple of int
+        Whose they are: places within the panels.
+    wanted, names : bytes
+        Bits and int8, (x, y), compressed: which pairs, and what each comparison is called.
+    """
+
+    rows: int
+    x: tuple[BasisRef, ...]
+    y: tuple[BasisRef, ...]
+    x_members: tuple[int, ...]
+    y_members: tuple[int, ...]
+    wanted: bytes
+    names: bytes
+
+
+@dataclass(frozen=True)
 class CorrelateTask:
     """One tile: where the bases of its two panels are, which pairs are wanted, where the numbers go. Never data."""
 
     workspace: str
     out: str
     tile: tuple[int, int]
+    shape: tuple[int, int]
     panel: int
-    rows: int
-    x: tuple[BasisRef, ...]
-    y: tuple[BasisRef, ...]
-    wanted: bytes | None
+    passes: tuple[BasisPairs, ...]
     rules: tuple[RankRule, ...]
     measures: tuple[str, ...]
     budget: int
@@ -171,43 +193,55 @@ def padded(columns: int) -> int:
 
 def correlate(task: CorrelateTask) -> TileReceipt:
     """Compute and commit one tile."""
-    weighted = any(name.startswith("pwcca") for name in task.measures)
-    x = Panel(task.workspace, task.x, task.rules)
-    y = x if task.tile[0] == task.tile[1] else Panel(task.workspace, task.y, task.rules)
-    shape = (len(task.x), len(task.y))
-    wanted = np.ones(shape, dtype=bool)
-    if task.wanted is not None:
-        bits = np.frombuffer(task.wanted, np.uint8)
+    values = {name: np.full((*task.shape, len(task.rules)), np.nan) for name in task.measures}
+    values |= {name: np.zeros((*task.shape, len(task.rules)), dtype=np.int64) for name in RANKS}
+    values[VIEW] = np.zeros((*task.shape, 1), dtype=np.int8)
+    comparisons = 0
+    for pairs in task.passes:
+        shape = len(pairs.x), len(pairs.y)
+        bits = np.frombuffer(zlib.decompress(pairs.wanted), np.uint8)
         wanted = np.unpackbits(bits, count=shape[0] * shape[1]).astype(bool).reshape(shape)
-    if y is x:
-        wanted &= np.tri(shape[0], dtype=bool).T
-    totals = {name: np.zeros((*shape, len(task.rules))) for name in (TOTALS if weighted else TOTALS[:2])}
-    most = _most_columns(task, x, y)
+        found = _compared(task, pairs, wanted)
+        found[VIEW] = np.frombuffer(zlib.decompress(pairs.names), np.int8).reshape((*shape, 1))
+        i, j = np.nonzero(wanted)
+        x, y = np.asarray(pairs.x_members)[i], np.asarray(pairs.y_members)[j]
+        for name, target in values.items():
+            target[x, y] = found[name][i, j]
+        comparisons += len(i)
+    if task.tile[0] == task.tile[1]:
+        _fill_below(values)
+    with files.disk_errors(Path(task.out)):
+        write_tile(Path(task.out), task.tile, values, task.panel)
+    return TileReceipt(task.tile, comparisons)
+
+
+def _compared(task: CorrelateTask, pairs: BasisPairs, wanted: NumpyArray) -> dict[str, NumpyArray]:
+    """Return ranks and measures (x, y, rules) of the wanted pairs of some bases."""
+    weighted = any(name.startswith("pwcca") for name in task.measures)
+    x = Panel(task.workspace, pairs.x, task.rules)
+    y = x if task.tile[0] == task.tile[1] else Panel(task.workspace, pairs.y, task.rules)
+    totals = {name: np.zeros((*wanted.shape, len(task.rules))) for name in (TOTALS if weighted else TOTALS[:2])}
+    most = _most_columns(task.budget, x, y, pairs.rows)
     for frequencies in _groups(x, y, most):
         for x_run in x.runs(frequencies.start, most):
             for y_run in y.runs(frequencies.start, most):
                 if wanted[x_run.start : x_run.stop, y_run.start : y_run.stop].any():
-                    for f, block in zip(frequencies, _cross(x, x_run, y, y_run, frequencies, task.rows), strict=True):
-                        _solve(f, x, x_run, y, y_run, block, task.rows, wanted, totals)
-    rank_x, rank_y = (np.sum(panel.ranks * panel.weights, axis=2) for panel in (x, y))
+                    for f, block in zip(frequencies, _cross(x, x_run, y, y_run, frequencies, pairs.rows), strict=True):
+                        _solve(f, x, x_run, y, y_run, block, pairs.rows, wanted, totals)
+    ranks = [np.sum(panel.ranks * panel.weights, axis=2) for panel in (x, y)]
+    both = np.broadcast_arrays(ranks[0][:, None, :], ranks[1][None, :, :])
     with np.errstate(invalid="ignore"):  # 0 / 0 where no comparison was asked for
-        found = measures_of(totals, np.minimum(rank_x[:, None, :], rank_y[None, :, :]))
-    values = {name: np.where(wanted[..., None], found[name], np.nan) for name in task.measures}
-    if y is x:
-        _fill_below(values)
-    with files.disk_errors(Path(task.out)):
-        write_tile(Path(task.out), task.tile, values, task.panel)
-    return TileReceipt(task.tile, int(wanted.sum()))
+        return {**measures_of(totals, np.minimum(*both)), **dict(zip(RANKS, both, strict=True))}
 
 
-def _most_columns(task: CorrelateTask, x: Panel, y: Panel) -> int:
+def _most_columns(budget: int, x: Panel, y: Panel, rows: int) -> int:
     """Return the columns a run may have on each side, so that the task stays in its budget."""
     x_columns, y_columns = int(x.widths.sum()), 0 if y is x else int(y.widths.sum())
     blocks = max(x.bytes_a_column, y.bytes_a_column)
-    if tile_memory(x_columns, y_columns, task.rows, int(blocks * (x_columns + y_columns))) <= task.budget:
+    if tile_memory(x_columns, y_columns, rows, int(blocks * (x_columns + y_columns))) <= budget:
         return max(x_columns, y_columns)
     most = max(x_columns, y_columns)
-    while most > SHAPE and tile_memory(most, most, task.rows, int(2 * blocks * most)) > task.budget:
+    while most > SHAPE and tile_memory(most, most, rows, int(2 * blocks * most)) > budget:
         most = most * 7 // 8
     return most
 

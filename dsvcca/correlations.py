@@ -13,9 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from dsvcca.arrays import Array, adjoint, as_float64, detached, device, like, namespace, to_numpy
-from dsvcca.basis import Basis, RankRule, inverse_cholesky, whiten_in_memory
+from dsvcca.basis import Basis, RankRule, inverse_cholesky
 from dsvcca.errors import DsvccaError, DsvccaWarning
 from dsvcca.moments import grid_steps
+from dsvcca.whiten import whiten_in_memory
 
 EXCESS = 1e-6
 """A canonical correlation above 1 + EXCESS is an error, below it rounding."""
@@ -174,17 +175,7 @@ def cca(x: Array, y: Array, *, variance: float = 1.0, criterion: str = "variance
     >>> bool(np.allclose(cca(x, y).correlations, 1.0))
     True
     """
-    x, y = _checked(x, "x"), _checked(y, "y")
-    if x.shape[0] != y.shape[0]:
-        raise DsvccaError(
-            f"x has {x.shape[0]} datapoints and y has {y.shape[0]}: "
-            "both must hold the same datapoints in the same order"
-        )
-    if type(x) is not type(y) or device(x) != device(y):
-        raise DsvccaError(
-            f"x is a {type(x).__module__} array on {device(x)} and y a {type(y).__module__} array on {device(y)}: "
-            "bring both to one library and device"
-        )
+    x, y = checked_sides(x, y)
     rule = RankRule(variance, criterion)
     u_x, bx = whiten_in_memory(x, rule, "x")
     u_y, by = whiten_in_memory(y, rule, "y")
@@ -196,7 +187,7 @@ def cca(x: Array, y: Array, *, variance: float = 1.0, criterion: str = "variance
     left, rho, right = xp.linalg.svd(c, full_matrices=False)
     check_excess(float(rho[0]))
     right = adjoint(right)
-    x_directions = xp.matmul(_whitening(bx, inverse_x), left)
+    x_directions = xp.matmul(whitening(bx, 0, inverse_x), left)
     largest = to_numpy(xp.argmax(xp.abs(x_directions), axis=0))
     sign = like(np.sign(to_numpy(x_directions)[largest, np.arange(largest.size)]), x_directions)
     return CanonicalCorrelations(
@@ -204,12 +195,28 @@ def cca(x: Array, y: Array, *, variance: float = 1.0, criterion: str = "variance
         x_rank=bx.rank,
         y_rank=by.rank,
         x_directions=x_directions * sign,
-        y_directions=xp.matmul(_whitening(by, inverse_y), right) * sign,
+        y_directions=xp.matmul(whitening(by, 0, inverse_y), right) * sign,
         x_mean=bx.mean[0, :],
         y_mean=by.mean[0, :],
         x_weights=xp.sum(xp.abs(xp.matmul(adjoint(left), bx.blocks[0].loadings)), axis=1),
         y_weights=xp.sum(xp.abs(xp.matmul(adjoint(right), by.blocks[0].loadings)), axis=1),
     )
+
+
+def checked_sides(x: Array, y: Array, *, maps: bool = False) -> tuple[Array, Array]:
+    """Return two arrays after checking that they can be compared; `maps` have space between rows and channels."""
+    x, y = checked_array(x, "x", maps=maps), checked_array(y, "y", maps=maps)
+    if x.shape[0] != y.shape[0]:
+        raise DsvccaError(
+            f"x has {x.shape[0]} datapoints and y has {y.shape[0]}: "
+            "both must hold the same datapoints in the same order"
+        )
+    if type(x) is not type(y) or device(x) != device(y):
+        raise DsvccaError(
+            f"x is a {type(x).__module__} array on {device(x)} and y a {type(y).__module__} array on {device(y)}: "
+            "bring both to one library and device"
+        )
+    return x, y
 
 
 def warn_of_few_rows(n: int, k_x: int, k_y: int) -> None:
@@ -230,15 +237,15 @@ def warn_of_few_rows(n: int, k_x: int, k_y: int) -> None:
         )
 
 
-def _whitening(basis: Basis, inverse: Array) -> Array:
-    """Return W (c, k) with z W the orthonormal columns: V S^-1 L^-H, from F = L^H S V^H."""
+def whitening(basis: Basis, f: int, inverse: Array) -> Array:
+    """Return W (c, k) with z W the orthonormal columns of a frequency: V S^-1 L^-H, from S V^H."""
+    s = like(basis.singular_values[f, : int(basis.ranks[f])], inverse)
     xp = namespace(inverse)
-    s = like(basis.singular_values[0, : basis.rank], inverse)
-    vs = xp.matmul(adjoint(basis.blocks[0].loadings), inverse)  # V S
-    return xp.matmul(vs / (s * s), adjoint(inverse))
+    return xp.matmul(adjoint(basis.blocks[f].components) / (s * s), adjoint(inverse))
 
 
-def _checked(array: Array, name: str) -> Array:
+def checked_array(array: Array, name: str, *, maps: bool = False) -> Array:
+    """Return an array of real numbers (n, neurons), or with `maps` (n, *space, channels)."""
     try:
         array = detached(array)
         namespace(array)
@@ -249,13 +256,18 @@ def _checked(array: Array, name: str) -> Array:
             raise DsvccaError(f"{name} is not an array ({error}): give (datapoint, neuron)") from error
     if isinstance(array, np.ma.MaskedArray):
         raise DsvccaError(f"{name} is a masked array: give the rows of which every number is there")
-    if array.ndim != 2:
+    if maps and array.ndim < 3:
         raise DsvccaError(
-            f"{name} has {array.ndim} axes {tuple(array.shape)}: give (datapoint, neuron); "
-            "average maps over space first, or take every position as a row"
+            f"{name} has {array.ndim} axes {tuple(array.shape)}: give maps (datapoint, height, width, channel) or "
+            "sequences (datapoint, position, neuron); for dense layers use cca()"
+        )
+    if not maps and array.ndim != 2:
+        raise DsvccaError(
+            f"{name} has {array.ndim} axes {tuple(array.shape)}: give (datapoint, neuron); average maps over space "
+            "first, take every position as a row, or use dft_cca()"
         )
     if 0 in array.shape:
-        raise DsvccaError(f"{name} is empty, shape {tuple(array.shape)}: give (datapoint, neuron)")
+        raise DsvccaError(f"{name} is empty, shape {tuple(array.shape)}: an axis of length 0 holds nothing to compare")
     xp = namespace(array)
     if xp.isdtype(array.dtype, "complex floating"):
         raise DsvccaError(f"{name} is complex ({array.dtype}): give real activations")
@@ -263,7 +275,7 @@ def _checked(array: Array, name: str) -> Array:
 
 
 def _project(x: Array, mean: Array, directions: Array, name: str) -> Array:
-    x = _checked(x, name)
+    x = checked_array(x, name)
     if x.shape[1] != mean.shape[0]:
         raise DsvccaError(f"{name} has {x.shape[1]} neurons, the directions were found with {mean.shape[0]}")
     return namespace(x, mean).matmul(as_float64(x) - mean, directions)

@@ -149,7 +149,7 @@ def _run(folder: Path, seeds: int, workers: int, setting: Setting) -> None:
         accuracy = _accuracy(store, seed, setting.captured[-1], data.probe_digits)
         print(f"  seed {seed}: {accuracy:.1%} of these images, on which it was not trained, are told right")
 
-    plan = plan_comparisons(store)
+    plan = plan_comparisons(store, view="mean")  # one view, so that the figure shows one thing
     print(f"\n{plan}\n")
     begun = time.perf_counter()
     with local_client(workers, plan.memory) as client:
@@ -175,7 +175,7 @@ def findings(results: xr.Dataset) -> str:
     """Return in words and numbers what the results say about learning; every number is computed."""
     table = settling(results)
     steps, last = list(table.columns), table.columns[-1]
-    ranks = pd.Series(select(results, x={"step": last})["rank_x"].values)
+    ranks = pd.Series(select(results, x={"step": last})["rank_x"].max("y").values)
     kept = ranks.groupby(select(results, x={"step": last})["x_layer"].values).mean()
     shown = table.rename(columns={step: f"step {step:g}" for step in steps})
     shown.insert(0, "kept", kept)

@@ -13,7 +13,7 @@ import numpy as np
 
 from dsvcca.arrays import Array, adjoint, as_float64, as_pairs, device, from_pairs, like, namespace
 from dsvcca.frequencies import half_spectrum
-from dsvcca.views import GRID, apply_view, grid_datapoints, view_space
+from dsvcca.views import GRID, View, apply_view, grid_datapoints, view_space
 
 SHIFT_ROWS = 256
 """Rows whose mean is the shift: near enough to the mean of all for nothing to cancel."""
@@ -89,7 +89,7 @@ class Rows:
         Starts a pass: activations (datapoints, *space, c) in pieces of any length and of any real type.
     shape : tuple of int
         (n, *space, c) of the whole.
-    view : str
+    view : View
     keep : bool
         Whether shifted rows stay in memory after the first pass; otherwise each pass calls `pieces` again.
     center : {"all", "dc"}
@@ -110,7 +110,7 @@ class Rows:
         self,
         pieces: Callable[[], Iterable[Array]],
         shape: tuple[int, ...],
-        view: str,
+        view: View,
         *,
         keep: bool,
         center: str = "all",

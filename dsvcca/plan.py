@@ -7,25 +7,38 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from math import ceil, log2, prod
-from typing import Any
+from math import ceil
+from typing import Any, NamedTuple
 
+import numpy as np
 from dask.utils import format_bytes, format_time, parse_bytes
 
 from dsvcca.activations import Representation
+from dsvcca.arrays import NumpyArray
 from dsvcca.basis import RankRule
 from dsvcca.errors import DsvccaError
-from dsvcca.frequencies import half_spectrum
 from dsvcca.labels import Labels, check_same_types, nearest
 from dsvcca.measures import MEASURES
 from dsvcca.pairs import RULES, Pairs, choose_pairs
+from dsvcca.sizes import (
+    PROCESS,
+    USABLE,
+    Size,
+    block_bytes,
+    holds_whole,
+    reduce_flops,
+    reduce_memory,
+    size_of,
+    tile_memory,
+)
 from dsvcca.store import Store
-from dsvcca.views import GRID, VIEWS, choose_view, grid_datapoints, view_space, viewed_shape
+from dsvcca.views import TRANSFORMED, Meeting, View, meet
 
-NUMERICS = 1
+NUMERICS = 2
 """Changes whenever the same inputs would give other bits."""
 
 ALL_BUT_NOISE = 0.99
@@ -33,18 +46,6 @@ ALL_BUT_NOISE = 0.99
 
 PANEL = 128
 """Representations in a panel: a fixed count, so that tiles never depend on workers or memory."""
-
-STRIP = 512
-"""Columns of one side in one matrix product."""
-
-PROCESS = 320 << 20
-"""Bytes of a worker process before it holds any array."""
-
-USABLE = 0.7
-"""Share of a worker's memory that a plan uses: above it Dask begins to warn and to spill."""
-
-PACK = 512
-"""Columns of bases stored as one array, about: a pack is closed once it has them."""
 
 TASK_BYTES = 1 << 30
 """Bytes of activations reduced by one task, about."""
@@ -54,6 +55,46 @@ TASKS_A_THREAD = 2
 
 RATES = {"product": 60e9, "double": 30e9, "solve": 1.5e9, "bytes": 1e9}
 """What one core is assumed to do a second: float32 and float64 products, small solves (flops), storage (bytes)."""
+
+
+class Variant(NamedTuple):
+    """One representation under one view: what one basis is made from."""
+
+    representation: int
+    view: View
+
+
+class Ground(NamedTuple):
+    """What bases must share to be compared: the grid whose bins they have, and the rows."""
+
+    space: tuple[int, ...]
+    rows: int
+
+
+@dataclass(frozen=True)
+class Pass:
+    """Comparisons of one tile that share their ground: which variants of each side, and which pairs of them.
+
+    Attributes
+    ----------
+    rows : int
+    x, y : tuple of int
+        Variants.
+    x_members, y_members : tuple of int
+        Their representations, by place within the panel.
+    wanted : (x, y) bool
+        On the diagonal only the upper triangle.
+    names : (x, y) int8
+        What each comparison is called: 1 + its place in the plan's `names`.
+    """
+
+    rows: int
+    x: tuple[int, ...]
+    y: tuple[int, ...]
+    x_members: tuple[int, ...]
+    y_members: tuple[int, ...]
+    wanted: NumpyArray
+    names: NumpyArray
 
 
 @dataclass(frozen=True)
@@ -66,8 +107,8 @@ class Plan:
         Path of the activation store.
     representations : tuple of Representation
         In the order of the results.
-    views : tuple of str
-        The view of each.
+    view : str
+        As it was asked for; every comparison has a view of its own (`meetings`).
     rules : tuple of RankRule
         One, or one for each share of variance that was asked for.
     listed : bool
@@ -84,7 +125,7 @@ class Plan:
 
     store: str
     representations: tuple[Representation, ...]
-    views: tuple[str, ...]
+    view: str
     rules: tuple[RankRule, ...]
     listed: bool
     pairs: Pairs
@@ -92,11 +133,6 @@ class Plan:
     memory: int
     center: str = "all"
     panel: int = PANEL
-
-    @property
-    def rows(self) -> int:
-        """Rows of every basis, n."""
-        return viewed_shape(self.representations[0].logical_shape, self.views[0])[1]
 
     @property
     def ids(self) -> str | None:
@@ -130,28 +166,141 @@ class Plan:
         return int(self.memory * USABLE) - PROCESS
 
     @cached_property
+    def kinds(self) -> NumpyArray:
+        """Which representations have the same space, (representations,) int."""
+        codes: dict[Any, int] = {}
+        return np.asarray([codes.setdefault(_kind(r), len(codes)) for r in self.representations])
+
+    @cached_property
+    def meetings(self) -> dict[tuple[int, int], Meeting]:
+        """Where representations of two kinds are compared, for those kinds of which any are; both ways round.
+
+        Raises
+        ------
+        DsvccaError
+            If some cannot be.
+        """
+        first = [int(np.argmax(self.kinds == kind)) for kind in range(int(self.kinds.max()) + 1)]
+        found: dict[tuple[int, int], Meeting] = {}
+        for i, j in self.tiles:
+            x, y = self.panels[i], self.panels[j]
+            both = self.kinds[x.start : x.stop, None] * len(first) + self.kinds[None, y.start : y.stop]
+            for code in np.unique(both[self.pairs.mask(x, y)]).tolist():
+                a, b = divmod(code, len(first))
+                if (a, b) not in found:
+                    r, s = self.representations[first[a]], self.representations[first[b]]
+                    (x_space, tokens), (y_space, _) = _kind(r), _kind(s)
+                    try:
+                        found[a, b] = meet(self.view, x_space, y_space, tokens=tokens)
+                    except DsvccaError as error:
+                        raise DsvccaError(f"{r} and {s}: {error}; or select() others, or compare other pairs") from None
+                    found[b, a] = replace(found[a, b], x=found[a, b].y, y=found[a, b].x)
+        return found
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """What comparisons are called, by their views: "dft", "mean", "alias-empirical", ..."""
+        return tuple(sorted({meeting.name for meeting in self.meetings.values()}))
+
+    @cached_property
+    def variants(self) -> tuple[Variant, ...]:
+        """Of what bases are made: every representation under every view in which it meets another.
+
+        Those that share their ground follow each other.
+        """
+        found: set[Variant] = set()
+        for i, j in self.tiles:
+            x, y = self.panels[i], self.panels[j]
+            wanted = self.pairs.mask(x, y)
+            x_kinds, y_kinds = self.kinds[x.start : x.stop, None], self.kinds[None, y.start : y.stop]
+            for (a, b), meeting in self.meetings.items():
+                here = wanted & (x_kinds == a) & (y_kinds == b)
+                found |= {Variant(x.start + k, meeting.x) for k in np.flatnonzero(here.any(axis=1)).tolist()}
+                found |= {Variant(y.start + k, meeting.y) for k in np.flatnonzero(here.any(axis=0)).tolist()}
+        return tuple(sorted(found, key=lambda v: (self._ground(v), v.representation)))
+
+    @cached_property
+    def _places(self) -> dict[tuple[int, Ground], int]:
+        """The variant of a representation on some ground."""
+        return {(v.representation, self._ground(v)): place for place, v in enumerate(self.variants)}
+
+    def _ground(self, variant: Variant) -> Ground:
+        size = size_of(self.representations[variant.representation].logical_shape, variant.view)
+        return Ground(size.space, size.rows)
+
+    def passes(self, tile: tuple[int, int]) -> list[Pass]:
+        """Return the comparisons of a tile, those that share their ground together."""
+        x, y = (self.panels[side] for side in tile)
+        wanted = self.pairs.mask(x, y)
+        if tile[0] == tile[1]:
+            wanted = np.triu(wanted)
+        x_kinds, y_kinds = self.kinds[x.start : x.stop], self.kinds[y.start : y.stop]
+        kinds = int(self.kinds.max()) + 1
+        names = np.zeros((kinds, kinds), dtype=np.int8)
+        grounds = np.full((kinds, kinds), -1)
+        known: list[Ground] = []
+        for (a, b), meeting in sorted(self.meetings.items()):
+            ground = self._ground(Variant(int(np.argmax(self.kinds == a)), meeting.x))
+            if ground not in known:
+                known.append(ground)
+            names[a, b], grounds[a, b] = 1 + self.names.index(meeting.name), known.index(ground)
+        found = []
+        for number, ground in enumerate(known):
+            here = wanted & (grounds[np.ix_(x_kinds, y_kinds)] == number)
+            rows, columns = here.any(axis=1), here.any(axis=0)
+            if tile[0] == tile[1]:
+                rows = columns = rows | columns
+            x_members, y_members = np.flatnonzero(rows), np.flatnonzero(columns)
+            if x_members.size:
+                found.append(
+                    Pass(
+                        ground.rows,
+                        tuple(self._places[x.start + i, ground] for i in x_members.tolist()),
+                        tuple(self._places[y.start + j, ground] for j in y_members.tolist()),
+                        tuple(x_members.tolist()),
+                        tuple(y_members.tolist()),
+                        here[np.ix_(x_members, y_members)],
+                        names[np.ix_(x_kinds[x_members], y_kinds[y_members])],
+                    )
+                )
+        return found
+
+    @cached_property
     def basis_fingerprints(self) -> tuple[str, ...]:
-        """What each basis is made from: it is made again only if this changes."""
+        """What the basis of each variant is made from: it is made again only if this changes."""
         return tuple(
             hashlib.sha256(
-                json.dumps([r.fingerprint, v, f"center={self.center}", "float32", NUMERICS]).encode()
+                json.dumps(
+                    [
+                        self.representations[v.representation].fingerprint,
+                        str(v.view),
+                        f"center={self.center if v.view.name in TRANSFORMED else 'all'}",
+                        "float32",
+                        NUMERICS,
+                    ]
+                ).encode()
             ).hexdigest()
-            for r, v in zip(self.representations, self.views, strict=True)
+            for v in self.variants
         )
 
     @cached_property
     def meaning(self) -> dict[str, Any]:
         """Everything on which the numbers depend, without the representations."""
+        rows = {
+            meeting.name: self._ground(Variant(int(np.argmax(self.kinds == kind)), meeting.x)).rows
+            for (kind, _), meeting in sorted(self.meetings.items())
+        }
         return {
             "pairs": self.pairs.name,
-            "views": sorted(set(self.views)),
+            "view": self.view,
+            "views": list(self.names),
             "center": self.center,
             "variance": [rule.variance for rule in self.rules],
             "criterion": self.rules[0].criterion,
             "rank": self.rules[0].rank,
             "rank_rule": [str(rule) for rule in self.rules],
             "measures": list(self.measures),
-            "rows": self.rows,
+            "rows": next(iter(rows.values())) if len(set(rows.values())) == 1 else rows,
             "precision": "bases float32, products float32 summed in float64 every 4096 rows, solves float64",
             "numerics": NUMERICS,
             "panel": self.panel,
@@ -167,9 +316,12 @@ class Plan:
 
     @cached_property
     def sizes(self) -> tuple[Size, ...]:
-        """How large each representation is under its view."""
-        pairs = zip(self.representations, self.views, strict=True)
-        return tuple(replace(size_of(r.logical_shape, v), unit=r.unit) for r, v in pairs)
+        """How large each variant is."""
+        representations = (self.representations[v.representation] for v in self.variants)
+        return tuple(
+            replace(size_of(r.logical_shape, v.view), unit=r.unit)
+            for r, v in zip(representations, self.variants, strict=True)
+        )
 
     def assumed_ranks(self) -> list[int]:
         """Ranks taken for the price before any is known: a third of the columns (of transformed ones 0.7), or all."""
@@ -182,50 +334,53 @@ class Plan:
         return found
 
     def price(self, ranks: Sequence[int] | None = None) -> Price:
-        """Return what the plan costs, for known ranks or for assumed ones."""
-        k = list(ranks or self.assumed_ranks())
-        n, weighted = self.rows, any(m.startswith("pwcca") for m in self.measures)
-        reduce_flops = sum(_reduce_flops(size, q) for size, q in zip(self.sizes, k, strict=True))
-        passes = [1 if holds_whole(size, self.budget) else 2 for size in self.sizes]
-        frequencies = max(size.frequencies for size in self.sizes)
-        product = 0.0
-        basis_read = 0
-        sums = [sum(k[i] for i in p) for p in self.panels]
-        for i, j in self.tiles:
-            product += 2.0 * n * sums[i] * sums[j] / (2 if i == j else 1) / frequencies
-            basis_read += 4 * n * (sums[i] + (sums[j] if i != j else 0))
-        mean_rank = sum(k) / len(k) / frequencies
-        mean_columns = sum(size.columns for size in self.sizes) / len(k)
-        per_pair = 4 * mean_rank**3 * len(self.rules)
-        if weighted:
-            per_pair += (8 * mean_rank**3 + 4 * mean_rank**2 * mean_columns / 20) * len(self.rules)
-        solve = per_pair * self.pairs.count * frequencies
-        read = sum(r.nbytes * times for r, times in zip(self.representations, passes, strict=True)) + basis_read
-        written = 4 * n * sum(k) + 8 * len(self.measures) * len(self.rules) * 2 * self.panel**2 * len(self.tiles)
-        largest = max(reduce_memory(size, q, self.budget) for size, q in zip(self.sizes, k, strict=True))
-        tile = tile_memory(max(sums), max(sums) if len(sums) > 1 else 0, n)
+        """Return what the plan costs, for known ranks of the variants or for assumed ones."""
+        k = np.asarray(list(ranks or self.assumed_ranks()))
+        weighted = any(m.startswith("pwcca") for m in self.measures)
+        nbytes = [self.representations[v.representation].nbytes for v in self.variants]
+        read = sum(
+            size * (1 if holds_whole(one, self.budget) else 2) for size, one in zip(nbytes, self.sizes, strict=True)
+        )
+        written = sum(4 * size.rows * int(q) for size, q in zip(self.sizes, k, strict=True))
+        flops = sum(reduce_flops(size, int(q)) for size, q in zip(self.sizes, k, strict=True))
+        memory = max(reduce_memory(size, int(q), self.budget) for size, q in zip(self.sizes, k, strict=True))
+        seconds = flops / RATES["double"]
+        for tile in self.tiles:
+            for one in self.passes(tile):
+                itself = tile[0] == tile[1]
+                size = self.sizes[one.x[0]]
+                x, y = int(k[list(one.x)].sum()), int(k[list(one.y)].sum())
+                product = 2.0 * one.rows * x * y / (2 if itself else 1) / size.frequencies
+                rank = (x + y) / (len(one.x) + len(one.y)) / size.frequencies
+                a_pair = 4 * rank**3 * len(self.rules)
+                if weighted:
+                    a_pair += (8 * rank**3 + 4 * rank**2 * size.columns / 20) * len(self.rules)
+                solve = a_pair * int(one.wanted.sum()) * size.frequencies
+                flops += product + solve
+                seconds += product / RATES["product"] + solve / RATES["solve"]
+                read += 4 * one.rows * (x + (0 if itself else y))
+                memory = max(memory, min(tile_memory(x, 0 if itself else y, one.rows), self.budget))
+            written += 8 * len(self.measures) * len(self.rules) * 2 * self.panel**2
         return Price(
             comparisons=self.pairs.count,
-            reduce_tasks=len(self.reduce_tasks(range(len(self.representations)))),
+            reduce_tasks=len(self.reduce_tasks(range(len(self.variants)))),
             tiles=len(self.tiles),
             bytes_read=read,
             bytes_written=written,
-            flops=reduce_flops + product + solve,
-            memory=PROCESS + max(largest, min(tile, self.budget)),
-            seconds=reduce_flops / RATES["double"]
-            + product / RATES["product"]
-            + solve / RATES["solve"]
-            + (read + written) / RATES["bytes"],
+            flops=flops,
+            memory=PROCESS + memory,
+            seconds=seconds + (read + written) / RATES["bytes"],
         )
 
     def reduce_tasks(self, wanted: Sequence[int], threads: int = 1) -> list[tuple[int, ...]]:
-        """Cut the representations that need a basis into tasks of a few seconds, enough of them for the threads."""
+        """Cut the variants that need a basis into tasks of a few seconds, enough of them for the threads."""
         most = min(self.panel, -(-len(wanted) // (TASKS_A_THREAD * threads)))
         tasks: list[list[int]] = []
         size = 0
         for i in wanted:
-            nbytes = self.representations[i].nbytes
-            if not tasks or len(tasks[-1]) == most or size + nbytes > TASK_BYTES:
+            nbytes = self.representations[self.variants[i].representation].nbytes
+            other = bool(tasks) and self.sizes[tasks[-1][0]].rows != self.sizes[i].rows
+            if not tasks or len(tasks[-1]) == most or size + nbytes > TASK_BYTES or other:
                 tasks.append([])
                 size = 0
             tasks[-1].append(i)
@@ -233,13 +388,13 @@ class Plan:
         return [tuple(task) for task in tasks]
 
     def check(self, ranks: Sequence[int] | None = None) -> None:
-        """Raise if a task cannot be done in the plan's memory."""
+        """Raise if a task cannot be done in the plan's memory; `ranks` are those of the variants, once known."""
         if self.budget <= 0:
             raise DsvccaError(
                 f"memory={format_bytes(self.memory)} a worker is too little: the process alone takes "
                 f"{format_bytes(PROCESS)} and tasks use {USABLE:.0%} of a worker; give at least 1 GiB"
             )
-        for i, (r, view, size) in enumerate(zip(self.representations, self.views, self.sizes, strict=True)):
+        for i, (variant, size) in enumerate(zip(self.variants, self.sizes, strict=True)):
             needed = reduce_memory(size, 1 if ranks is None else ranks[i], self.budget)
             if ranks is not None:  # one basis against another at one frequency is the least there is to do
                 k = min(ranks[i], size.columns)
@@ -249,22 +404,23 @@ class Plan:
                 )
             if needed > self.budget:
                 raise DsvccaError(
-                    f"{r} ({size.rows} rows, {size.width} columns as view {view!r}) needs {format_bytes(needed)} of "
-                    f"arrays in a task, memory={format_bytes(self.memory)} leaves {format_bytes(self.budget)}: raise "
-                    f"memory to {ceil((needed + PROCESS) / USABLE / 2**30 * 10) / 10} GiB or more"
+                    f"{self.representations[variant.representation]} ({size.rows} rows, {size.width} columns as view "
+                    f"'{variant.view}') needs {format_bytes(needed)} of arrays in a task, "
+                    f"memory={format_bytes(self.memory)} leaves {format_bytes(self.budget)}: raise memory to "
+                    f"{ceil((needed + PROCESS) / USABLE / 2**30 * 10) / 10} GiB or more"
                 )
 
     def __str__(self) -> str:
         price = self.price()
-        views = ", ".join(f"{v} ({self.views.count(v)})" for v in sorted(set(self.views)))
         rules = "; ".join(str(rule) for rule in self.rules)
         what = RULES.get(self.pairs.name, "a list")
         known = "the same ids" if self.ids else "the same number, by ids not proven"
+        count = self.representations[0].logical_shape[0]
         return "\n".join(
             [
                 f"plan for {self.store}",
-                f"  representations  {len(self.representations):,} ({self.rows:,} rows each; datapoints: {known})",
-                f"  views            {views}{', mean of frequency 0 subtracted alone' if self.center == 'dc' else ''}",
+                f"  representations  {len(self.representations):,} ({count:,} datapoints each: {known})",
+                f"  view             {self.view}: {self._how_it_is_seen()}",
                 f"  kept             {rules}",
                 f"  pairs            {self.pairs.name}: {what}",
                 f"  measures         {', '.join(self.measures)}",
@@ -279,6 +435,18 @@ class Plan:
             ]
         )
 
+    def _how_it_is_seen(self) -> str:
+        """Return how many comparisons are made in which view, of how many rows."""
+        count: Counter[str] = Counter()
+        rows: dict[str, int] = {}
+        for tile in self.tiles:
+            for one in self.passes(tile):
+                for code, number in zip(*np.unique(one.names[one.wanted], return_counts=True), strict=True):
+                    count[self.names[code - 1]] += int(number)
+                    rows[self.names[code - 1]] = one.rows
+        parts = [f"{name} ({number:,} comparisons of {rows[name]:,} rows)" for name, number in sorted(count.items())]
+        return ", ".join(parts) + ("; mean of frequency 0 subtracted alone" if self.center == "dc" else "")
+
 
 @dataclass(frozen=True)
 class Price:
@@ -292,99 +460,6 @@ class Price:
     flops: float
     memory: int
     seconds: float
-
-
-@dataclass(frozen=True)
-class Size:
-    """How large a representation is under its view.
-
-    Attributes
-    ----------
-    rows, columns : int
-        n, and c of each frequency.
-    space : tuple of int
-        Sizes of the axes that were transformed.
-    step : int
-        Numbers of activations, as stored, in one step of the grid.
-    step_rows : int
-        Rows in one step of the grid.
-    unit : int
-        Bytes of the least that can be read at once, where that is much.
-    """
-
-    rows: int
-    columns: int
-    space: tuple[int, ...]
-    step: int
-    step_rows: int
-    unit: int = 0
-
-    @property
-    def frequencies(self) -> int:
-        return len(half_spectrum(self.space).weights)
-
-    @property
-    def width(self) -> int:
-        """Numbers in a row, over all frequencies."""
-        return self.columns * prod(self.space)
-
-    @property
-    def most(self) -> int:
-        """Directions there could be at most."""
-        return min(self.columns, self.rows) * prod(self.space)
-
-
-def size_of(shape: tuple[int, ...], view: str) -> Size:
-    """Return the size of activations (n, *space, c) under a view."""
-    _, rows, columns = viewed_shape(shape, view)
-    step = min(shape[0], grid_datapoints(shape, view))
-    return Size(rows, columns, view_space(shape, view), step * prod(shape[1:]), step * rows // shape[0])
-
-
-def holds_whole(size: Size, budget: int) -> bool:
-    """Return whether the rows of a representation stay in memory between its two passes."""
-    return 9 * size.rows * size.width <= budget // 3
-
-
-def pack_memory(budget: int) -> int:
-    """Return the bytes of columns that a pack may hold; two of them are in memory at once."""
-    return budget // 8
-
-
-def streams(size: Size, budget: int) -> bool:
-    """Return whether the columns of a basis go to disk step by step, in a pack of their own."""
-    return 4 * size.rows * size.most > pack_memory(budget)
-
-
-def reduce_memory(size: Size, width: int, budget: int) -> int:
-    """Return the bytes of arrays that reducing one representation takes, of whose columns `width` are kept."""
-    c, f = size.columns, size.frequencies
-    if size.space:
-        grams = 16 * f * c * c * 6 + 128 * c * c  # Gram, eigenvectors, maps, what is kept; products of one frequency
-        slab = 14 * size.step + 24 * size.step_rows * width  # stored and transformed; columns made, joined, stored
-    else:
-        grams = 8 * c * c * 6  # running and new Gram, its outer product, eigenvectors, LAPACK's work
-        slab = 8 * size.step_rows * c * 4 + 12 * size.step  # rows shifted, viewed, projected; what they come from
-    held = 9 * size.rows * size.width if holds_whole(size, budget) else 0
-    columns = 2 * min(pack_memory(budget), 4 * size.rows * PACK)  # packs before, one being written
-    columns += 0 if streams(size, budget) else 8 * size.rows * width
-    return grams + slab + held + columns + max(64 << 20, 3 * size.unit)  # pieces as read, one ahead
-
-
-def tile_memory(x_columns: int, y_columns: int, n: int, blocks: int = 0) -> int:
-    """Return the bytes of arrays that correlating `x_columns` with `y_columns` takes (with themselves: y_columns 0).
-
-    `blocks` are the bytes of what belongs to the columns of both sides at one frequency.
-    """
-    rows, right = min(n, GRID), y_columns or x_columns
-    slabs = 4 * rows * (x_columns + y_columns) * (2 if n > GRID else 1)  # one in use, one being read
-    strip = min(STRIP, x_columns) * (12 * right + 4 * rows)  # its product in float32 and float64, its copy
-    return slabs + strip + 8 * x_columns * right + blocks + (96 << 20)  # a chunk as read, stacks of solves
-
-
-def block_bytes(rank: int, columns: int, weight: int) -> int:
-    """Return the bytes of what belongs to the columns of one basis at one frequency: as read, and inverted."""
-    return 8 * weight * rank * (2 * rank + 2 * columns)
 
 
 def plan_comparisons(
@@ -411,8 +486,12 @@ def plan_comparisons(
         "across_seeds": the same layer at the same step, between seeds. Or a list of (labels of x, labels of y), such
         as ``[({"seed": 0, "layer": "fc1"}, {"seed": 1})]``: everything that carries the ones with everything that
         carries the others.
-    view : {"auto", "neurons", "mean", "max", "positions", "dft"}, default "auto"
-        How stored activations become rows and columns; "auto" is neurons where there is no space, else mean.
+    view : str, default "auto"
+        How stored activations become rows and columns. "auto" chooses for every pair what a careful user would:
+        neurons for two dense layers, "dft" for maps of one size, "positions" for sequences of one length, "mean"
+        (over space) for everything else. By name: "mean", "max", "positions", "flatten", "dft" (maps of different
+        sizes meet on the grid of the smaller one, where sizes divide), "lowpass" and "pool" (the same, of the larger
+        one only the low frequencies, or means over blocks). Every number keeps the name of its view.
     center : {"all", "dc"}, default "all"
         With view "dft": subtract the mean of every frequency, or that of frequency 0 alone. "dc" gives what all
         translations of every image would give (Raghu et al. 2017, theorem 1), but then an image that is common to all
@@ -444,15 +523,12 @@ def plan_comparisons(
     found = tuple(store.representations)
     if not found:
         raise DsvccaError(f"'{store.path}' holds no committed representation: write some first")
-    views = tuple(choose_view(r.logical_shape) if view == "auto" else view for r in found)
     seen: Labels = {}
     for r in found:
         check_same_types(r.labels, [seen], f"another representation of '{store.path}'")
         seen = r.labels | seen
-    for r, v in zip(found, views, strict=True):
-        if v not in VIEWS:
-            viewed_shape(r.logical_shape, v)  # raises with the names there are
-        _check_alike(found[0], views[0], r, v)
+    for r in found:
+        _check_alike(found[0], r)
     if center not in ("all", "dc"):
         raise DsvccaError(f"center={center!r} is unknown: use 'all' or 'dc'")
     measures = (measures,) if isinstance(measures, str) else measures
@@ -477,7 +553,7 @@ def plan_comparisons(
     plan = Plan(
         store=store.path,
         representations=found,
-        views=views,
+        view=view,
         rules=tuple(RankRule(share, criterion, rank) for share in shares),
         listed=listed,
         pairs=choose_pairs(pairs, [r.labels for r in found]),
@@ -489,16 +565,14 @@ def plan_comparisons(
     return plan
 
 
-def _reduce_flops(size: Size, width: int) -> float:
-    """Return the flops of whitening: transform, Gram, eigenvectors, projection."""
-    n, c, f = size.rows, size.columns, size.frequencies
-    if not size.space:
-        return float(n * c * c + 9 * c**3 + 2 * n * c * width)
-    transform = 2.5 * n * size.width * log2(max(2, prod(size.space)))
-    return transform + f * (4.0 * n * c * c + 36.0 * c**3) + 4.0 * n * c * width
+def _kind(representation: Representation) -> tuple[tuple[int, ...], bool]:
+    """Return the space of a representation, and whether it is a sequence."""
+    return representation.logical_shape[1:-1], "position" in representation.dims
 
 
-def _check_alike(first: Representation, first_view: str, other: Representation, view: str) -> None:
+def _check_alike(first: Representation, other: Representation) -> None:
+    if 0 in other.logical_shape:
+        raise DsvccaError(f"{other} has the shape {other.logical_shape}: an axis of length 0 holds nothing to compare")
     if first.logical_shape[0] != other.logical_shape[0]:
         raise DsvccaError(
             f"{first} has {first.logical_shape[0]} datapoints and {other} has {other.logical_shape[0]}: all "
@@ -506,14 +580,3 @@ def _check_alike(first: Representation, first_view: str, other: Representation, 
         )
     if first.ids != other.ids and first.ids and other.ids:
         raise DsvccaError(f"{first} and {other} were written with other datapoint ids: select() those that agree")
-    rows, others = (size_of(r.logical_shape, v) for r, v in ((first, first_view), (other, view)))
-    if rows.rows != others.rows:
-        raise DsvccaError(
-            f"{first} has {rows.rows} rows as view {first_view!r} and {other} has {others.rows} as {view!r}: rows must "
-            "be the same positions; select() layers of one size, or use view='mean'"
-        )
-    if rows.space != others.space:
-        raise DsvccaError(
-            f"{first} is transformed over {rows.space} and {other} over {others.space}: frequencies are compared with "
-            "those of the same size only; select() layers of one size, or use view='mean'"
-        )

@@ -10,10 +10,13 @@ from pathlib import Path
 from dsvcca import files
 from dsvcca.activations import PIECE, Representation, read_pieces
 from dsvcca.arrays import Array, NumpyArray, like, significand_bits, to_numpy
-from dsvcca.basis import InMemory, RankRule, rounded_rows, whiten
+from dsvcca.basis import RankRule
 from dsvcca.errors import DsvccaError
 from dsvcca.moments import Rows
-from dsvcca.plan import PACK, Plan, Size, holds_whole, pack_memory, size_of, streams
+from dsvcca.plan import Plan
+from dsvcca.sizes import PACK, Size, holds_whole, pack_memory, size_of, streams
+from dsvcca.views import View
+from dsvcca.whiten import InMemory, rounded_rows, whiten
 from dsvcca.workspace import PackWriter, Receipt
 
 
@@ -23,7 +26,7 @@ class ReduceTask:
 
     workspace: str
     representations: tuple[Representation, ...]
-    views: tuple[str, ...]
+    views: tuple[View, ...]
     fingerprints: tuple[str, ...]
     rule: RankRule
     center: str
@@ -35,12 +38,12 @@ class ReduceTask:
 
 
 def reduce_tasks(plan: Plan, workspace: str, wanted: list[int], threads: int) -> list[ReduceTask]:
-    """Return the tasks that make the bases of the wanted representations on so many worker threads."""
+    """Return the tasks that make the bases of the wanted variants on so many worker threads."""
     return [
         ReduceTask(
             workspace,
-            tuple(plan.representations[i] for i in group),
-            tuple(plan.views[i] for i in group),
+            tuple(plan.representations[plan.variants[i].representation] for i in group),
+            tuple(plan.variants[i].view for i in group),
             tuple(plan.basis_fingerprints[i] for i in group),
             plan.widest,
             plan.center,

@@ -2,10 +2,10 @@
 
 results.zarr/                zarr.json holds what every number means and which plan made it
   svcca, pwcca_x, ...        (x, y[, variance]) float64, NaN where no comparison was asked for
-  rank_x, rank_y             (x[, variance]), (y[, variance])
+  rank_x, rank_y             (x, y[, variance]) int64, 0 where no comparison was asked for
+  view                       (x, y) int8, how the two were looked at: its attributes say what the numbers mean
   x_layer, y_layer, ...      labels
   commits/0-3.json           tile (0, 3) and its mirror are complete: checksums of their chunks
-  commits/ranks.json         the same for the ranks
 """
 
 from __future__ import annotations
@@ -31,12 +31,16 @@ from dsvcca.errors import DsvccaError, DsvccaWarning
 from dsvcca.labels import Label, label_order, nearest
 from dsvcca.measures import MEASURES
 from dsvcca.plan import Plan
+from dsvcca.views import DEFINITIONS
 
 COMMITS = "commits"
-RANKS = "ranks"
 
-MIRRORED = {"pwcca_x": "pwcca_y", "pwcca_y": "pwcca_x"}
-"""Measures that exchange when x and y do."""
+RANKS = ("rank_x", "rank_y")
+
+VIEW = "view"
+
+MIRRORED = {"pwcca_x": "pwcca_y", "pwcca_y": "pwcca_x", "rank_x": "rank_y", "rank_y": "rank_x"}
+"""Variables that exchange when x and y do."""
 
 
 def create_results(out: str | os.PathLike[str], plan: Plan, about: Mapping[str, Any]) -> Path:
@@ -61,7 +65,7 @@ def create_results(out: str | os.PathLike[str], plan: Plan, about: Mapping[str, 
                     "meaning": plan.meaning,
                     "listed": plan.listed,
                     "tiles": len(plan.tiles),
-                    "warnings": [],
+                    "warnings": None,
                     "checksums": files.seal(folder),
                 }
                 record["metadata"] = _metadata(folder)
@@ -90,7 +94,8 @@ def write_tile(root: Path, tile: tuple[int, int], values: Mapping[str, NumpyArra
     Parameters
     ----------
     values : mapping
-        For each measure (rows, columns, variances); the mirror of `pwcca_x` is `pwcca_y`, of the others themselves.
+        Each variable (rows, columns, variances), `view` (rows, columns, 1); the mirror of `pwcca_x` is `pwcca_y`, of
+        `rank_x` `rank_y`, of the others themselves.
     """
     about = _results_attributes(root)
     for name, block in values.items():
@@ -98,31 +103,20 @@ def write_tile(root: Path, tile: tuple[int, int], values: Mapping[str, NumpyArra
         mirror = values[MIRRORED.get(name, name)].swapaxes(0, 1)
         for target, (i, j) in ((block, tile), (mirror, tile[::-1]))[: len(set(tile))]:  # a diagonal tile is its mirror
             rows, columns = slice(i * panel, i * panel + target.shape[0]), slice(j * panel, j * panel + target.shape[1])
-            array[rows, columns] = target if about["listed"] else target[..., 0]
+            array[rows, columns] = target if array.ndim == 3 else target[..., 0]
     _commit(root, _name(tile), _tile_keys(about, tile))
 
 
-def write_ranks(root: Path, ranks: NumpyArray) -> None:
-    """Write kept ranks (representations, variances; 0 where a representation is in no comparison), and their marker."""
-    about = _results_attributes(root)
-    for side in "xy":
-        zarr.open_array(str(root / f"rank_{side}"), mode="r+")[:] = ranks if about["listed"] else ranks[:, 0]
-    _commit(root, RANKS, _rank_keys(about))
-
-
-def read_ranks(root: Path) -> NumpyArray | None:
-    """Return the ranks (representations, variances) if they are there."""
-    if not _is_committed(root, RANKS, _rank_keys(_results_attributes(root))):
-        return None
-    ranks = np.asarray(zarr.open_array(str(root / "rank_x"), mode="r")[:])
-    return ranks.reshape(len(ranks), -1)
+def are_warnings_known(root: Path) -> bool:
+    """Return whether it was found out what there is to warn of."""
+    return _results_attributes(root)["warnings"] is not None
 
 
 def add_warnings(root: Path, sentences: Sequence[str]) -> None:
     """Keep warnings with the results."""
     metadata = files.read_json(root / "zarr.json")
     about = metadata["attributes"][KEY]
-    if sentences and about["warnings"] != list(sentences):
+    if about["warnings"] != list(sentences):
         about["warnings"] = list(sentences)
         metadata["attributes"][KEY] = signed(about)
         metadata["attributes"]["warnings"] = list(sentences)
@@ -147,7 +141,7 @@ def open_results(out: str | os.PathLike[str]) -> xr.Dataset:
     found: xr.Dataset = xr.open_zarr(str(root), consolidated=False, chunks=None, mask_and_scale=False)
     names = label_order({str(c)[2:] for c in found.coords if str(c).startswith("x_")})
     coordinates = ["x", *(f"x_{n}" for n in names), "y", *(f"y_{n}" for n in names), "variance"]
-    variables = [*about["meaning"]["measures"], "rank_x", "rank_y"]
+    variables = _variables(about)
     left = _what_is_missing(root, about)
     if left:
         sentence = f"'{root}' is not complete: {left}; compare(plan, out) does what is missing"
@@ -200,7 +194,7 @@ def select(
 
 
 def to_frame(results: xr.Dataset, *, measures: Sequence[str] | None = None) -> pd.DataFrame:
-    """Return one row per compared pair: labels of x and y, ranks, measures.
+    """Return one row per compared pair: labels of x and y, ranks, view, measures.
 
     Parameters
     ----------
@@ -229,8 +223,9 @@ def to_frame(results: xr.Dataset, *, measures: Sequence[str] | None = None) -> p
     for side, axis in (("x", 0), ("y", 1)):
         for coordinate in (str(c) for c in results.coords if str(c).startswith(f"{side}_")):
             columns[coordinate] = results[coordinate].values[at[:, axis]]
-        ranks = results[f"rank_{side}"].transpose(side, ...).values
-        columns[f"rank_{side}"] = ranks[at[:, axis]] if ranks.ndim == 1 else ranks[at[:, axis], at[:, 2]]
+        columns[f"rank_{side}"] = results[f"rank_{side}"].transpose("x", "y", ...).values[tuple(at.T)]
+    meanings = np.asarray(["", *results[VIEW].attrs["flag_meanings"].split()], dtype=object)
+    columns[VIEW] = meanings[results[VIEW].transpose("x", "y").values[at[:, 0], at[:, 1]]]
     if "variance" in results.dims:
         columns["variance"] = results["variance"].values[at[:, 2]]
     for name in chosen:
@@ -245,20 +240,23 @@ def _skeleton(folder: Path, plan: Plan) -> None:
     labels = [r.labels for r in plan.representations]
     names = label_order({name for one in labels for name in one})
     coordinates = " ".join(f"{side}_{name}" for side in "xy" for name in names)
-    for measure in plan.measures:
+    definitions = {name: MEASURES[name] for name in plan.measures}
+    definitions |= {name: f"directions of {name[-1]} kept by the rank rule" for name in RANKS}
+    for name, definition in definitions.items():
         array = files.create_array(
-            folder / measure,
+            folder / name,
             (count, count, *((variances,) if extra else ())),
             plan.panel,
-            "float64",
+            "int64" if name in RANKS else "float64",
             ("x", "y", *extra),
             inner=(plan.panel, *((variances,) if extra else ())),
         )
-        array.update_attributes({"definition": MEASURES[measure], "coordinates": coordinates})
+        array.update_attributes({"definition": definition, "coordinates": coordinates})
+    views = files.create_array(folder / VIEW, (count, count), plan.panel, "int8", ("x", "y"), inner=(plan.panel,))
+    flags: dict[str, Any] = {"flag_values": list(range(1, len(plan.names) + 1)), "flag_meanings": " ".join(plan.names)}
+    flags |= {"flag_definitions": {name: DEFINITIONS[name] for name in plan.names}}
+    views.update_attributes({"definition": "how the two were looked at", "coordinates": coordinates, **flags})
     for side in "xy":
-        shape = (count, *((variances,) if extra else ()))
-        ranks = files.create_array(folder / f"rank_{side}", shape, count, "int64", (side, *extra))
-        ranks.update_attributes({"definition": f"directions of {side} kept by the rank rule"})
         numbers = files.create_array(folder / side, (count,), count, "int64", (side,))
         numbers[:] = np.arange(count)
         for name in names:
@@ -323,15 +321,15 @@ def _name(tile: tuple[int, int]) -> str:
     return f"{tile[0]}-{tile[1]}"
 
 
+def _variables(about: Mapping[str, Any]) -> list[str]:
+    return [*about["meaning"]["measures"], *RANKS, VIEW]
+
+
 def _tile_keys(about: Mapping[str, Any], tile: tuple[int, int]) -> list[str]:
     """Return the chunks of a tile and its mirror."""
-    end = ".0" if about["listed"] else ""
     places = dict.fromkeys((tile, tile[::-1]))
-    return [f"{name}/c.{i}.{j}{end}" for name in about["meaning"]["measures"] for i, j in places]
-
-
-def _rank_keys(about: Mapping[str, Any]) -> list[str]:
-    return [f"rank_{side}/c.0" + (".0" if about["listed"] else "") for side in "xy"]
+    ends = {name: ".0" if about["listed"] and name != VIEW else "" for name in _variables(about)}
+    return [f"{name}/c.{i}.{j}{end}" for name, end in ends.items() for i, j in places]
 
 
 def _commit(root: Path, name: str, keys: Sequence[str]) -> None:
@@ -361,7 +359,7 @@ def _what_is_missing(root: Path, about: Mapping[str, Any]) -> str:
     there = sum(_is_committed(root, _name(tile), _tile_keys(about, tile)) for tile in tiles)
     if there < about["tiles"]:
         return f"{there} of {about['tiles']} tiles are there, the numbers of the others read as NaN"
-    return "" if _is_committed(root, RANKS, _rank_keys(about)) else "the ranks are not there and read as 0"
+    return ""
 
 
 def _difference(root: Path, there: Mapping[str, Any], plan: Plan) -> str:

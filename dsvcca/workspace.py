@@ -29,7 +29,7 @@ from dsvcca.arrays import Array, NumpyArray, as_pairs, to_numpy
 from dsvcca.basis import Basis, Block, RankRule
 from dsvcca.errors import DsvccaError
 from dsvcca.frequencies import half_spectrum
-from dsvcca.plan import PACK
+from dsvcca.sizes import PACK
 from dsvcca.views import GRID
 
 COLUMNS = "columns"

@@ -10,8 +10,9 @@ import pytest
 import dsvcca
 
 PACKAGE = Path(dsvcca.__file__).parent
-MATHS = ["arrays", "frequencies", "views", "mixing", "moments", "basis", "correlations", "measures"]
-DATA = ["files", "labels", "activations", "foreign", "writer", "store", "pairs", "plan", "workspace", "results"]
+MATHS = ["arrays", "frequencies", "views", "mixing", "moments", "basis", "whiten", "correlations", "dft", "measures"]
+DATA = ["files", "labels", "activations", "foreign", "writer", "store", "pairs", "sizes", "plan"]
+DATA += ["workspace", "results"]
 DOOR = ["execute", "reduce", "correlate", "compare"]
 FACE = ["plot", "demo", "cli"]
 ORDER = ["errors", "progress", *MATHS, *DATA, *DOOR, *FACE]

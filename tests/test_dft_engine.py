@@ -4,10 +4,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import scipy.signal
 
 import dsvcca
 from dsvcca import DsvccaError, DsvccaWarning, execute
-from dsvcca.plan import holds_whole, streams
+from dsvcca.sizes import holds_whole, streams
 from tests.populations import same_bits
 
 SPACE = (6, 5)
@@ -82,7 +83,7 @@ def test_every_number_is_that_of_the_whole_transform(results):
                 svcca, pwcca, rank = expected(x, y, variance)
                 assert abs(float(results.svcca[i, j, place]) - svcca) < 2e-7
                 assert abs(float(results.pwcca_x[i, j, place]) - pwcca) < 1e-5
-                assert int(results.rank_x[i, place]) == rank
+                assert int(results.rank_x[i, j, place]) == rank
 
 
 @pytest.mark.parametrize("panel", [1, 2])
@@ -129,11 +130,89 @@ def test_a_mean_that_stays_is_warned_of_and_kept_with_the_results(store, tmp_pat
     assert found.attrs["center"] == "dc"
 
 
-def test_layers_of_other_sizes_are_refused_by_frequency(tmp_path):
+def test_layers_of_sizes_that_do_not_divide_are_refused_by_frequency(tmp_path):
     store = dsvcca.create_store(tmp_path / "s.zarr", datapoints=ROWS)
     store.write(maps(0, 3), layer="a", dims="nhwc")
-    store.write(maps(1, 3, (3, 5)), layer="b", dims="nhwc")
-    with pytest.raises(DsvccaError, match=r"transformed over \(6, 5\) and .* over \(3, 5\): frequencies are compared"):
+    store.write(maps(1, 3, (4, 5)), layer="b", dims="nhwc")
+    with pytest.raises(DsvccaError, match=r"'a' and layer='b': maps of 6x5 and maps of 4x5 cannot .* use view='mean'"):
         dsvcca.plan_comparisons(store, view="dft")
     with pytest.raises(DsvccaError, match="center='mean' is unknown"):
         dsvcca.plan_comparisons(store, center="mean")
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory):
+    """A store with maps of two sizes, a dense layer and a sequence; and its arrays."""
+    rng = np.random.default_rng(5)
+    arrays = {
+        "a": maps(0, 4),
+        "b": maps(1, 6),
+        "small": maps(2, 4)[:, ::2] + 0.1 * rng.standard_normal((ROWS, 3, 5, 4)).astype(np.float32),
+        "dense": maps(3, 4).mean(axis=(1, 2)) @ rng.standard_normal((4, 7)).astype(np.float32),
+        "tokens": rng.standard_normal((ROWS, 6, 3)).astype(np.float32),
+    }
+    store = dsvcca.create_store(tmp_path_factory.mktemp("m") / "s.zarr", datapoints=ROWS)
+    for layer, x in arrays.items():
+        store.write(x, layer=layer, dims={2: None, 3: "ntd", 4: "nhwc"}[x.ndim])
+    return store, arrays
+
+
+def in_memory(x, y, name):
+    if name in ("dft", "alias-empirical"):
+        return dsvcca.dft_cca(x, y, variance=0.9).svcca
+    if name == "positions":
+        return dsvcca.svcca(x.reshape(-1, x.shape[-1]), y.reshape(-1, y.shape[-1]), variance=0.9)
+    sides = []
+    for a in (x, y):
+        axes = tuple(range(1, a.ndim - 1))
+        reduced = {"mean": np.mean, "max": np.max}.get(name)
+        a = a.astype(np.float64)
+        sides.append(reduced(a, axis=axes) if reduced and axes else a.reshape(len(a), -1))
+    return dsvcca.svcca(*sides, variance=0.9)
+
+
+def test_every_pair_is_compared_in_the_view_that_fits_it_and_says_which(mixed, tmp_path):
+    store, arrays = mixed
+    plan = dsvcca.plan_comparisons(store, variance=0.9)
+    said = str(plan)
+    for words in (f"dft (4 comparisons of {ROWS} rows)", f"mean (9 comparisons of {ROWS} rows)", "neurons (1 comp"):
+        assert words in said
+    found = dsvcca.compare(plan, tmp_path / "r.zarr")
+    frame = dsvcca.to_frame(found)
+    names = {(row.x_layer, row.y_layer): row.view for row in frame.itertuples()}
+    assert names["a", "b"] == names["a", "a"] == names["small", "small"] == "dft"
+    assert names["tokens", "tokens"] == "positions"
+    assert names["dense", "dense"] == "neurons"
+    assert names["a", "small"] == names["b", "dense"] == names["dense", "tokens"] == "mean"
+    for row in frame.itertuples():
+        assert row.svcca == pytest.approx(in_memory(arrays[row.x_layer], arrays[row.y_layer], row.view), abs=5e-7)
+    assert int(found.rank_x[0, 1]) > int(found.rank_x[0, 3])  # of all frequencies; of the mean
+    assert (found.rank_x.values == found.rank_y.values.T).all()
+    assert same_bits(dsvcca.compare(replace(plan, panel=2), tmp_path / "r2.zarr"), found)
+
+
+@pytest.mark.parametrize("view", ["dft", "lowpass", "pool", "flatten", "max"])
+def test_maps_of_different_sizes_meet_under_a_view_by_name(mixed, tmp_path, view):
+    store, arrays = mixed
+    plan = dsvcca.plan_comparisons(store.select(layer=["a", "small"]), view=view, variance=0.9)
+    found = dsvcca.compare(plan, tmp_path / "r.zarr", workspace=tmp_path / "w")
+    [row] = [row for row in dsvcca.to_frame(found).itertuples() if row.x_layer != row.y_layer]
+    assert row.view == {"dft": "alias-empirical"}.get(view, view)
+    x, y = arrays["a"].astype(np.float64), arrays["small"].astype(np.float64)
+    if view == "lowpass":
+        x, name = scipy.signal.resample(x, 3, axis=1), "dft"
+    elif view == "pool":
+        x, name = (x[:, ::2] + x[:, 1::2]) / 2, "dft"
+    else:
+        name = row.view
+    assert row.svcca == pytest.approx(in_memory(x, y, name), abs=5e-7)
+    if view == "dft":
+        assert "exact if the rows hold the shifts" in found.view.attrs["flag_definitions"]["alias-empirical"]
+
+
+def test_pairs_that_are_not_wanted_need_not_meet(mixed, tmp_path):
+    store, _ = mixed
+    plan = dsvcca.plan_comparisons(store, [({"layer": "a"}, {"layer": "b"})], view="dft")
+    assert [plan.representations[v.representation].labels["layer"] for v in plan.variants] == ["a", "b"]
+    with pytest.raises(DsvccaError, match="maps of 6x5 and a dense layer cannot be .*; or select.* other pairs"):
+        dsvcca.plan_comparisons(store, [({"layer": "a"}, {"layer": "dense"})], view="dft")

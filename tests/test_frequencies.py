@@ -2,13 +2,17 @@
 
 import numpy as np
 import pytest
+import scipy.signal
 
 import dsvcca
-from dsvcca import DsvccaError
+from dsvcca import DsvccaError, dft_cca
 from dsvcca.arrays import adjoint, as_pairs, from_pairs, namespace
-from dsvcca.basis import RankRule, inverse_cholesky, whiten_in_memory
-from dsvcca.correlations import corrected
-from dsvcca.frequencies import half_spectrum, to_frequencies, to_space
+from dsvcca.basis import RankRule
+from dsvcca.frequencies import aliases, half_spectrum, to_frequencies, to_space, unfolded
+from dsvcca.views import View
+from dsvcca.whiten import whiten_in_memory
+
+pytestmark = pytest.mark.filterwarnings("ignore:.* rows are fewer than 5", "ignore:.*are 1 whatever the data")
 
 SPACES = [(4, 6), (5, 4), (7, 7), (1, 1), (3,), (8,), (3, 4, 5), (2, 2, 2), (1, 5), (6, 1)]
 
@@ -20,29 +24,8 @@ def translations(x):
     return np.concatenate([np.roll(x, shift, axes) for shift in np.ndindex(*space)])
 
 
-def correlations_by_frequency(x, y, variance=1.0, center="all"):
-    """Return the canonical correlations of each frequency and its weight, by the route of the engine, in memory."""
-    sides = [whiten_in_memory(a, RankRule(variance), "a", view="dft", center=center) for a in (x, y)]
-    (u_x, b_x), (_, b_y) = sides
-    found, start = [], [0, 0]
-    for f, weight in enumerate(b_x.weights):
-        pieces = []
-        for side, (u, b) in enumerate(sides):
-            width = int(b.ranks[f] * weight)
-            pieces.append(u[:, start[side] : start[side] + width])
-            start[side] += width
-        product = namespace(u_x).matmul(adjoint(pieces[0]), pieces[1])
-        m = from_pairs(product) if weight == 2 else product
-        one, other = b_x.blocks[f], b_y.blocks[f]
-        inverses = inverse_cholesky(one.cholesky), inverse_cholesky(other.cholesky)
-        c = corrected(m, one.column_sums, other.column_sums, b_x.count, *inverses)
-        found.append(namespace(c).linalg.svdvals(c) if 0 not in c.shape else c[:0, 0])
-    return found, b_x, b_y
-
-
 def mean_correlation(x, y, **options):
-    rho, b_x, b_y = correlations_by_frequency(x, y, **options)
-    return sum(w * float(r.sum()) for w, r in zip(b_x.weights, rho, strict=True)) / min(b_x.rank, b_y.rank)
+    return dft_cca(x, y, **options).svcca
 
 
 def maps(seed, n=40, space=(4, 6), c=3, shared=2, noise=0.5):
@@ -98,7 +81,7 @@ def test_real_products_of_pairs_are_complex_products(xp):
 @pytest.mark.parametrize("space", [(4, 6), (5, 3), (4, 4), (6,), (2, 3, 2)])
 def test_with_all_translations_the_union_of_spectra_is_that_of_the_pixels(space):
     x = translations(maps(1, n=5, space=space))
-    _, basis = whiten_in_memory(x, RankRule(), "x", view="dft")
+    _, basis = whiten_in_memory(x, RankRule(), "x", view=View("dft"))
     union = np.sort(np.repeat(basis.singular_values, basis.weights, axis=0), axis=None)[::-1]
     flat = x.reshape(len(x), -1)
     pixels = np.linalg.svd(flat - flat.mean(axis=0), compute_uv=False)
@@ -112,8 +95,9 @@ def test_with_all_translations_the_union_of_spectra_is_that_of_the_pixels(space)
 @pytest.mark.parametrize("space", [(4, 6), (5, 3), (6,)])
 def test_with_all_translations_the_correlations_are_those_of_the_pixels(space):
     x, y = (translations(maps(seed, n=9, space=space)) for seed in (1, 2))
-    rho, b_x, _ = correlations_by_frequency(x, y)
-    union = np.sort(np.concatenate([np.repeat(r, w) for r, w in zip(rho, b_x.weights, strict=True)]))[::-1]
+    found = dft_cca(x, y)
+    union = np.concatenate([np.repeat(r, w) for r, w in zip(found.correlations, found.weights, strict=True)])
+    union = np.sort(union)[::-1]
     bases = []
     for a in (x, y):
         flat = a.reshape(len(a), -1)
@@ -154,7 +138,7 @@ def test_moving_all_images_changes_nothing():
 def test_one_position_is_plain_cca():
     x, y = maps(1, n=100, space=(1, 1)), maps(2, n=100, space=(1, 1))
     plain = dsvcca.cca(x[:, 0, 0], y[:, 0, 0]).correlations
-    np.testing.assert_allclose(correlations_by_frequency(x, y)[0][0], plain, atol=1e-12)
+    np.testing.assert_allclose(dft_cca(x, y).correlations[0], plain, atol=1e-12)
 
 
 def test_independent_data_lie_on_the_floor_unless_a_mean_image_is_shared():
@@ -177,8 +161,8 @@ def test_independent_data_lie_on_the_floor_unless_a_mean_image_is_shared():
 
 def test_bases_by_frequency_are_the_same_in_every_library(xp):
     x = maps(1, n=50)
-    u, basis = whiten_in_memory(xp.asarray(x), RankRule(0.95), "x", view="dft")
-    expected_u, expected = whiten_in_memory(x, RankRule(0.95), "x", view="dft")
+    u, basis = whiten_in_memory(xp.asarray(x), RankRule(0.95), "x", view=View("dft"))
+    expected_u, expected = whiten_in_memory(x, RankRule(0.95), "x", view=View("dft"))
     assert xp.owns(u)
     np.testing.assert_array_equal(basis.ranks, expected.ranks)
     np.testing.assert_allclose(basis.singular_values, expected.singular_values, rtol=1e-10)
@@ -190,7 +174,7 @@ def test_bases_by_frequency_are_the_same_in_every_library(xp):
 
 def test_one_rank_rule_counts_pairs_of_bins_twice_and_keeps_both_or_none():
     x = maps(1, n=60)
-    _, basis = whiten_in_memory(x, RankRule(0.9), "x", view="dft")
+    _, basis = whiten_in_memory(x, RankRule(0.9), "x", view=View("dft"))
     s2 = basis.singular_values**2
     kept = np.arange(s2.shape[1]) < basis.ranks[:, None]
     shares = (basis.weights[:, None] * s2 * kept).sum() / (basis.weights[:, None] * s2).sum()
@@ -198,16 +182,173 @@ def test_one_rank_rule_counts_pairs_of_bins_twice_and_keeps_both_or_none():
     assert shares >= 0.9 > shares - smallest / (basis.weights[:, None] * s2).sum()
     assert s2[kept].min() >= s2[~kept].max()
     assert basis.rank == (basis.weights * basis.ranks).sum()
-    _, fixed = whiten_in_memory(x, RankRule(rank=10), "x", view="dft")
+    _, fixed = whiten_in_memory(x, RankRule(rank=10), "x", view=View("dft"))
     assert fixed.rank in (10, 11)
 
 
 def test_too_few_rows_for_one_frequency_name_it():
     rng = np.random.default_rng(0)
     with pytest.raises(DsvccaError, match=r"7 kept directions of frequency \d+ in 8 rows leave no freedom"):
-        whiten_in_memory(rng.standard_normal((8, 3, 3, 9)), RankRule(), "x", view="dft")
+        whiten_in_memory(rng.standard_normal((8, 3, 3, 9)), RankRule(), "x", view=View("dft"))
 
 
 def test_an_axis_of_no_length_is_refused():
     with pytest.raises(DsvccaError, match=r"spatial axis of length 0"):
-        dsvcca.views.viewed_shape((10, 0, 3, 4), "dft")
+        dsvcca.views.viewed_shape((10, 0, 3, 4), View("dft"))
+
+
+# Different sizes
+
+
+FOLDED = [((6,), (3,)), ((8, 6), (4, 3)), ((8, 6), (4, 6)), ((9, 4), (3, 2)), ((4, 6, 2), (2, 3, 1)), ((6, 5), (6, 5))]
+
+
+def blocks(x, grid):
+    """Return maps (n, *grid, r * c): the positions of a larger grid that belong to one of the smaller, as channels."""
+    n, *space, c = x.shape
+    axes = len(space)
+    shape = [size for large, small in zip(space, grid, strict=True) for size in (small, large // small)]
+    order = (0, *range(1, 2 * axes, 2), *range(2, 2 * axes + 1, 2), 2 * axes + 1)
+    return x.reshape(n, *shape, c).transpose(order).reshape(n, *grid, -1)
+
+
+def strided(seed, n=6, space=(6, 4), ratio=(3, 2), c=(3, 2), noise=0.3):
+    """Return maps of two sizes made of the same images by circular filters, the second with a stride; rows hold the
+    shifts of every image by less than the stride. And both again with all shifts, as pixels."""
+    rng = np.random.default_rng(seed)
+    images = rng.standard_normal((n, *space, 2))
+    axes = tuple(range(1, 1 + len(space)))
+    filters = [rng.standard_normal((2, 2, 2, size)) for size in c]
+
+    def layer(moved, which):
+        out = sum(np.roll(moved, s, axes) @ filters[which][s] for s in np.ndindex(2, 2))
+        return out[:, :: ratio[0], :: ratio[1]] if which else out
+
+    own = [noise * rng.standard_normal((n, *space, size)) for size in c]
+
+    def both(shifts):
+        found = [[], []]
+        for shift in shifts:
+            for which in (0, 1):
+                out = layer(np.roll(images, shift, axes), which)
+                extra = np.roll(own[which], shift, axes)
+                found[which].append(out + (extra[:, :: ratio[0], :: ratio[1]] if which else extra))
+        return [np.concatenate(one) for one in found]
+
+    return both(np.ndindex(*ratio)), both(np.ndindex(*space))
+
+
+@pytest.mark.parametrize(("space", "grid"), FOLDED)
+def test_bins_that_alias_together_say_what_blocks_of_positions_say(xp, space, grid):
+    x = np.random.default_rng(0).standard_normal((7, *space, 2))
+    z = xp.to_numpy(to_frequencies(xp.asarray(x), grid))
+    assert (z[half_spectrum(grid).weights == 1].imag == 0).all()
+    expected = to_frequencies(blocks(x, grid))
+    for f in range(len(z)):
+        np.testing.assert_allclose(z[f] @ z[f].conj().T, expected[f] @ expected[f].conj().T, atol=1e-12)
+    low = xp.to_numpy(to_frequencies(xp.asarray(x), grid, low=True))
+    for axis, size in enumerate(grid, start=1):
+        x = scipy.signal.resample(x, size, axis=axis)
+    np.testing.assert_allclose(low, to_frequencies(x) * np.sqrt(np.prod(space) / np.prod(grid)), atol=1e-12)
+
+
+@pytest.mark.parametrize(("space", "grid"), FOLDED)
+def test_what_was_folded_unfolds_to_every_bin_once(xp, space, grid):
+    x = np.random.default_rng(0).standard_normal((5, *space, 2))
+    folded = np.moveaxis(to_frequencies(x, grid), 1, -1)
+    whole = np.moveaxis(to_frequencies(x), 1, -1)
+    if space == grid:
+        np.testing.assert_array_equal(xp.to_numpy(unfolded(xp.asarray(folded), space, grid)), whole)
+        return
+    # Directions w with z w = v: a column made of real and imaginary parts stands for a bin and its conjugate.
+    found = xp.to_numpy(unfolded(xp.asarray(folded.conj()), space, grid))
+    own = {half_spectrum(space).find(b)[0] for f in np.flatnonzero(half_spectrum(grid).weights == 1)
+           for b in aliases(space, grid).bins[:, f]}  # fmt: skip
+    for place in range(len(whole)):
+        np.testing.assert_allclose(found[place], whole[place].conj(), atol=1e-13, err_msg=str(place in own))
+
+
+@pytest.mark.parametrize(("space", "ratio"), [((6, 4), (3, 2)), ((4, 6), (2, 1)), ((4, 4), (2, 2))])
+def test_layers_of_different_sizes_are_compared_as_pixels_are(space, ratio):
+    some, everything = strided(1, space=space, ratio=ratio)
+    bases = []
+    for a in everything:
+        flat = a.reshape(len(a), -1)
+        u, s, _ = np.linalg.svd(flat - flat.mean(axis=0), full_matrices=False)
+        bases.append(u[:, s > 1e-9 * s[0]])
+    pixels = np.linalg.svd(bases[0].T @ bases[1], compute_uv=False)
+    for x, y in (some, everything):
+        found = dft_cca(x, y, center="dc")
+        union = np.concatenate([np.repeat(r, w) for r, w in zip(found.correlations, found.weights, strict=True)])
+        np.testing.assert_allclose(np.sort(union)[::-1], pixels[: len(union)], atol=1e-10)
+        assert found.view == "alias-empirical"
+        assert found.svcca == pytest.approx(pixels.sum() / min(u.shape[1] for u in bases), abs=1e-12)
+        assert dft_cca(y, x, center="dc").svcca == pytest.approx(found.svcca, abs=1e-12)
+
+
+def test_low_frequencies_alone_fall_short():
+    x, y = strided(2, n=40, space=(8, 8), ratio=(2, 2), noise=0.05)[0]
+    exact = dft_cca(x, y, center="dc").svcca
+    low = to_space_of(to_frequencies(x, (4, 4), low=True))
+    assert exact > 0.9
+    assert dft_cca(low, y, center="dc").svcca < exact - 0.2
+
+
+def to_space_of(z):
+    """Return maps (n, 4, 4, c) of their transform (f, n, c)."""
+    maps = to_space(half_spectrum((4, 4)), z.reshape(len(z), -1))
+    return np.moveaxis(maps.reshape(4, 4, *z.shape[1:]), 2, 0)
+
+
+# Directions
+
+
+@pytest.mark.parametrize(("y_space", "y_channels"), [((4, 6), 2), ((2, 3), 4)])
+def test_filters_give_maps_that_are_the_canonical_variates(xp, y_space, y_channels):
+    x = maps(1, n=300)
+    y = maps(2, n=300, c=y_channels)
+    if y_space != (4, 6):
+        y = y[:, ::2, ::2]
+    found = dft_cca(xp.asarray(x), xp.asarray(y), variance=0.99)
+    of_x, of_y = (to_frequencies(xp.to_numpy(v)) for v in found.variates(x=xp.asarray(x), y=xp.asarray(y)))
+    assert of_x.shape[:2] == (len(found.weights), 300)
+    for f, rho in enumerate(found.correlations):
+        k = rho.shape[0]
+        np.testing.assert_allclose(of_x[f, :, :k].conj().T @ of_x[f, :, :k], np.eye(k), atol=1e-9)
+        cross = of_x[f, :, :k].conj().T @ of_y[f, :, :k]
+        np.testing.assert_allclose(cross, np.diag(xp.to_numpy(rho)), atol=1e-9)
+        assert np.abs(of_x[f, :, k:]).max(initial=0) < 1e-9
+    # The same by a sum over positions, for one filter.
+    filters, mean = xp.to_numpy(found.x_directions), xp.to_numpy(found.x_mean)
+    by_hand = sum(np.roll(x - mean, shift, (1, 2)) @ filters[shift][:, 0] for shift in np.ndindex(4, 6))
+    ratio = tuple(a // b for a, b in zip((4, 6), y_space, strict=True))
+    there = xp.to_numpy(found.variates(x=xp.asarray(x)))[..., 0]
+    np.testing.assert_allclose(there, by_hand[:, :: ratio[0], :: ratio[1]], atol=1e-9)
+    assert 0 < found.pwcca_x <= 1
+    assert found.by_frequency.shape == found.weights.shape
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "message"),
+    [
+        (np.ones((9, 4)), np.ones((9, 4)), r"x has 2 axes \(9, 4\): give maps"),
+        (np.ones((9, 0, 2, 3)), np.ones((9, 2, 2, 3)), "x is empty, shape .* axis of length 0"),
+        (np.ones((9, 2, 2, 3)), 1j * np.ones((9, 2, 2, 3)), "y is complex"),
+        (np.ones((9, 4, 4, 3)), np.ones((9, 3, 3, 3)), "maps of 4x4 and maps of 3x3 cannot be compared as view='dft'"),
+        (np.ones((9, 4, 4, 3)), np.ones((8, 4, 4, 3)), "x has 9 datapoints and y has 8"),
+    ],
+)
+def test_maps_that_cannot_be_compared_are_refused(x, y, message):
+    with pytest.raises(DsvccaError, match=message):
+        dft_cca(x, y)
+
+
+def test_options_and_activations_that_do_not_fit_are_refused():
+    x = maps(1, n=60)
+    with pytest.raises(DsvccaError, match="center='mean' is unknown"):
+        dft_cca(x, x, center="mean")
+    found = dft_cca(x, x)
+    with pytest.raises(DsvccaError, match="no activations"):
+        found.variates()
+    with pytest.raises(DsvccaError, match=r"y has the shape \(60, 2, 6, 3\), the directions were found on maps of"):
+        found.variates(y=x[:, :2])

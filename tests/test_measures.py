@@ -5,9 +5,10 @@ import pytest
 
 from dsvcca import DsvccaError, cca, pwcca, svcca
 from dsvcca.arrays import adjoint, namespace
-from dsvcca.basis import RankRule, inverse_cholesky, whiten_in_memory
+from dsvcca.basis import RankRule, inverse_cholesky
 from dsvcca.correlations import corrected, correlations_of, smaller_side
 from dsvcca.measures import MEASURES, measures_of, totals_of_values, totals_of_vectors
+from dsvcca.whiten import whiten_in_memory
 from tests import reference
 
 SIDES = ["x", "y"]

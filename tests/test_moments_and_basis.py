@@ -9,12 +9,13 @@ from hypothesis import strategies as st
 
 from dsvcca import DsvccaError, cca
 from dsvcca.arrays import adjoint, like, namespace, significand_bits, to_numpy
-from dsvcca.basis import InMemory, RankRule, decompose, inverse_cholesky, whiten, whiten_in_memory
+from dsvcca.basis import RankRule, inverse_cholesky
 from dsvcca.correlations import corrected, correlations_of
 from dsvcca.frequencies import half_spectrum
 from dsvcca.mixing import mix, mixed_ones
 from dsvcca.moments import SHIFT_ROWS, Rows, grid_steps, merge, moments_over, on_grid
-from dsvcca.views import GRID, VIEWS, apply_view, choose_view, viewed_shape
+from dsvcca.views import GRID, View, apply_view, meet, viewed_shape
+from dsvcca.whiten import InMemory, decompose, whiten, whiten_in_memory
 from tests import reference
 
 several = settings(max_examples=40, deadline=None)
@@ -29,7 +30,7 @@ def cut(x, places):
 
 def rows_of(x, *places, keep=True):
     """Return Rows of x (rows, c), handed over in pieces."""
-    return Rows(lambda: iter(cut(x, places)), tuple(x.shape), "neurons", keep=keep)
+    return Rows(lambda: iter(cut(x, places)), tuple(x.shape), View("neurons"), keep=keep)
 
 
 def whitened(x, rule=None, dtype="float64", bits=53, keep=True):
@@ -95,23 +96,24 @@ def test_adjoint_conjugates_complex_numbers_and_turns_real_ones(xp):
         ((10, 4, 5, 7), "positions", (1, 200, 7)),
         ((10, 6, 7), "positions", (1, 60, 7)),
         ((10, 7), "positions", (1, 10, 7)),
+        ((10, 4, 5, 7), "flatten", (1, 10, 140)),
         ((10, 7), "mean", (1, 10, 7)),
     ],
 )
 def test_views_have_the_shape_they_announce(xp, shape, view, expected):
-    assert viewed_shape(shape, view) == expected
-    viewed = apply_view(xp.asarray(np.zeros(shape)), view)
+    assert viewed_shape(shape, View(view)) == expected
+    viewed = apply_view(xp.asarray(np.zeros(shape)), View(view))
     assert tuple(viewed.shape) == expected
 
 
 def test_views_are_what_their_names_say(xp):
     x = np.random.default_rng(0).standard_normal((6, 3, 4, 5))
-    seen = {view: xp.to_numpy(apply_view(xp.asarray(x), view))[0] for view in ("mean", "max", "positions")}
+    seen = {view: xp.to_numpy(apply_view(xp.asarray(x), View(view)))[0] for view in ("mean", "max", "positions")}
     np.testing.assert_allclose(seen["mean"], x.mean(axis=(1, 2)), atol=1e-15)
     np.testing.assert_array_equal(seen["max"], x.max(axis=(1, 2)))
     np.testing.assert_array_equal(seen["positions"], x.reshape(72, 5))
     flat = x[:, 0, 0, :]
-    np.testing.assert_array_equal(xp.to_numpy(apply_view(xp.asarray(flat), "neurons"))[0], flat)
+    np.testing.assert_array_equal(xp.to_numpy(apply_view(xp.asarray(flat), View("neurons")))[0], flat)
 
 
 @pytest.mark.parametrize("view", ["mean", "max", "positions"])
@@ -119,6 +121,7 @@ def test_views_are_what_their_names_say(xp):
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "int8"])
 def test_a_view_of_single_datapoints_is_the_view_of_all_bit_for_bit(view, shape, dtype):
     x = (np.random.default_rng(1).standard_normal(shape) * 20).astype(dtype)
+    view = View(view)
     whole = apply_view(x, view)
     np.testing.assert_array_equal(np.concatenate([apply_view(x[i : i + 1], view) for i in range(9)], axis=1), whole)
     np.testing.assert_array_equal(np.concatenate([apply_view(x[:4], view), apply_view(x[4:], view)], axis=1), whole)
@@ -127,37 +130,77 @@ def test_a_view_of_single_datapoints_is_the_view_of_all_bit_for_bit(view, shape,
 @pytest.mark.parametrize("view", ["mean", "max", "positions"])
 def test_a_view_of_channels_first_activations_does_not_depend_on_the_pieces(view):
     x = np.random.default_rng(2).standard_normal((9, 4, 11, 13)).transpose(0, 2, 3, 1)
+    view = View(view)
     whole = apply_view(x, view)
     np.testing.assert_array_equal(np.concatenate([apply_view(x[i : i + 1], view) for i in range(9)], axis=1), whole)
 
 
 def test_means_over_space_of_16_bit_numbers_do_not_overflow():
     x = np.full((2, 8, 8, 3), 60_000, dtype=np.float16)
-    viewed = apply_view(x, "mean")
+    viewed = apply_view(x, View("mean"))
     assert viewed.dtype == np.float64
     np.testing.assert_array_equal(viewed, np.full((1, 2, 3), float(x[0, 0, 0, 0])))
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 def test_views_without_arithmetic_keep_the_stored_type(dtype):
-    assert apply_view(np.zeros((4, 3), dtype), "neurons").dtype == dtype
-    assert apply_view(np.zeros((4, 2, 3), dtype), "positions").dtype == dtype
-    assert apply_view(np.zeros((4, 3), np.int16), "neurons").dtype == np.float64
+    assert apply_view(np.zeros((4, 3), dtype), View("neurons")).dtype == dtype
+    assert apply_view(np.zeros((4, 2, 3), dtype), View("positions")).dtype == dtype
+    assert apply_view(np.zeros((4, 3), np.int16), View("neurons")).dtype == np.float64
 
 
-def test_the_automatic_view_is_neurons_without_space_and_mean_with_it():
-    assert [choose_view(shape) for shape in [(9, 4), (9, 5, 4), (9, 5, 5, 4)]] == ["neurons", "mean", "mean"]
+@pytest.mark.parametrize(
+    ("view", "x", "y", "name", "views"),
+    [
+        ("auto", (), (), "neurons", ("neurons", "neurons")),
+        ("auto", (7, 7), (7, 7), "dft", ("dft", "dft")),
+        ("auto", (14, 14), (7, 7), "mean", ("mean", "mean")),
+        ("auto", (14, 14), (), "mean", ("mean", "neurons")),
+        ("auto", (5,), (5,), "dft", ("dft", "dft")),
+        ("mean", (), (), "neurons", ("neurons", "neurons")),
+        ("max", (4, 3), (), "max", ("max", "neurons")),
+        ("flatten", (4, 3), (2, 2), "flatten", ("flatten", "flatten")),
+        ("positions", (4, 3), (4, 3), "positions", ("positions", "positions")),
+        ("dft", (8, 6), (4, 3), "alias-empirical", ("alias 4x3", "dft")),
+        ("dft", (8, 3), (4, 6), "alias-empirical", ("alias 4x3", "alias 4x3")),
+        ("lowpass", (14, 14), (3, 3), "lowpass", ("lowpass 3x3", "dft")),
+        ("lowpass", (3, 3), (3, 3), "dft", ("dft", "dft")),
+        ("pool", (2,), (6,), "pool", ("dft", "pool 2")),
+        ("dft", (), (), "neurons", ("neurons", "neurons")),
+    ],
+)
+def test_two_layers_meet_in_the_view_that_fits_both(view, x, y, name, views):
+    found = meet(view, x, y)
+    assert (found.name, (str(found.x), str(found.y))) == (name, views)
+    turned = meet(view, y, x)
+    assert (turned.name, turned.x, turned.y) == (found.name, found.y, found.x)
 
 
-def test_an_unknown_view_is_refused_with_the_views_there_are():
-    assert VIEWS == ("neurons", "mean", "max", "positions", "dft")
-    with pytest.raises(DsvccaError, match="unknown view 'pool': choose one of 'neurons', 'mean', 'max', 'positions'"):
-        apply_view(np.zeros((4, 3)), "pool")
+def test_sequences_of_one_length_are_compared_token_by_token():
+    assert meet("auto", (9,), (9,), tokens=True).name == "positions"
+    assert meet("auto", (9,), (8,), tokens=True).name == "mean"
+
+
+@pytest.mark.parametrize(
+    ("view", "x", "y", "message"),
+    [
+        ("fourier", (), (), "unknown view 'fourier': choose one of 'neurons', 'mean', 'max', 'posi"),
+        ("neurons", (2, 2), (2, 2), "maps of 2x2 and maps of 2x2 cannot be compared as view='neurons': use view='me"),
+        ("dft", (14, 14), (3, 3), "14x14 and maps of 3x3 .* view='dft': use view='mean' or 'max' or 'flatten'"),
+        ("pool", (7, 7), (3, 3), "cannot be compared as view='pool'"),
+        ("dft", (4, 4), (), "maps of 4x4 and a dense layer cannot be .* view='dft': use view='mean' or 'max' or 'flat"),
+        ("positions", (4, 4), (2, 2), "cannot be compared as view='positions'"),
+        ("dft", (4, 4), (4,), "maps of 4x4 and maps of 4 cannot be compared"),
+    ],
+)
+def test_layers_that_cannot_meet_are_refused_with_the_views_that_work(view, x, y, message):
+    with pytest.raises(DsvccaError, match=message):
+        meet(view, x, y)
 
 
 def test_neurons_of_activations_with_space_are_refused():
     with pytest.raises(DsvccaError, match=r"view='neurons' needs .* found 4 axes \(4, 2, 2, 3\): use view='mean'"):
-        viewed_shape((4, 2, 2, 3), "neurons")
+        viewed_shape((4, 2, 2, 3), View("neurons"))
 
 
 # The grid
@@ -218,7 +261,7 @@ def test_rows_read_twice_are_the_rows_that_were_kept():
             passes[keep] += 1
             return iter(cut(x, [100, 2000, 4200]))
 
-        rows = Rows(pieces, x.shape, "neurons", keep=keep)
+        rows = Rows(pieces, x.shape, View("neurons"), keep=keep)
         seen[keep] = [np.concatenate(list(rows()), axis=1) for _ in range(3)]
         for again in seen[keep][1:]:
             np.testing.assert_array_equal(again, seen[keep][0])
@@ -280,7 +323,7 @@ def test_moments_are_those_of_numpy_in_every_library(xp):
 def test_complex_moments_conjugate_the_first_factor(xp):
     rng = np.random.default_rng(8)
     x = rng.standard_normal((60, 4, 3, 2)) + 1.5
-    moments = moments_over(Rows(lambda: iter((xp.asarray(x),)), x.shape, "dft", keep=True))
+    moments = moments_over(Rows(lambda: iter((xp.asarray(x),)), x.shape, View("dft"), keep=True))
     z = np.fft.fft2(x, axes=(1, 2), norm="ortho")
     z -= z.mean(axis=0)
     for f, (h, w) in enumerate(half_spectrum((4, 3)).bins):

@@ -1,0 +1,126 @@
+"""What tasks cost: bytes of memory and flops, from shapes and views alone.
+
+Everything here is an estimate from above: plans refuse by it, and `benchmarks/` holds it against what was measured.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import log2, prod
+
+from dsvcca.frequencies import half_spectrum
+from dsvcca.views import GRID, View, grid_datapoints, view_space, viewed_shape
+
+STRIP = 512
+"""Columns of one side in one matrix product."""
+
+PROCESS = 320 << 20
+"""Bytes of a worker process before it holds any array."""
+
+USABLE = 0.7
+"""Share of a worker's memory that a plan uses: above it Dask begins to warn and to spill."""
+
+PACK = 512
+"""Columns of bases stored as one array, about: a pack is closed once it has them."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large a representation is under its view.
+
+    Attributes
+    ----------
+    rows, columns : int
+        n, and c of each frequency.
+    space : tuple of int
+        Sizes of the axes that were transformed.
+    step : int
+        Numbers of activations, as stored, in one step of the grid.
+    step_rows : int
+        Rows in one step of the grid.
+    unit : int
+        Bytes of the least that can be read at once, where that is much.
+    """
+
+    rows: int
+    columns: int
+    space: tuple[int, ...]
+    step: int
+    step_rows: int
+    unit: int = 0
+
+    @property
+    def frequencies(self) -> int:
+        return len(half_spectrum(self.space).weights)
+
+    @property
+    def width(self) -> int:
+        """Numbers in a row, over all frequencies."""
+        return self.columns * prod(self.space)
+
+    @property
+    def most(self) -> int:
+        """Directions there could be at most."""
+        return min(self.columns, self.rows) * prod(self.space)
+
+
+def size_of(shape: tuple[int, ...], view: View) -> Size:
+    """Return the size of activations (n, *space, c) under a view."""
+    _, rows, columns = viewed_shape(shape, view)
+    step = min(shape[0], grid_datapoints(shape, view))
+    return Size(rows, columns, view_space(shape, view), step * prod(shape[1:]), step * rows // shape[0])
+
+
+def holds_whole(size: Size, budget: int) -> bool:
+    """Return whether the rows of a representation stay in memory between its two passes."""
+    return 9 * size.rows * size.width <= budget // 3
+
+
+def pack_memory(budget: int) -> int:
+    """Return the bytes of columns that a pack may hold; two of them are in memory at once."""
+    return budget // 8
+
+
+def streams(size: Size, budget: int) -> bool:
+    """Return whether the columns of a basis go to disk step by step, in a pack of their own."""
+    return 4 * size.rows * size.most > pack_memory(budget)
+
+
+def reduce_memory(size: Size, width: int, budget: int) -> int:
+    """Return the bytes of arrays that reducing one representation takes, of whose columns `width` are kept."""
+    c, f = size.columns, size.frequencies
+    if size.space:
+        grams = 16 * f * c * c * 6 + 128 * c * c  # Gram, eigenvectors, maps, what is kept; products of one frequency
+        slab = 14 * size.step + 24 * size.step_rows * width  # stored and transformed; columns made, joined, stored
+    else:
+        grams = 8 * c * c * 6  # running and new Gram, its outer product, eigenvectors, LAPACK's work
+        slab = 8 * size.step_rows * c * 4 + 12 * size.step  # rows shifted, viewed, projected; what they come from
+    held = 9 * size.rows * size.width if holds_whole(size, budget) else 0
+    columns = 2 * min(pack_memory(budget), 4 * size.rows * PACK)  # packs before, one being written
+    columns += 0 if streams(size, budget) else 8 * size.rows * width
+    return grams + slab + held + columns + max(64 << 20, 3 * size.unit)  # pieces as read, one ahead
+
+
+def tile_memory(x_columns: int, y_columns: int, n: int, blocks: int = 0) -> int:
+    """Return the bytes of arrays that correlating `x_columns` with `y_columns` takes (with themselves: y_columns 0).
+
+    `blocks` are the bytes of what belongs to the columns of both sides at one frequency.
+    """
+    rows, right = min(n, GRID), y_columns or x_columns
+    slabs = 4 * rows * (x_columns + y_columns) * (2 if n > GRID else 1)  # one in use, one being read
+    strip = min(STRIP, x_columns) * (12 * right + 4 * rows)  # its product in float32 and float64, its copy
+    return slabs + strip + 8 * x_columns * right + blocks + (96 << 20)  # a chunk as read, stacks of solves
+
+
+def block_bytes(rank: int, columns: int, weight: int) -> int:
+    """Return the bytes of what belongs to the columns of one basis at one frequency: as read, and inverted."""
+    return 8 * weight * rank * (2 * rank + 2 * columns)
+
+
+def reduce_flops(size: Size, width: int) -> float:
+    """Return the flops of whitening: transform, Gram, eigenvectors, projection."""
+    n, c, f = size.rows, size.columns, size.frequencies
+    if not size.space:
+        return float(n * c * c + 9 * c**3 + 2 * n * c * width)
+    transform = 2.5 * n * size.width * log2(max(2, prod(size.space)))
+    return transform + f * (4.0 * n * c * c + 36.0 * c**3) + 4.0 * n * c * width
