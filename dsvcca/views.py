@@ -39,7 +39,7 @@ DEFINITIONS = {
     "flatten": "every position of every channel a neuron",
     "dft": "correlations at every frequency over space, one rank rule over all (Raghu et al. 2017, section 3)",
     "alias-empirical": "the same on the grid of the smaller maps, whose every bin meets all bins of the larger that "
-    "alias onto it; exact if the rows hold the shifts of every image by less than the ratio of sizes, else of these rows",
+    "alias onto it; exact if the rows hold the shifts of every image by less than the ratio of sizes",
     "lowpass": "the same with the lowest of those bins only: what the larger maps hold beside them is not seen",
     "pool": "the same after averaging the larger maps over blocks down to the size of the smaller",
 }

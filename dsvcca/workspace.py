@@ -15,8 +15,8 @@ import hashlib
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,10 @@ import zarr
 
 from dsvcca import files
 from dsvcca.activations import FORMAT, KEY, read_attributes, signed
-from dsvcca.arrays import Array, NumpyArray, as_pairs, to_numpy
+from dsvcca.arrays import Array, NumpyArray, to_numpy
 from dsvcca.basis import Basis, Block, RankRule
 from dsvcca.errors import DsvccaError
+from dsvcca.flat import Flat, Stretch, write_flat
 from dsvcca.frequencies import half_spectrum
 from dsvcca.sizes import PACK
 from dsvcca.views import GRID
@@ -80,12 +81,12 @@ class Pack:
         self._chunks: tuple[int, int] | None = None
         self._heads = np.cumsum([0, *(_head_size(one, self._rows) for one in self._about)])
         self._blocks = _block_starts(int(self._heads[-1]), self._about)
-        self._part: tuple[int, NumpyArray] | None = None
+        self._parts = Flat(self._folder / "parts", max(self._blocks[-1, -1], 1), PARTS, self._checksums)
 
     def basis(self, position: int) -> Basis:
         """Return a basis, without its columns; its blocks are read when they are used."""
         one = self._about[position]
-        head = _Numbers(self._values(slice(int(self._heads[position]), int(self._heads[position + 1]))))
+        head = Stretch(self._values(slice(int(self._heads[position]), int(self._heads[position + 1]))))
         space, c = tuple(one["space"]), int(one["neurons"])
         f = len(half_spectrum(space).weights)
         return Basis(
@@ -106,19 +107,13 @@ class Pack:
         k, c = int(one["ranks"][frequency]), int(one["neurons"])
         pairs = bool(half_spectrum(tuple(one["space"])).weights[frequency] == 2)
         start = self._blocks[position, frequency]
-        numbers = _Numbers(self._values(slice(start, start + (2 if pairs else 1) * k * (k + 1 + c))))
+        numbers = Stretch(self._values(slice(start, start + (2 if pairs else 1) * k * (k + 1 + c))))
         return Block(numbers.take(k, k, pairs=pairs), numbers.take(k, pairs=pairs), numbers.take(k, c, pairs=pairs))
 
     def _values(self, wanted: slice) -> NumpyArray:
-        """Return a stretch of `parts`; the last chunk read is kept."""
-        found = []
-        for chunk in range(wanted.start // PARTS, -(-wanted.stop // PARTS)):
-            if self._part is None or self._part[0] != chunk:
-                size = min(PARTS, max(self._blocks[-1, -1], 1))
-                self._part = chunk, self._read(f"parts/c.{chunk}", "float64", (size,))
-            start = chunk * PARTS
-            found.append(self._part[1][max(0, wanted.start - start) : wanted.stop - start])
-        return found[0] if len(found) == 1 else np.concatenate([np.empty(0), *found])
+        """Return a stretch of `parts`."""
+        with self._sound("parts"):
+            return self._parts.values(wanted)
 
     def columns(self, step: slice, wanted: slice) -> Iterator[tuple[slice, slice, NumpyArray]]:
         """Yield columns U of the pack for one step of the grid, a chunk at a time.
@@ -143,8 +138,14 @@ class Pack:
                 )
 
     def _read(self, key: str, dtype: str, shape: tuple[int, ...]) -> NumpyArray:
-        try:
+        with self._sound(key):
             return files.read_chunk(self._folder / key, dtype, shape, self._checksums.get(key))
+
+    @contextmanager
+    def _sound(self, key: str) -> Iterator[None]:
+        """Turn what is wrong with a chunk into an error that says what to do."""
+        try:
+            yield
         except (OSError, ValueError) as error:
             raise DsvccaError(
                 f"'{self._folder / key}' is missing or not what was committed ({error}): remove '{self._folder}' and "
@@ -336,42 +337,7 @@ def _write_parts(folder: Path, bases: Sequence[Basis]) -> None:
     for position, frequency in _places([_widths(b.space, b.ranks) for b in bases]):
         block = bases[position].blocks[frequency]
         parts += [block.cholesky, block.column_sums, block.components]
-    flat = [as_pairs(np.ascontiguousarray(to_numpy(part))).ravel() for part in parts]
-    size = sum(part.size for part in flat)
-    array = files.create_array(folder, (size,), min(PARTS, max(size, 1)), "float64", ("value",))
-    start = 0
-    for stretch in _stretches(flat, PARTS):
-        array[start : start + stretch.size] = stretch
-        start += stretch.size
-
-
-def _stretches(parts: Sequence[NumpyArray], size: int) -> Iterator[NumpyArray]:
-    """Yield parts joined end to end in stretches of `size`; only the last is shorter."""
-    waiting: list[NumpyArray] = []
-    room = size
-    for part in parts:
-        while part.size:
-            waiting.append(part[:room])
-            part, room = part[room:], room - waiting[-1].size
-            if not room:
-                yield np.concatenate(waiting)
-                waiting, room = [], size
-    if waiting:
-        yield np.concatenate(waiting)
-
-
-class _Numbers:
-    """Hands out a stretch of numbers piece by piece."""
-
-    def __init__(self, values: NumpyArray) -> None:
-        self._values, self._start = values, 0
-
-    def take(self, *shape: int, pairs: bool = False) -> NumpyArray:
-        """Return the next numbers in a shape; pairs of them as complex numbers."""
-        size = prod(shape) * (2 if pairs else 1)
-        part = self._values[self._start : self._start + size]
-        self._start += size
-        return (part.view(np.complex128) if pairs else part).reshape(shape)
+    write_flat(folder, parts, PARTS)
 
 
 class _Blocks(Sequence[Block]):

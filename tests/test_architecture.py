@@ -11,7 +11,7 @@ import dsvcca
 
 PACKAGE = Path(dsvcca.__file__).parent
 MATHS = ["arrays", "frequencies", "views", "mixing", "moments", "basis", "whiten", "correlations", "dft", "measures"]
-DATA = ["files", "labels", "activations", "foreign", "writer", "store", "pairs", "sizes", "plan"]
+DATA = ["files", "flat", "labels", "activations", "foreign", "writer", "store", "pairs", "sizes", "plan"]
 DATA += ["workspace", "results"]
 DOOR = ["execute", "reduce", "correlate", "compare"]
 FACE = ["plot", "demo", "cli"]
