@@ -12,6 +12,7 @@ import array_api_compat as compat
 import numpy as np
 import numpy.typing as npt
 import scipy.fft
+from scipy.linalg.blas import dsyrk, zherk
 
 from dsvcca.errors import DsvccaError
 
@@ -92,6 +93,28 @@ def rfftn(array: Array, axes: tuple[int, ...]) -> Array:
     if isinstance(array, np.ndarray):
         return scipy.fft.rfftn(array, axes=axes, norm="ortho", workers=1)  # several times as fast as NumPy's
     return namespace(array).fft.rfftn(array, axes=axes, norm="ortho")
+
+
+def add_gram(total: Array, columns: Array) -> None:
+    """Add columns^H columns (k, k) of float64 or complex128 `columns` (m, k) to `total`, at least below its diagonal.
+
+    `hermitian` fills what is above. `total` has the type of `columns`, or is complex and contiguous.
+    """
+    xp = namespace(columns)
+    if 0 in total.shape:
+        return
+    if isinstance(columns, np.ndarray) and total.flags.c_contiguous:  # in place: no product of its own, half the flops
+        add = zherk if xp.isdtype(total.dtype, "complex floating") else dsyrk
+        add(1.0, columns.T, beta=1.0, c=total.T, overwrite_c=1)
+    else:
+        total[...] = total + xp.matmul(adjoint(columns), columns)
+
+
+def hermitian(total: Array) -> Array:
+    """Return a matrix from what is on and below its diagonal."""
+    xp = namespace(total)
+    lower = xp.tril(total, k=-1)
+    return lower + adjoint(lower) + total * like(np.eye(total.shape[-1]), total)
 
 
 def real_part(array: Array) -> Array:

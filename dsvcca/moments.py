@@ -6,12 +6,12 @@ of workers: every product and every sum is then the same to the last bit however
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from dsvcca.arrays import Array, adjoint, as_float64, as_pairs, device, from_pairs, like, namespace
+from dsvcca.arrays import Array, add_gram, adjoint, as_float64, device, hermitian, like, namespace
 from dsvcca.frequencies import half_spectrum
 from dsvcca.views import GRID, View, apply_view, grid_datapoints, view_space
 
@@ -94,6 +94,8 @@ class Rows:
         Whether shifted rows stay in memory after the first pass; otherwise each pass calls `pieces` again.
     center : {"all", "dc"}
         Subtract the mean of every frequency, or of frequency 0 alone.
+    grid : int, optional
+        Datapoints in a step, where it is not that of this representation alone.
 
     Attributes
     ----------
@@ -114,9 +116,10 @@ class Rows:
         *,
         keep: bool,
         center: str = "all",
+        grid: int | None = None,
     ) -> None:
         self._pieces, self._view, self._keep = pieces, view, keep
-        self._grid = grid_datapoints(shape, view)
+        self._grid = grid or grid_datapoints(shape, view)
         self._kept: list[Array] | None = None
         self.space = view_space(shape, view)
         self.centred = np.ones(len(half_spectrum(self.space).weights), dtype=bool)
@@ -151,45 +154,56 @@ class Rows:
         if self._keep:
             self._kept = kept
 
-    def add_moments(self, total: Moments | None, shifted: Array) -> Moments:
-        """Return the moments of one more step of shifted rows (f, rows, c); `total` is used up."""
-        xp = namespace(shifted)
-        ones = xp.ones((1, shifted.shape[1]), dtype=shifted.dtype, device=device(shifted))
-        sums = xp.matmul(ones, shifted)[:, 0, :]  # twice as fast as a sum
-        if not self.centred.all():
-            sums = sums * like(self.centred[:, None].astype(np.float64), sums)
-        count, gram = shifted.shape[1], None
-        if total is not None:
-            count, sums, gram = total.count + count, total.sums + sums, total.gram
-        if not _is_complex(shifted):
-            product = xp.matmul(adjoint(shifted), shifted)
-            return Moments(count, self.shift, sums, product if gram is None else gram + product)
-        if gram is None:
-            gram = xp.zeros(
-                (shifted.shape[0], shifted.shape[2], shifted.shape[2]), dtype=shifted.dtype, device=device(shifted)
-            )
-        for f in range(shifted.shape[0]):  # in place, one by one: all of them at once would be as large again
-            pairs = as_pairs(shifted[f, :, :])
-            gram[f, :, :] += from_pairs(xp.matmul(adjoint(pairs), pairs))
-        return Moments(count, self.shift, sums, gram)
-
     def stored(self) -> Iterator[Array]:
         """Yield the activations as they are stored, read anew."""
         return on_grid(self._pieces(), self._grid)
 
 
+def add_moments(total: Moments | None, slabs: Sequence[Array], rows: Sequence[Rows]) -> Moments:
+    """Return the moments of one more step of shifted rows (f, rows, c), of several representations side by side.
+
+    `total` is used up. Its Gram is only there on and below the diagonal (`finished`).
+    """
+    xp = namespace(*slabs)
+    count = slabs[0].shape[1]
+    ones = xp.ones((1, count), dtype=slabs[0].dtype, device=device(slabs[0]))
+    sums = xp.concat([xp.matmul(ones, slab)[:, 0, :] for slab in slabs], axis=1)  # twice as fast as a sum
+    if not rows[0].centred.all():
+        sums = sums * like(rows[0].centred[:, None].astype(np.float64), sums)
+    f, c = sums.shape
+    if total is None:
+        shift = xp.concat([one.shift for one in rows], axis=1)
+        total = Moments(0, shift, 0 * sums, xp.zeros((f, c, c), dtype=sums.dtype, device=device(sums)))
+    for place in range(f):
+        columns = [slab[place, :, :] for slab in slabs]
+        add_gram(total.gram[place, :, :], columns[0] if len(columns) == 1 else xp.concat(columns, axis=1))
+    return Moments(total.count + count, total.shift, total.sums + sums, total.gram)
+
+
+def finished(moments: Moments) -> Moments:
+    """Return moments whose Gram is whole."""
+    for f in range(moments.gram.shape[0]):
+        moments.gram[f, :, :] = hermitian(moments.gram[f, :, :])
+    return moments
+
+
 def merge(first: Moments, second: Moments) -> Moments:
-    """Return the moments of both stretches together: with one shift they add up."""
-    return Moments(first.count + second.count, first.shift, first.sums + second.sums, first.gram + second.gram)
+    """Return the moments of both stretches together, about the shift of the first (Chan et al. 1979)."""
+    n, d = second.count, second.shift - first.shift
+    gram = first.gram + second.gram
+    for f in range(gram.shape[0]):
+        moved, sums = d[f, None, :], second.sums[f, None, :]
+        gram[f, :, :] += adjoint(sums) * moved + adjoint(moved) * (sums + n * moved)
+    return Moments(first.count + n, first.shift, first.sums + second.sums + n * d, gram)
 
 
-def moments_over(rows: Rows) -> Moments:
-    """Return the moments of all rows, merged in the order of the grid."""
+def moments_over(*rows: Rows) -> Moments:
+    """Return the moments of all rows, in the order of the grid; of several representations side by side."""
     total: Moments | None = None
-    for shifted in rows():
-        total = rows.add_moments(total, shifted)
+    for slabs in zip(*(one() for one in rows), strict=True):
+        total = add_moments(total, slabs, rows)
     assert total is not None  # a representation has at least two rows
-    return total
+    return finished(total)
 
 
 def _is_complex(array: Array) -> bool:

@@ -16,10 +16,13 @@ import numpy as np
 from dsvcca.arrays import (
     Array,
     NumpyArray,
+    add_gram,
     adjoint,
     as_float64,
     as_pairs,
+    device,
     from_pairs,
+    hermitian,
     like,
     namespace,
     real_part,
@@ -125,6 +128,114 @@ def rounded_rows(slab: Array, start: int) -> tuple[Array, NumpyArray]:
     return mix(xp.astype(slab, xp.float32), start), mixed_ones(start, slab.shape[0])
 
 
+@dataclass(frozen=True)
+class Cut:
+    """Which directions of a representation are kept, before any column is made.
+
+    Attributes
+    ----------
+    count : int
+    space : tuple of int
+    centred : (f,) bool, NumPy
+        Frequencies whose mean is subtracted.
+    mean : (f, c)
+    neuron_norms : (c,) float64
+    ranks : (f,) int, NumPy
+    singular_values : (f, c) float64, NumPy
+    nonzero : int
+    vectors : f arrays (c, k)
+    """
+
+    count: int
+    space: tuple[int, ...]
+    centred: NumpyArray
+    mean: Array
+    neuron_norms: Array
+    ranks: NumpyArray
+    singular_values: NumpyArray
+    nonzero: int
+    vectors: tuple[Array, ...]
+
+
+def cut(
+    moments: Moments,
+    rule: RankRule,
+    *,
+    space: tuple[int, ...],
+    centred: NumpyArray,
+    largest: float,
+    bits: int | None,
+    name: str,
+) -> Cut:
+    """Return which directions are kept, over all frequencies together.
+
+    Raises
+    ------
+    DsvccaError
+        If no direction is left, or there are too few rows for the directions.
+    """
+    if bits is None and largest > EXACT:
+        raise DsvccaError(
+            f"{name}: integers up to {largest:.3g} are not exact as float64 (above 2^53): subtract what they "
+            "have in common before writing them"
+        )
+    weights = half_spectrum(space).weights
+    n = moments.count
+    spectrum = decompose(moments, weights, largest, bits)
+    if spectrum.nonzero == 0:
+        raise DsvccaError(
+            f"{name}: every neuron is constant over all {n} rows, no direction is left to compare: leave it out"
+        )
+    [ranks] = ranks_of([rule], weights, spectrum.singular_values, spectrum.nonzero)
+    if ranks.max() >= n - 1:
+        where = "" if len(ranks) == 1 else f" of frequency {int(ranks.argmax())}"
+        raise DsvccaError(
+            f"{name}: {ranks.max()} kept directions{where} in {n} rows leave no freedom, every correlation would be 1 "
+            f"whatever the data (kept directions must stay below rows - 1 = {n - 1}): use more datapoints, or keep "
+            "fewer directions, by a smaller variance="
+        )
+    powers = neuron_powers(moments, weights)
+    xp = namespace(powers)
+    return Cut(
+        count=n,
+        space=space,
+        centred=centred,
+        mean=moments.mean,
+        neuron_norms=xp.sqrt(xp.maximum(powers, 0.0 * powers)),
+        ranks=ranks,
+        singular_values=spectrum.singular_values,
+        nonzero=spectrum.nonzero,
+        vectors=tuple(v[:, :k] for v, k in zip(spectrum.vectors, ranks.tolist(), strict=True)),
+    )
+
+
+def neuron_powers(moments: Moments, weights: NumpyArray) -> Array:
+    """Return the squared norms of the centred columns over all frequencies, (c,)."""
+    xp = namespace(moments.gram)
+    offsets = moments.sums / moments.count
+    powers = real_part(xp.linalg.diagonal(moments.gram) - moments.count * offsets * xp.conj(offsets))
+    return xp.sum(like(weights[:, None].astype(np.float64), powers) * powers, axis=0)
+
+
+def checked_moments(rows: Rows, name: str, start: int = 0) -> Moments:
+    """Return the moments of rows, of which datapoint `start` is the first.
+
+    Raises
+    ------
+    DsvccaError
+        If a number is not finite, or too large or too small for its square.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite becomes an error below
+        moments = moments_over(rows)
+        powers = neuron_powers(moments, half_spectrum(rows.space).weights)
+    if not bool(namespace(powers).all(namespace(powers).isfinite(powers))):
+        raise _not_finite(rows.stored(), name, start)
+    tiny = 0 < rows.largest < TINY**0.5
+    if tiny and any(bool(namespace(slab).any(namespace(slab).abs(slab) > 1e-12 * rows.largest)) for slab in rows()):
+        raise DsvccaError(f"{name}: squares of numbers as small as {rows.largest:.3g} underflow float64: scale them up")
+    return moments
+
+
 def whiten(rows: Rows, rule: RankRule, columns: Columns, *, bits: int | None, name: str) -> Basis:
     """Return the basis of a representation, passing over its rows twice: moments, then projection.
 
@@ -145,84 +256,95 @@ def whiten(rows: Rows, rule: RankRule, columns: Columns, *, bits: int | None, na
     DsvccaError
         If a number is not finite, no direction is left, or there are too few rows for the directions.
     """
-    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite becomes an error below
-        moments = moments_over(rows)
-        xp = namespace(moments.gram)
-        n, offsets = moments.count, moments.sums / moments.count
-        powers = real_part(xp.linalg.diagonal(moments.gram) - n * offsets * xp.conj(offsets))
-        weights = half_spectrum(rows.space).weights
-        neuron_powers = xp.sum(like(weights[:, None].astype(np.float64), powers) * powers, axis=0)
-    if not bool(xp.all(xp.isfinite(neuron_powers))):
-        raise _not_finite(rows.stored(), name)
-    if bits is None and rows.largest > EXACT:
-        raise DsvccaError(
-            f"{name}: integers up to {rows.largest:.3g} are not exact as float64 (above 2^53): subtract what they "
-            "have in common before writing them"
-        )
-    if 0 < rows.largest < TINY**0.5 and any(bool(xp.any(xp.abs(slab) > 1e-12 * rows.largest)) for slab in rows()):
-        raise DsvccaError(f"{name}: squares of numbers as small as {rows.largest:.3g} underflow float64: scale them up")
-    spectrum = decompose(moments, weights, rows.largest, bits)
-    if spectrum.nonzero == 0:
-        raise DsvccaError(
-            f"{name}: every neuron is constant over all {n} rows, no direction is left to compare: leave it out"
-        )
-    [ranks] = ranks_of([rule], weights, spectrum.singular_values, spectrum.nonzero)
-    if ranks.max() >= n - 1:
-        where = "" if len(ranks) == 1 else f" of frequency {int(ranks.argmax())}"
-        raise DsvccaError(
-            f"{name}: {ranks.max()} kept directions{where} in {n} rows leave no freedom, every correlation would be 1 "
-            f"whatever the data (kept directions must stay below rows - 1 = {n - 1}): use more datapoints, or keep "
-            "fewer directions, by a smaller variance="
-        )
-    making = [
-        _Making(
-            int(weights[f]), v[:, :k], like(spectrum.singular_values[f, :k], powers), offsets[f, :], rows.centred[f]
-        )
-        for f, (v, k) in enumerate(zip(spectrum.vectors, ranks.tolist(), strict=True))
-    ]
-    columns.start(n, [block.width for block in making])
-    row_norms: list[Array] = []
-    for shifted in rows():
-        pieces, norms = zip(*(block.project(shifted[f, :, :]) for f, block in enumerate(making)), strict=True)
+    moments = checked_moments(rows, name)
+    kept = cut(moments, rule, space=rows.space, centred=rows.centred, largest=rows.largest, bits=bits, name=name)
+    projection = Projection(kept, rows.shift)
+    columns.start(kept.count, projection.widths)
+    norms = [projection.add(shifted, columns) for shifted in rows()]
+    return basis_of(kept, projection.sums(), namespace(norms[0]).concat(norms, axis=0))
+
+
+class Projection:
+    """Makes the columns of a representation, rows by rows, and measures them as they are stored.
+
+    Parameters
+    ----------
+    kept : Cut
+    shift : (f, c)
+        What was subtracted from the rows that come.
+    """
+
+    def __init__(self, kept: Cut, shift: Array) -> None:
+        weights = half_spectrum(kept.space).weights.tolist()
+        self._parts = [
+            _Frequency(weight, v, like(kept.singular_values[f, : v.shape[1]], shift), (kept.mean - shift)[f, :])
+            for f, (weight, v) in enumerate(zip(weights, kept.vectors, strict=True))
+        ]
+
+    @property
+    def widths(self) -> list[int]:
+        """Real columns of each frequency."""
+        return [part.width for part in self._parts]
+
+    def add(self, shifted: Array, columns: Columns) -> Array:
+        """Hand the columns of shifted rows (f, m, c) on, and return the squared norms of the centred rows (m,)."""
+        xp = namespace(shifted)
+        pieces, norms = zip(*(part.project(shifted[f, :, :]) for f, part in enumerate(self._parts)), strict=True)
         stored, ones = columns.append(pieces[0] if len(pieces) == 1 else xp.concat(pieces, axis=1))
         stored = as_float64(stored)
         start = 0
-        for block in making:
-            block.measure(stored[:, start : start + block.width], ones)
-            start += block.width
-        row_norms.append(sum(norms))
+        for part in self._parts:
+            part.measure(stored[:, start : start + part.width], ones)
+            start += part.width
+        return sum(norms)
+
+    def sums(self) -> list[tuple[Array, Array]]:
+        """Return Gram and sums of the columns as they were stored, of each frequency, real."""
+        return [(hermitian(part.gram), part.sums) for part in self._parts]
+
+
+def basis_of(kept: Cut, sums: Sequence[tuple[Array, Array]], row_norms: Array) -> Basis:
+    """Return the basis whose columns have these Grams and sums as they were stored."""
+    weights = half_spectrum(kept.space).weights
     return Basis(
-        count=n,
-        space=rows.space,
-        ranks=ranks,
-        singular_values=spectrum.singular_values,
-        nonzero=spectrum.nonzero,
-        mean=moments.mean,
-        neuron_norms=xp.sqrt(xp.maximum(neuron_powers, 0.0 * neuron_powers)),
-        row_norms=xp.concat(row_norms, axis=0),
-        blocks=tuple(block.finish(n) for block in making),
+        count=kept.count,
+        space=kept.space,
+        ranks=kept.ranks,
+        singular_values=kept.singular_values,
+        nonzero=kept.nonzero,
+        mean=kept.mean,
+        neuron_norms=kept.neuron_norms,
+        row_norms=row_norms,
+        blocks=tuple(_block(kept, f, int(weights[f]), *both) for f, both in enumerate(sums)),
     )
 
 
-class _Making:
+def _block(kept: Cut, f: int, weight: int, gram: Array, sums: Array) -> Block:
+    """Return what belongs to columns as they were stored."""
+    xp = namespace(gram)
+    if weight == 2:
+        gram, sums = from_pairs(gram), sums[0::2] + 1j * sums[1::2]
+    if not kept.centred[f]:
+        sums = 0.0 * sums  # so that nothing is subtracted from products either
+    cholesky = xp.linalg.cholesky(gram - adjoint(sums[None, :]) * sums[None, :] / kept.count)
+    s = like(kept.singular_values[f, : gram.shape[0]], gram)
+    return Block(cholesky, sums, s[:, None] * adjoint(kept.vectors[f]))
+
+
+class _Frequency:
     """One frequency while its columns are made."""
 
-    def __init__(self, weight: int, vectors: Array, s: Array, offset: Array, centred: bool) -> None:
+    def __init__(self, weight: int, vectors: Array, s: Array, offset: Array) -> None:
         xp = namespace(vectors)
-        self.weight, self.vectors, self.s, self.centred = weight, vectors, s, centred
-        self.real = not xp.isdtype(vectors.dtype, "complex floating")
+        self.weight, self.real = weight, not xp.isdtype(vectors.dtype, "complex floating")
+        self.width = int(s.shape[0]) * weight
         offset = real_part(offset) if self.real else offset
         # One product gives the columns and, in its last row, z_i . offset; long rows make it a quarter faster.
         conjugate = offset if self.real else xp.conj(offset)
         self.map = xp.concat([xp.matrix_transpose(vectors / s), conjugate[None, :]], axis=0)
         self.of_mean = xp.matmul(self.map, offset[:, None])
-        self.gram: Array = 0.0
+        self.gram = xp.zeros((self.width, self.width), dtype=xp.float64, device=device(vectors))
         self.sums: Array = 0.0
-
-    @property
-    def width(self) -> int:
-        """Real columns."""
-        return int(self.s.shape[0]) * (1 if self.real else 2)
 
     def project(self, shifted: Array) -> tuple[Array, Array]:
         """Return the real columns (m, width) of shifted rows (m, c), and the weighted squared norms of centred rows."""
@@ -234,20 +356,8 @@ class _Making:
 
     def measure(self, stored: Array, ones: Array) -> None:
         """Add rows as they were stored to the Gram and the sums of the columns."""
-        xp = namespace(stored)
-        self.gram = self.gram + xp.matmul(adjoint(stored), stored)
-        self.sums = self.sums + xp.matmul(ones, stored)
-
-    def finish(self, n: int) -> Block:
-        """Return what belongs to the columns as they were stored."""
-        xp = namespace(self.gram)
-        gram, sums = self.gram, self.sums
-        if not self.real:
-            gram, sums = from_pairs(gram), sums[0::2] + 1j * sums[1::2]
-        if not self.centred:
-            sums = 0.0 * sums  # so that nothing is subtracted from products either
-        cholesky = xp.linalg.cholesky(gram - adjoint(sums[None, :]) * sums[None, :] / n)
-        return Block(cholesky, sums, self.s[:, None] * adjoint(self.vectors))
+        add_gram(self.gram, stored)
+        self.sums = self.sums + namespace(stored).matmul(ones, stored)
 
 
 def whiten_in_memory(
@@ -260,9 +370,9 @@ def whiten_in_memory(
     return columns.array(), basis
 
 
-def _not_finite(slabs: Iterable[Array], name: str) -> DsvccaError:
-    """Return the error that says where activations are not finite."""
-    start, bad, first, largest = 0, 0, -1, 0.0
+def _not_finite(slabs: Iterable[Array], name: str, start: int) -> DsvccaError:
+    """Return the error that says where activations are not finite; datapoint `start` is their first."""
+    bad, first, largest = 0, -1, 0.0
     for slab in slabs:
         values = to_numpy(as_float64(slab)).reshape(slab.shape[0], -1)
         wrong = ~np.isfinite(values)
