@@ -14,6 +14,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -170,8 +171,19 @@ def read_ids(root: Path) -> str | None:
     return None if about is None else str(about["ids"])
 
 
-def read_pieces(representation: Representation) -> Iterator[NumpyArray]:
-    """Yield all activations in order, as (rows, *space, column) pieces; every chunk is read and checked once.
+def ahead(pieces: Iterator[NumpyArray]) -> Iterator[NumpyArray]:
+    """Yield the same pieces, each read while the one before it is used."""
+    with ThreadPoolExecutor(1, "dsvcca-io") as io:
+        following = io.submit(next, pieces, None)
+        while (piece := following.result()) is not None:
+            following = io.submit(next, pieces, None)
+            yield piece
+
+
+def read_pieces(representation: Representation, start: int = 0, stop: int | None = None) -> Iterator[NumpyArray]:
+    """Yield the activations of datapoints `start` to `stop`, all by default, as (rows, *space, column) pieces.
+
+    They come in order, and every chunk is read and checked once.
 
     Raises
     ------
@@ -180,17 +192,23 @@ def read_pieces(representation: Representation) -> Iterator[NumpyArray]:
     """
     checksums = committed_checksums(representation)
     size = max(1, PIECE * representation.logical_shape[0] // max(representation.nbytes, 1))
-    blocks = _foreign_blocks(representation, size) if checksums is None else _own_chunks(representation, checksums)
+    stop = representation.logical_shape[0] if stop is None else stop
+    if checksums is None:
+        blocks = _foreign_blocks(representation, size, start, stop)
+    else:
+        blocks = _own_chunks(representation, checksums, start, stop)
     for block in blocks:
         for first in range(0, block.shape[0], size):
             yield block[first : first + size]
 
 
-def _own_chunks(representation: Representation, checksums: dict[str, str]) -> Iterator[NumpyArray]:
-    """Yield the chunks of a committed array: along datapoints only, each compared with the record."""
+def _own_chunks(
+    representation: Representation, checksums: dict[str, str], start: int, stop: int
+) -> Iterator[NumpyArray]:
+    """Yield the rows of committed chunks: along datapoints only, each compared with the record."""
     rows, *inner = representation.shape
     chunk = -(-rows // len(checksums))
-    for row in range(len(checksums)):
+    for row in range(start // chunk, -(-stop // chunk)):
         key = ".".join(["c", str(row), *("0" for _ in inner)])
         path = Path(representation.array, key)
         try:
@@ -201,7 +219,7 @@ def _own_chunks(representation: Representation, checksums: dict[str, str]) -> It
             raise DsvccaError(
                 f"{representation}: chunk '{path}' is damaged, {error}: restore it, or write it again"
             ) from error
-        yield numbers[: rows - row * chunk]
+        yield numbers[max(0, start - row * chunk) : stop - row * chunk]
 
 
 def foreign_fingerprint(where: Path, shape: Sequence[int], dtype: str, dims: Sequence[str]) -> str:
@@ -215,8 +233,8 @@ def foreign_fingerprint(where: Path, shape: Sequence[int], dtype: str, dims: Seq
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
-def _foreign_blocks(representation: Representation, size: int) -> Iterator[NumpyArray]:
-    """Yield runs of whole chunks of an array that others wrote, datapoints first."""
+def _foreign_blocks(representation: Representation, size: int, first: int, last: int) -> Iterator[NumpyArray]:
+    """Yield rows of runs of whole chunks of an array that others wrote, datapoints first."""
     array = open_array(representation)
     r = representation
     if foreign_fingerprint(Path(r.array), r.shape, r.dtype, r.dims) != r.fingerprint:
@@ -225,7 +243,7 @@ def _foreign_blocks(representation: Representation, size: int) -> Iterator[Numpy
     along = axes[0]
     rows, chunk = array.shape[along], (array.shards or array.chunks)[along]
     step = max(1, size // chunk) * chunk
-    for start in range(0, rows, step):
+    for start in range(first // chunk * chunk, last, step):
         stop = min(start + step, rows)
         for row in range(start // chunk, -(-stop // chunk)):
             for key, problem in chunk_problems(representation, array, None, row):
@@ -243,7 +261,8 @@ def _foreign_blocks(representation: Representation, size: int) -> Iterator[Numpy
                 f"{representation}: the chunk at {place} of '{representation.array}' holds nothing but the fill value "
                 f"{array.fill_value}: it was never written, or left out (zarr does that unless write_empty_chunks=True)"
             )
-        yield block.astype(block.dtype.newbyteorder("="), copy=False).transpose(axes)
+        native = block.astype(block.dtype.newbyteorder("="), copy=False).transpose(axes)
+        yield native[max(0, first - start) : last - start]
 
 
 def _unwritten(block: NumpyArray, array: zarr.Array[Any], start: int, along: int) -> tuple[int, ...] | None:

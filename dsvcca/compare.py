@@ -5,21 +5,24 @@ from __future__ import annotations
 import os
 import warnings
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xarray as xr
 from distributed import Client
 
-from dsvcca import execute, files, results
+from dsvcca import execute, files, results, segments
 from dsvcca.arrays import NumpyArray
 from dsvcca.basis import ranks_of
 from dsvcca.correlate import BasisPairs, CorrelateTask, correlate
 from dsvcca.errors import DsvccaError, DsvccaWarning
 from dsvcca.plan import Plan
 from dsvcca.reduce import reduce, reduce_tasks
+from dsvcca.segments import SegmentTask, segment_tasks
 from dsvcca.workspace import BasisRef, Pack, Receipt, ensure_workspace, find_bases
 
 
@@ -101,14 +104,36 @@ def make_bases(
     bases = _usable(plan, find_bases(workspace), needed)
     missing = [i for i in needed if i not in bases]
     threads = 1 if client is None else execute.threads_of(client)
-    tasks = reduce_tasks(plan, workspace, missing, threads)
+    large = [i for i in missing if plan.direct or plan.large[i]]
+    tasks = reduce_tasks(plan, workspace, [i for i in missing if i not in large], threads)
     with files.disk_errors(Path(workspace)):
         receipts, failures = execute.run(reduce, tasks, client=client, title="reduce")
     execute.raise_failures(failures, len(tasks))
+    receipts += _large_bases(plan, workspace, large, client)
     made: dict[str, list[Receipt]] = {}
     for receipt in (one for several in receipts for one in several):
         made.setdefault(receipt.fingerprint, []).append(receipt)
     return bases | _usable(plan, made, missing)
+
+
+def _large_bases(plan: Plan, workspace: str, variants: Sequence[int], client: Client | None) -> list[list[Receipt]]:
+    """Make the bases of variants that are larger than one task, segment by segment."""
+
+    def run(function: Callable[[SegmentTask], Any], tasks: Sequence[SegmentTask], title: str) -> list[Any]:
+        receipts, failures = execute.run(function, tasks, client=client, title=title)
+        execute.raise_failures(failures, len(tasks))
+        return receipts
+
+    if not variants:
+        return []
+    tasks = segment_tasks(plan, workspace, variants)
+    merging = [replace(task, segment=-1) for task in tasks if task.segment == 0]
+    run(segments.add_up, tasks, "add up")
+    if plan.direct:
+        return run(segments.whiten_sums, merging, "whiten")
+    run(segments.choose, merging, "choose")
+    run(segments.project, tasks, "project")
+    return run(segments.seal, merging, "seal")
 
 
 def kept_ranks(plan: Plan, workspace: str, bases: dict[int, BasisRef]) -> tuple[NumpyArray, NumpyArray]:

@@ -122,6 +122,17 @@ class Panel:
         self._at: tuple[tuple[int, range], list[_Kept]] = ((-1, range(0)), [])
 
     @property
+    def is_joint(self) -> bool:
+        """Whether cross blocks are stored, and no columns."""
+        return any(pack.pairs is not None for pack in self.packs.values())
+
+    def joint_cross(self, f: int, i: int, other: Panel, j: int) -> NumpyArray:
+        """Return the stored cross block (k_i, k_j) of basis i of this panel and basis j of another."""
+        one, two = self.refs[i], other.refs[j]
+        block = self.packs[one.pack].cross(f, one.position, two.position)
+        return block[: int(self.most[i, f]), : int(other.most[j, f])]
+
+    @property
     def bytes_a_column(self) -> float:
         """Bytes of what belongs to one real column at the frequency where that is most."""
         worst = 0.0
@@ -226,7 +237,11 @@ def _compared(task: CorrelateTask, pairs: BasisPairs, wanted: NumpyArray) -> dic
         for x_run in x.runs(frequencies.start, most):
             for y_run in y.runs(frequencies.start, most):
                 if wanted[x_run.start : x_run.stop, y_run.start : y_run.stop].any():
-                    for f, block in zip(frequencies, _cross(x, x_run, y, y_run, frequencies, pairs.rows), strict=True):
+                    if x.is_joint:
+                        blocks = _joint_cross(x, x_run, y, y_run, frequencies)
+                    else:
+                        blocks = _cross(x, x_run, y, y_run, frequencies, pairs.rows)
+                    for f, block in zip(frequencies, blocks, strict=True):
                         _solve(f, x, x_run, y, y_run, block, pairs.rows, wanted, totals)
     ranks = [np.sum(panel.ranks * panel.weights, axis=2) for panel in (x, y)]
     both = np.broadcast_arrays(ranks[0][:, None, :], ranks[1][None, :, :])
@@ -273,6 +288,25 @@ def _cross(x: Panel, x_run: range, y: Panel, y_run: range, frequencies: range, r
         for place, (u_x, u_y) in enumerate(zip(every_x, every_y, strict=True)):
             ends = np.cumsum([0, *x.widths[x_run.start : x_run.stop, frequencies[place]].tolist()])
             found[place] = _add_product(found[place], u_x, u_y, ends if itself else None, least)
+    return found
+
+
+def _joint_cross(x: Panel, x_run: range, y: Panel, y_run: range, frequencies: range) -> list[Array]:
+    """Return what `_cross` returns, from the cross blocks of a joint pack (zero where there is none)."""
+    found = []
+    for f in frequencies:
+        weight = int(x.weights[f])
+        x_ends = np.cumsum([0, *x.widths[x_run.start : x_run.stop, f].tolist()])
+        y_ends = np.cumsum([0, *y.widths[y_run.start : y_run.stop, f].tolist()])
+        block = np.zeros((int(x_ends[-1]), int(y_ends[-1])))
+        for i, top in zip(x_run, x_ends.tolist(), strict=False):
+            for j, left in zip(y_run, y_ends.tolist(), strict=False):
+                c = x.joint_cross(f, i, y, j)
+                into = block[top : top + weight * c.shape[0], left : left + weight * c.shape[1]]
+                into[::weight, ::weight] = c.real
+                if weight == 2:
+                    into[::2, 1::2] = c.imag
+        found.append(block)
     return found
 
 

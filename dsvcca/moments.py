@@ -13,7 +13,7 @@ import numpy as np
 
 from dsvcca.arrays import Array, add_gram, adjoint, as_float64, device, hermitian, like, namespace
 from dsvcca.frequencies import half_spectrum
-from dsvcca.views import GRID, View, apply_view, grid_datapoints, view_space
+from dsvcca.views import GRID, View, apply_view, grid_datapoints, view_space, viewed_shape
 
 SHIFT_ROWS = 256
 """Rows whose mean is the shift: near enough to the mean of all for nothing to cancel."""
@@ -101,6 +101,8 @@ class Rows:
     ----------
     space : tuple of int
         Sizes of the axes that were transformed; () where there is one frequency only.
+    columns : int
+        Columns of each frequency, c.
     shift : (f, c) float64 or complex128
         Mean of the first `SHIFT_ROWS` rows, subtracted from every row: what is left has little to cancel. Zero where
         the mean is not to be subtracted.
@@ -122,6 +124,7 @@ class Rows:
         self._grid = grid or grid_datapoints(shape, view)
         self._kept: list[Array] | None = None
         self.space = view_space(shape, view)
+        self.columns = viewed_shape(shape, view)[2]
         self.centred = np.ones(len(half_spectrum(self.space).weights), dtype=bool)
         if center == "dc":
             self.centred[1:] = False
@@ -188,13 +191,12 @@ def finished(moments: Moments) -> Moments:
 
 
 def merge(first: Moments, second: Moments) -> Moments:
-    """Return the moments of both stretches together, about the shift of the first (Chan et al. 1979)."""
+    """Return the moments of both stretches, about the shift of the first, which is used up (Chan et al. 1979)."""
     n, d = second.count, second.shift - first.shift
-    gram = first.gram + second.gram
-    for f in range(gram.shape[0]):
+    for f in range(first.gram.shape[0]):
         moved, sums = d[f, None, :], second.sums[f, None, :]
-        gram[f, :, :] += adjoint(sums) * moved + adjoint(moved) * (sums + n * moved)
-    return Moments(first.count + n, first.shift, first.sums + second.sums + n * d, gram)
+        first.gram[f, :, :] += second.gram[f, :, :] + adjoint(sums) * moved + adjoint(moved) * (sums + n * moved)
+    return Moments(first.count + n, first.shift, first.sums + second.sums + n * d, first.gram)
 
 
 def moments_over(*rows: Rows) -> Moments:

@@ -26,12 +26,17 @@ from dsvcca.measures import MEASURES
 from dsvcca.pairs import RULES, Pairs, choose_pairs
 from dsvcca.sizes import (
     PROCESS,
+    SEGMENT_BYTES,
     USABLE,
     Size,
     block_bytes,
     holds_whole,
+    moments_bytes,
+    projection_memory,
     reduce_flops,
     reduce_memory,
+    segment_memory,
+    segment_rows,
     size_of,
     tile_memory,
 )
@@ -52,6 +57,14 @@ TASK_BYTES = 1 << 30
 
 TASKS_A_THREAD = 2
 """Reduce tasks for each worker thread, at least, as long as there are representations for them."""
+
+ROUTES = ("auto", "bases", "direct")
+
+DIRECT_BYTES = 512 << 20
+"""Bytes of the moments of all representations side by side, up to which that is chosen."""
+
+WORST_CONDITION = 2.5e-9
+"""Least share of variance in a kept direction, of as many as there are columns, for moments alone: to about 1e-7."""
 
 RATES = {"product": 60e9, "double": 30e9, "solve": 1.5e9, "bytes": 1e9}
 """What one core is assumed to do a second: float32 and float64 products, small solves (flops), storage (bytes)."""
@@ -119,8 +132,12 @@ class Plan:
         Bytes of memory of one worker thread that the plan may count on.
     center : str
         "all": the mean of every frequency is subtracted; "dc": that of frequency 0 alone.
+    route : str
+        As it was asked for: "auto", "bases" or "direct" (see `direct`).
     panel : int
         Representations in a panel.
+    segment : int
+        Bytes of activations in a segment of a representation that is larger than one task, about.
     """
 
     store: str
@@ -132,7 +149,9 @@ class Plan:
     measures: tuple[str, ...]
     memory: int
     center: str = "all"
+    route: str = "auto"
     panel: int = PANEL
+    segment: int = SEGMENT_BYTES
 
     @property
     def ids(self) -> str | None:
@@ -266,8 +285,64 @@ class Plan:
         return found
 
     @cached_property
+    def direct(self) -> bool:
+        """Whether cross blocks are added up from activations as they are read, and whitened afterwards.
+
+        Activations are read once and no basis is written, which would be nearly as large; but all representations go
+        side by side, and nothing is left for other plans. So for a few that are larger than one task, where it moves
+        fewer bytes, and where the rank rule keeps nothing so small that moments alone would be too coarse.
+        """
+        if self.route != "auto":
+            return self.route == "direct"
+        large = any(self._nbytes(i) > self.segment // 2 for i in range(len(self.variants)))
+        if not large or len({self._ground(v) for v in self.variants}) > 1:
+            return False
+        precise = all(rule.rank is None and rule.criterion == "variance" for rule in self.rules) and all(
+            size.width * WORST_CONDITION <= 1 - rule.variance for rule in self.rules for size in self.sizes
+        )
+        moments = moments_bytes(self.sizes)
+        basis = sum(2 * self._nbytes(i) for i in range(len(self.variants)))
+        basis += sum(2 * 4 * size.rows * k for size, k in zip(self.sizes, self.assumed_ranks(), strict=True))
+        direct = sum(self._nbytes(i) for i in range(len(self.variants)))
+        direct += 2 * moments * len(self.segments(range(len(self.variants))))
+        return precise and moments <= DIRECT_BYTES and direct < basis
+
+    def _nbytes(self, variant: int) -> int:
+        return self.representations[self.variants[variant].representation].nbytes
+
+    def segments(self, variants: Sequence[int]) -> tuple[tuple[int, int], ...]:
+        """Return the segments of datapoints in which variants are read, on its own or side by side: by shapes alone."""
+        count = self.representations[0].logical_shape[0]
+        row_bytes = -(-sum(self._nbytes(i) for i in variants) // count)
+        step = segment_rows([self.sizes[i] for i in variants], row_bytes, self.segment)
+        return tuple((start, min(start + step, count)) for start in range(0, count, step))
+
+    def segments_name(self, variants: Sequence[int]) -> str:
+        """Return what the partial results of variants are called."""
+        content = [[self.basis_fingerprints[i] for i in variants], str(self.widest), self.segments(variants)]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:24]
+
+    @cached_property
+    def variant_pairs(self) -> tuple[tuple[int, int], ...]:
+        """The different variants that are compared, smaller first."""
+        found = set()
+        for tile in self.tiles:
+            for one in self.passes(tile):
+                for i, j in np.argwhere(one.wanted).tolist():
+                    found.add((min(one.x[i], one.y[j]), max(one.x[i], one.y[j])))
+        return tuple(sorted(pair for pair in found if pair[0] != pair[1]))
+
+    @cached_property
     def basis_fingerprints(self) -> tuple[str, ...]:
         """What the basis of each variant is made from: it is made again only if this changes."""
+        own = self._own_fingerprints
+        if not self.direct:
+            return own
+        joint = [list(own), list(self.variant_pairs), "direct"]
+        return tuple(hashlib.sha256(json.dumps([joint, i]).encode()).hexdigest() for i in range(len(own)))
+
+    @cached_property
+    def _own_fingerprints(self) -> tuple[str, ...]:
         return tuple(
             hashlib.sha256(
                 json.dumps(
@@ -295,6 +370,7 @@ class Plan:
             "view": self.view,
             "views": list(self.names),
             "center": self.center,
+            "route": "direct" if self.direct else "bases",
             "variance": [rule.variance for rule in self.rules],
             "criterion": self.rules[0].criterion,
             "rank": self.rules[0].rank,
@@ -304,6 +380,7 @@ class Plan:
             "precision": "bases float32, products float32 summed in float64 every 4096 rows, solves float64",
             "numerics": NUMERICS,
             "panel": self.panel,
+            "segment": self.segment,
         }
 
     @cached_property
@@ -338,19 +415,29 @@ class Plan:
         k = np.asarray(list(ranks or self.assumed_ranks()))
         weighted = any(m.startswith("pwcca") for m in self.measures)
         nbytes = [self.representations[v.representation].nbytes for v in self.variants]
-        read = sum(
-            size * (1 if holds_whole(one, self.budget) else 2) for size, one in zip(nbytes, self.sizes, strict=True)
-        )
+        passes = [
+            1 if self.direct or (not large and holds_whole(size, self.budget)) else 2
+            for size, large in zip(self.sizes, self.large, strict=True)
+        ]
+        read = sum(size * times for size, times in zip(nbytes, passes, strict=True))
         written = sum(4 * size.rows * int(q) for size, q in zip(self.sizes, k, strict=True))
-        flops = sum(reduce_flops(size, int(q)) for size, q in zip(self.sizes, k, strict=True))
-        memory = max(reduce_memory(size, int(q), self.budget) for size, q in zip(self.sizes, k, strict=True))
+        if self.direct:
+            written = moments_bytes(self.sizes) * len(self.segments(range(len(self.variants))))
+            read += written
+        flops = sum(reduce_flops(size, 0 if self.direct else int(q)) for size, q in zip(self.sizes, k, strict=True))
+        if self.direct:
+            columns = [size.columns for size in self.sizes]
+            flops += (
+                4.0 * self.sizes[0].rows * self.sizes[0].frequencies * (sum(columns) ** 2 - sum(c * c for c in columns))
+            )
+        memory = max(self._reduce_memory(i, int(q)) for i, q in enumerate(k))
         seconds = flops / RATES["double"]
         for tile in self.tiles:
             for one in self.passes(tile):
                 itself = tile[0] == tile[1]
                 size = self.sizes[one.x[0]]
                 x, y = int(k[list(one.x)].sum()), int(k[list(one.y)].sum())
-                product = 2.0 * one.rows * x * y / (2 if itself else 1) / size.frequencies
+                product = 0.0 if self.direct else 2.0 * one.rows * x * y / (2 if itself else 1) / size.frequencies
                 rank = (x + y) / (len(one.x) + len(one.y)) / size.frequencies
                 a_pair = 4 * rank**3 * len(self.rules)
                 if weighted:
@@ -358,7 +445,7 @@ class Plan:
                 solve = a_pair * int(one.wanted.sum()) * size.frequencies
                 flops += product + solve
                 seconds += product / RATES["product"] + solve / RATES["solve"]
-                read += 4 * one.rows * (x + (0 if itself else y))
+                read += 0 if self.direct else 4 * one.rows * (x + (0 if itself else y))
                 memory = max(memory, min(tile_memory(x, 0 if itself else y, one.rows), self.budget))
             written += 8 * len(self.measures) * len(self.rules) * 2 * self.panel**2
         return Price(
@@ -371,6 +458,20 @@ class Plan:
             memory=PROCESS + memory,
             seconds=seconds + (read + written) / RATES["bytes"],
         )
+
+    @cached_property
+    def large(self) -> tuple[bool, ...]:
+        """Which variants are larger than one task: read in segments, twice."""
+        return tuple(len(self.segments((i,))) > 1 for i in range(len(self.variants)))
+
+    def _reduce_memory(self, variant: int, width: int) -> int:
+        """Return the bytes of arrays that making one basis takes, of which `width` columns are kept."""
+        size = self.sizes[variant]
+        if self.direct:
+            return segment_memory(self.sizes)
+        if self.large[variant]:
+            return max(segment_memory([size]), projection_memory(size, width))
+        return reduce_memory(size, width, self.budget)
 
     def reduce_tasks(self, wanted: Sequence[int], threads: int = 1) -> list[tuple[int, ...]]:
         """Cut the variants that need a basis into tasks of a few seconds, enough of them for the threads."""
@@ -395,7 +496,7 @@ class Plan:
                 f"{format_bytes(PROCESS)} and tasks use {USABLE:.0%} of a worker; give at least 1 GiB"
             )
         for i, (variant, size) in enumerate(zip(self.variants, self.sizes, strict=True)):
-            needed = reduce_memory(size, 1 if ranks is None else ranks[i], self.budget)
+            needed = self._reduce_memory(i, 1 if ranks is None else ranks[i])
             if ranks is not None:  # one basis against another at one frequency is the least there is to do
                 k = min(ranks[i], size.columns)
                 blocks = 2 * block_bytes(k, size.columns, 2 if size.space else 1)
@@ -403,11 +504,14 @@ class Plan:
                     needed, tile_memory(k * (2 if size.space else 1), k * (2 if size.space else 1), size.rows, blocks)
                 )
             if needed > self.budget:
+                other = ""
+                if self.direct and self.route == "auto":
+                    other = "; or use route='bases'"
                 raise DsvccaError(
                     f"{self.representations[variant.representation]} ({size.rows} rows, {size.width} columns as view "
                     f"'{variant.view}') needs {format_bytes(needed)} of arrays in a task, "
                     f"memory={format_bytes(self.memory)} leaves {format_bytes(self.budget)}: raise memory to "
-                    f"{ceil((needed + PROCESS) / USABLE / 2**30 * 10) / 10} GiB or more"
+                    f"{ceil((needed + PROCESS) / USABLE / 2**30 * 10) / 10} GiB or more{other}"
                 )
 
     def __str__(self) -> str:
@@ -421,6 +525,7 @@ class Plan:
                 f"plan for {self.store}",
                 f"  representations  {len(self.representations):,} ({count:,} datapoints each: {known})",
                 f"  view             {self.view}: {self._how_it_is_seen()}",
+                f"  route            {self._how_it_goes()}",
                 f"  kept             {rules}",
                 f"  pairs            {self.pairs.name}: {what}",
                 f"  measures         {', '.join(self.measures)}",
@@ -433,6 +538,17 @@ class Plan:
                 f"  time             about {format_time(price.seconds)} of one core, if it does "
                 f"{RATES['product'] / 1e9:.0f} GFLOP/s and ranks are a third of the columns (0.7 by frequency)",
             ]
+        )
+
+    def _how_it_goes(self) -> str:
+        """Return which way from activations to cross blocks was chosen."""
+        if self.direct:
+            count = len(self.segments(range(len(self.variants))))
+            return f"direct: activations are read once, side by side in {count} segments, and no basis is kept"
+        large = sum(self.large)
+        segments = sum(len(self.segments((i,))) for i, is_large in enumerate(self.large) if is_large)
+        return "bases, kept for other plans" + (
+            f"; {large} too large for a task in {segments} segments" if large else ""
         )
 
     def _how_it_is_seen(self) -> str:
@@ -473,6 +589,7 @@ def plan_comparisons(
     rank: int | None = None,
     measures: str | Sequence[str] = tuple(MEASURES),
     memory: int | str = "1 GiB",
+    route: str = "auto",
 ) -> Plan:
     """Plan comparisons of a population: choose, cut, price, and refuse what cannot work. Reads no activations.
 
@@ -507,6 +624,10 @@ def plan_comparisons(
         Of `MEASURES`. Without the pwcca ones no vectors are computed.
     memory : int or str, default "1 GiB"
         Memory of one worker thread; tasks are fitted into 70 % of it.
+    route : {"auto", "bases", "direct"}, default "auto"
+        "bases": every representation is whitened once, and its basis kept for later plans. "direct": representations
+        are read once, side by side, and whitened from their moments; nothing is kept. "auto" takes direct for a few
+        representations larger than one task, where it moves fewer bytes and is as exact.
 
     Returns
     -------
@@ -529,6 +650,8 @@ def plan_comparisons(
         seen = r.labels | seen
     for r in found:
         _check_alike(found[0], r)
+    if route not in ROUTES:
+        raise DsvccaError(f"route={route!r} is unknown: {nearest(route, ROUTES)}")
     if center not in ("all", "dc"):
         raise DsvccaError(f"center={center!r} is unknown: use 'all' or 'dc'")
     measures = (measures,) if isinstance(measures, str) else measures
@@ -560,7 +683,13 @@ def plan_comparisons(
         measures=tuple(m for m in MEASURES if m in measures),
         memory=memory,
         center=center,
+        route=route,
     )
+    if plan.direct and len({(size.space, size.rows) for size in plan.sizes}) > 1:
+        raise DsvccaError(
+            f"route='direct' takes representations side by side, these meet in views {', '.join(plan.names)}: "
+            "choose one by view=, or use route='bases'"
+        )
     plan.check()
     return plan
 

@@ -5,11 +5,12 @@ Everything here is an estimate from above: plans refuse by it, and `benchmarks/`
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import log2, prod
 
 from dsvcca.frequencies import half_spectrum
-from dsvcca.views import GRID, View, grid_datapoints, view_space, viewed_shape
+from dsvcca.views import GRID, LEAST, View, grid_datapoints, view_space, viewed_shape
 
 STRIP = 512
 """Columns of one side in one matrix product."""
@@ -19,6 +20,12 @@ PROCESS = 320 << 20
 
 USABLE = 0.7
 """Share of a worker's memory that a plan uses: above it Dask begins to warn and to spill."""
+
+SEGMENT_BYTES = 2 << 30
+"""Bytes of activations in one segment of a representation, or of several side by side, about."""
+
+PIECE = 16 << 20
+"""Bytes of activations as they are read."""
 
 PACK = 512
 """Columns of bases stored as one array, about: a pack is closed once it has them."""
@@ -69,6 +76,34 @@ def size_of(shape: tuple[int, ...], view: View) -> Size:
     _, rows, columns = viewed_shape(shape, view)
     step = min(shape[0], grid_datapoints(shape, view))
     return Size(rows, columns, view_space(shape, view), step * prod(shape[1:]), step * rows // shape[0])
+
+
+def moments_bytes(sizes: Sequence[Size]) -> int:
+    """Return the bytes of the moments of representations side by side."""
+    columns = sum(size.columns for size in sizes)
+    return (16 if sizes[0].space else 8) * sizes[0].frequencies * columns**2
+
+
+def segment_rows(sizes: Sequence[Size], row_bytes: int, segment: int) -> int:
+    """Return the datapoints of one segment of about `segment` bytes, a power of two; `row_bytes` are those of one.
+
+    Several times as large as their moments, which are written and read once a segment.
+    """
+    most = max(segment, segment * moments_bytes(sizes) // (SEGMENT_BYTES // 16)) // row_bytes
+    return max(LEAST, 1 << max(0, most.bit_length() - 1))
+
+
+def segment_memory(sizes: Sequence[Size]) -> int:
+    """Return the bytes of arrays that adding up a segment takes, or merging the segments, whichever is more."""
+    adding = moments_bytes(sizes) + sum(14 * size.step + 3 * PIECE for size in sizes)
+    merging = 2 * moments_bytes(sizes) + sum(4 * moments_bytes([size]) for size in sizes)
+    return max(adding, merging) + (64 << 20)
+
+
+def projection_memory(size: Size, width: int) -> int:
+    """Return the bytes of arrays that making the columns of a segment takes, of which `width` are kept."""
+    maps = 3 * 16 * size.columns * width + 8 * 2 * width**2 // size.frequencies
+    return maps + 14 * size.step + 24 * size.step_rows * width + (160 << 20)
 
 
 def holds_whole(size: Size, budget: int) -> bool:

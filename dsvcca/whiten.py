@@ -217,8 +217,8 @@ def neuron_powers(moments: Moments, weights: NumpyArray) -> Array:
     return xp.sum(like(weights[:, None].astype(np.float64), powers) * powers, axis=0)
 
 
-def checked_moments(rows: Rows, name: str, start: int = 0) -> Moments:
-    """Return the moments of rows, of which datapoint `start` is the first.
+def checked_moments(rows: Sequence[Rows], names: Sequence[str], start: int = 0) -> Moments:
+    """Return the moments of rows of several representations side by side; datapoint `start` is the first.
 
     Raises
     ------
@@ -226,13 +226,19 @@ def checked_moments(rows: Rows, name: str, start: int = 0) -> Moments:
         If a number is not finite, or too large or too small for its square.
     """
     with np.errstate(over="ignore", invalid="ignore"):  # what is not finite becomes an error below
-        moments = moments_over(rows)
-        powers = neuron_powers(moments, half_spectrum(rows.space).weights)
-    if not bool(namespace(powers).all(namespace(powers).isfinite(powers))):
-        raise _not_finite(rows.stored(), name, start)
-    tiny = 0 < rows.largest < TINY**0.5
-    if tiny and any(bool(namespace(slab).any(namespace(slab).abs(slab) > 1e-12 * rows.largest)) for slab in rows()):
-        raise DsvccaError(f"{name}: squares of numbers as small as {rows.largest:.3g} underflow float64: scale them up")
+        moments = moments_over(*rows)
+        powers = neuron_powers(moments, half_spectrum(rows[0].space).weights)
+    xp = namespace(powers)
+    if not bool(xp.all(xp.isfinite(powers))):
+        first = int(to_numpy(xp.argmin(xp.astype(xp.isfinite(powers), xp.int8))))
+        which = int(np.searchsorted(np.cumsum([one.columns for one in rows]), first, side="right"))
+        raise _not_finite(rows[which].stored(), names[which], start)
+    for one, name in zip(rows, names, strict=True):
+        tiny = 0 < one.largest < TINY**0.5
+        if tiny and any(bool(xp.any(xp.abs(slab) > 1e-12 * one.largest)) for slab in one()):
+            raise DsvccaError(
+                f"{name}: squares of numbers as small as {one.largest:.3g} underflow float64: scale them up"
+            )
     return moments
 
 
@@ -256,7 +262,7 @@ def whiten(rows: Rows, rule: RankRule, columns: Columns, *, bits: int | None, na
     DsvccaError
         If a number is not finite, no direction is left, or there are too few rows for the directions.
     """
-    moments = checked_moments(rows, name)
+    moments = checked_moments([rows], [name])
     kept = cut(moments, rule, space=rows.space, centred=rows.centred, largest=rows.largest, bits=bits, name=name)
     projection = Projection(kept, rows.shift)
     columns.start(kept.count, projection.widths)

@@ -5,6 +5,8 @@
         columns                      (n, all real columns) float32, the orthonormal columns U side by side: of all bases
                                    those of the first frequency, then those of the next
         parts                        what else belongs to each basis (`dsvcca.basis.Basis`), end to end, float64
+      cross                        instead of columns: the cross blocks of the pairs that are compared
+    filling-<name>/                a pack whose columns are being written by many tasks
 
 Packs are immutable and may be removed at any time: a plan that needs them makes them again.
 """
@@ -17,6 +19,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +36,7 @@ from dsvcca.frequencies import half_spectrum
 from dsvcca.sizes import PACK
 from dsvcca.views import GRID
 
-COLUMNS = "columns"
+COLUMNS, CROSS = "columns", "cross"
 
 PARTS = 1 << 17
 """Numbers in a chunk of `parts`."""
@@ -76,6 +79,7 @@ class Pack:
         self._about = about["bases"]
         self._checksums = about["checksums"]
         self._rows = int(about["rows"])
+        self.pairs = None if about["pairs"] is None else [(int(i), int(j)) for i, j in about["pairs"]]
         self._places = _places([_widths(one["space"], one["ranks"]) for one in self._about])
         self._width = max(place.stop for place in self._places.values())
         self._chunks: tuple[int, int] | None = None
@@ -152,6 +156,32 @@ class Pack:
                 "run the same line again"
             ) from error
 
+    @cached_property
+    def _cross(self) -> tuple[Flat, dict[tuple[int, int, int], int]]:
+        """Cross blocks, and where those of (frequency, position, position) begin; after all of them the end."""
+        starts, start = {}, 0
+        for f, weight in enumerate(half_spectrum(tuple(self._about[0]["space"])).weights.tolist()):
+            for i, j in self.pairs or ():
+                starts[f, i, j] = start
+                start += weight * self._about[i]["ranks"][f] * self._about[j]["ranks"][f]
+        return Flat(self._folder / CROSS, start, PARTS, self._checksums), starts
+
+    def cross(self, frequency: int, i: int, j: int) -> NumpyArray:
+        """Return the cross block (k_i, k_j) of two bases of a joint pack at one frequency."""
+        if i == j:
+            return np.eye(self._about[i]["ranks"][frequency])
+        flat, starts = self._cross
+        shape = self._about[i]["ranks"][frequency], self._about[j]["ranks"][frequency]
+        if (frequency, j, i) in starts:
+            return np.conj(self.cross(frequency, j, i)).T
+        if (frequency, i, j) not in starts:
+            return np.zeros(shape)
+        weight = int(half_spectrum(tuple(self._about[0]["space"])).weights[frequency])
+        start = starts[frequency, i, j]
+        with self._sound(CROSS):
+            values = flat.values(slice(start, start + weight * shape[0] * shape[1]))
+        return Stretch(values).take(*shape, pairs=weight == 2)
+
     def place(self, position: int, frequency: int) -> slice:
         """Return which of the pack's columns belong to one frequency of a basis."""
         return self._places[position, frequency]
@@ -178,7 +208,7 @@ class PackWriter:
     def stream(self, columns: int, step: int) -> None:
         """Begin to write the columns of the only basis of this pack, by `append`, `step` rows at a time."""
         self._folder = files.stage(self._root)
-        self._array = self._create(self._folder, columns, step)
+        self._array = _create_columns(self._folder, self._rows, columns, step)
         self._written = 0
 
     def append(self, rows: NumpyArray) -> None:
@@ -205,37 +235,12 @@ class PackWriter:
 
     def _commit(self, folder: Path) -> list[Receipt]:
         if self._held:
-            array = self._create(folder, self.columns)
+            array = _create_columns(folder, self._rows, self.columns)
             order = self._order()
             for start in range(0, self._rows, GRID):
                 rows = np.concatenate([held[start : start + GRID] for held in self._held], axis=1)
                 files.write_rows(array, folder / COLUMNS, start, rows if order is None else rows[:, order])
-        _write_parts(folder / "parts", [basis for _, basis in self._bases])
-        bases = [
-            {
-                "fingerprint": fingerprint,
-                "space": list(basis.space),
-                "ranks": basis.ranks.tolist(),
-                "neurons": int(basis.singular_values.shape[1]),
-                "nonzero": basis.nonzero,
-                "rule": asdict(self._rule),
-            }
-            for fingerprint, basis in self._bases
-        ]
-        record = {
-            "format": FORMAT,
-            "kind": "pack",
-            "rows": self._rows,
-            "bases": bases,
-            "checksums": files.seal(folder),
-        }
-        files.write_group(folder, **{KEY: signed(record)})
-        name = "pack-" + hashlib.sha256(repr(bases).encode()).hexdigest()[:24]
-        if not files.publish(folder, self._root / name) and read_attributes(self._root / name) is None:
-            shutil.rmtree(self._root / name, ignore_errors=True)  # what is left of a pack is none
-            files.publish(folder, self._root / name)
-        # If it is there already, it is the same.
-        return _receipts(name, bases)
+        return _commit(folder, self._root, self._bases, self._rule)
 
     def _order(self) -> NumpyArray | None:
         """Return which of the columns, basis by basis, comes where in the pack; None if they stay as they are."""
@@ -251,12 +256,51 @@ class PackWriter:
             [np.arange(own[key], own[key] + place.stop - place.start) for key, place in _places(widths).items()]
         )
 
-    def _create(self, folder: Path, columns: int, step: int = GRID // 2) -> zarr.Array[Any]:
-        half = GRID // 2  # of a step of the grid: less is wasted on the last chunk
-        rows = min(half if step % half == 0 else step, self._rows)
-        inner = (min(columns, PACK * (GRID // 2) // rows),)  # about 4 MiB
-        dims = ("row", "direction")
-        return files.create_array(folder / COLUMNS, (self._rows, columns), rows, "float32", dims, inner)
+
+class Filled:
+    """A pack of one basis whose columns many tasks write, each its own rows; it counts once it is committed."""
+
+    def __init__(self, workspace: str, name: str) -> None:
+        self._root, self._folder = Path(workspace), Path(workspace, f"filling-{name}")
+        self._array: zarr.Array[Any] | None = None
+
+    @classmethod
+    def begin(cls, workspace: str, name: str, rows: int, widths: Sequence[int], step: int) -> None:
+        """Make the array of columns, `step` rows of which are written at once; nothing where it is there already."""
+        folder = files.stage(Path(workspace))
+        try:
+            _create_columns(folder, rows, sum(widths), step)
+            files.publish(folder, Path(workspace, f"filling-{name}"))
+        finally:
+            files.discard(folder)
+
+    def write(self, start: int, rows: NumpyArray) -> None:
+        """Write rows; `start` is a multiple of the step."""
+        if self._array is None:
+            self._array = zarr.open_array(str(self._folder / COLUMNS), mode="r+", zarr_format=3)
+        files.write_rows(self._array, self._folder / COLUMNS, start, rows)
+
+    def commit(self, fingerprint: str, basis: Basis, rule: RankRule) -> list[Receipt]:
+        """Add what belongs to the columns, seal and publish."""
+        shutil.rmtree(self._folder / "parts", ignore_errors=True)  # of a task that was killed
+        return _commit(self._folder, self._root, [(fingerprint, basis)], rule)
+
+
+def commit_joint(
+    workspace: str,
+    rule: RankRule,
+    fingerprints: Sequence[str],
+    bases: Sequence[Basis],
+    pairs: Sequence[tuple[int, int]],
+    cross: Sequence[Array],
+) -> list[Receipt]:
+    """Commit bases without columns, and the cross blocks of some pairs of them, by frequency and then by pair."""
+    folder = files.stage(Path(workspace))
+    try:
+        write_flat(folder / CROSS, cross, PARTS)
+        return _commit(folder, Path(workspace), list(zip(fingerprints, bases, strict=True)), rule, pairs)
+    finally:
+        files.discard(folder)
 
 
 def find_bases(workspace: str) -> dict[str, list[Receipt]]:
@@ -288,6 +332,51 @@ def ensure_workspace(workspace: str) -> None:
         raise DsvccaError(f"workspace '{root}' is a folder of something else, or a file: choose another workspace=")
     if about.get("kind") != "workspace":
         raise DsvccaError(f"workspace '{root}' holds {about.get('kind')}: choose another workspace=")
+
+
+def _commit(
+    folder: Path,
+    root: Path,
+    bases: Sequence[tuple[str, Basis]],
+    rule: RankRule,
+    pairs: Sequence[tuple[int, int]] | None = None,
+) -> list[Receipt]:
+    """Write what belongs to bases beside their columns or cross blocks, seal the pack and publish it."""
+    _write_parts(folder / "parts", [basis for _, basis in bases])
+    about = [
+        {
+            "fingerprint": fingerprint,
+            "space": list(basis.space),
+            "ranks": basis.ranks.tolist(),
+            "neurons": int(basis.singular_values.shape[1]),
+            "nonzero": basis.nonzero,
+            "rule": asdict(rule),
+        }
+        for fingerprint, basis in bases
+    ]
+    record = {
+        "format": FORMAT,
+        "kind": "pack",
+        "rows": bases[0][1].count,
+        "bases": about,
+        "pairs": None if pairs is None else [list(pair) for pair in pairs],
+        "checksums": files.seal(folder),
+    }
+    files.write_group(folder, **{KEY: signed(record)})
+    name = "pack-" + hashlib.sha256(repr(about).encode()).hexdigest()[:24]
+    if not files.publish(folder, root / name) and read_attributes(root / name) is None:
+        shutil.rmtree(root / name, ignore_errors=True)  # what is left of a pack is none
+        files.publish(folder, root / name)
+    # If it is there already, it is the same.
+    return _receipts(name, about)
+
+
+def _create_columns(folder: Path, rows: int, columns: int, step: int = GRID // 2) -> zarr.Array[Any]:
+    """Create the array of columns of a pack, of which `step` rows are written at once."""
+    half = GRID // 2  # of a step of the grid: less is wasted on the last chunk
+    height = min(half if step % half == 0 else step, rows)
+    inner = (min(columns, PACK * (GRID // 2) // height),)  # about 4 MiB
+    return files.create_array(folder / COLUMNS, (rows, columns), height, "float32", ("row", "direction"), inner)
 
 
 def _receipts(name: str, bases: Sequence[dict[str, Any]]) -> list[Receipt]:

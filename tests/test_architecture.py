@@ -12,8 +12,8 @@ import dsvcca
 PACKAGE = Path(dsvcca.__file__).parent
 MATHS = ["arrays", "frequencies", "views", "mixing", "moments", "basis", "whiten", "correlations", "dft", "measures"]
 DATA = ["files", "flat", "labels", "activations", "foreign", "writer", "store", "pairs", "sizes", "plan"]
-DATA += ["workspace", "results"]
-DOOR = ["execute", "reduce", "correlate", "compare"]
+DATA += ["partials", "workspace", "results"]
+DOOR = ["execute", "reduce", "segments", "correlate", "compare"]
 FACE = ["plot", "demo", "cli"]
 ORDER = ["errors", "progress", *MATHS, *DATA, *DOOR, *FACE]
 

@@ -1,0 +1,87 @@
+"""Partial results of one representation that is too large for one task: named arrays, kept until they are merged.
+
+    <workspace>/partial-<name>/    group; its zarr.json is the commit record, written last
+      numbers                      all arrays end to end, float64
+
+They are immutable, and whoever has merged them removes them.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Mapping
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from dsvcca import files
+from dsvcca.activations import FORMAT, KEY, read_attributes, signed
+from dsvcca.arrays import Array, NumpyArray, to_numpy
+from dsvcca.errors import DsvccaError
+from dsvcca.flat import Flat, Stretch, write_flat
+
+NUMBERS = "numbers"
+
+CHUNK = 1 << 20
+"""Numbers in a chunk."""
+
+
+def write_partial(workspace: str, name: str, arrays: Mapping[str, Array], about: Mapping[str, Any]) -> None:
+    """Commit arrays of float64 or complex128 under a name; `about` is kept with them."""
+    target = _folder(workspace, name)
+    folder = files.stage(Path(workspace))
+    try:
+        numbers = {key: to_numpy(value) for key, value in arrays.items()}
+        write_flat(folder / NUMBERS, numbers.values(), CHUNK)
+        record = {
+            "format": FORMAT,
+            "kind": "partial",
+            "about": dict(about),
+            "arrays": [[key, list(value.shape), value.dtype.kind == "c"] for key, value in numbers.items()],
+            "checksums": files.seal(folder),
+        }
+        files.write_group(folder, **{KEY: signed(record)})
+        if not files.publish(folder, target) and read_attributes(target) is None:
+            shutil.rmtree(target, ignore_errors=True)  # what is left of one is none
+            files.publish(folder, target)
+        # If it is there already, it is the same.
+    finally:
+        files.discard(folder)
+
+
+def has_partial(workspace: str, name: str) -> bool:
+    """Return whether arrays were committed under a name."""
+    return read_attributes(_folder(workspace, name)) is not None
+
+
+def read_partial(workspace: str, name: str) -> tuple[dict[str, NumpyArray], dict[str, Any]]:
+    """Return the arrays that were committed under a name, and what was kept with them.
+
+    Raises
+    ------
+    DsvccaError
+        If they are gone, or are not what was committed.
+    """
+    folder = _folder(workspace, name)
+    record = read_attributes(folder)
+    if record is None:
+        raise DsvccaError(f"'{folder}' is gone: run the same line again to make it anew")
+    sizes = [prod(shape) * (2 if pairs else 1) for _, shape, pairs in record["arrays"]]
+    try:
+        values = Flat(folder / NUMBERS, sum(sizes), CHUNK, record["checksums"]).values(slice(0, sum(sizes)))
+    except (OSError, ValueError) as error:
+        raise DsvccaError(
+            f"'{folder}' is not what was committed ({error}): remove it and run the same line again"
+        ) from error
+    stretch = Stretch(values)
+    return {key: stretch.take(*shape, pairs=pairs) for key, shape, pairs in record["arrays"]}, record["about"]
+
+
+def remove_partials(workspace: str, names: Iterable[str]) -> None:
+    """Remove partial results that were merged."""
+    for name in names:
+        shutil.rmtree(_folder(workspace, name), ignore_errors=True)
+
+
+def _folder(workspace: str, name: str) -> Path:
+    return Path(workspace, f"partial-{name}")
