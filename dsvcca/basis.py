@@ -145,6 +145,8 @@ class Basis:
         Squared norms ||z_i||² of the centred rows, over all frequencies.
     blocks : sequence of Block
         One a frequency.
+    missed : float
+        Bound of the largest singular value that the route may have overlooked; 0 where it overlooks none.
     """
 
     count: int
@@ -156,6 +158,7 @@ class Basis:
     neuron_norms: Array
     row_norms: Array
     blocks: Sequence[Block]
+    missed: float = 0.0
 
     @property
     def weights(self) -> NumpyArray:

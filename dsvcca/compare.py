@@ -82,9 +82,9 @@ def compare(
 
     known = results.are_warnings_known(root)
     bases = make_bases(plan, place, tiles if known else plan.tiles, client)
-    ranks, deepest = kept_ranks(plan, place, bases)
+    ranks, deepest, missed = kept_ranks(plan, place, bases)
     if not known:
-        results.add_warnings(root, warn_of_what_misleads(plan, deepest))
+        results.add_warnings(root, warn_of_what_misleads(plan, deepest, missed))
     plan.check(ranks.max(axis=1).tolist())
 
     tasks = tile_tasks(plan, place, root, tiles, bases)
@@ -136,10 +136,13 @@ def _large_bases(plan: Plan, workspace: str, variants: Sequence[int], client: Cl
     return run(segments.seal, merging, "seal")
 
 
-def kept_ranks(plan: Plan, workspace: str, bases: dict[int, BasisRef]) -> tuple[NumpyArray, NumpyArray]:
-    """Return the ranks (variants, rules), and those of the frequency that keeps most; 0 where there is no basis."""
+def kept_ranks(plan: Plan, workspace: str, bases: dict[int, BasisRef]) -> tuple[NumpyArray, NumpyArray, NumpyArray]:
+    """Return the ranks (variants, rules), those of the frequency that keeps most, and what was missed (variants,).
+
+    The last as a share of the largest singular value. 0 where there is no basis.
+    """
     ranks = np.zeros((len(plan.variants), len(plan.rules)), dtype=np.int64)
-    deepest = np.zeros_like(ranks)
+    deepest, missed = np.zeros_like(ranks), np.zeros(len(plan.variants))
     packs: dict[str, Pack] = {}
     for i, ref in sorted(bases.items(), key=lambda item: item[1].pack):
         if ref.pack not in packs:
@@ -148,7 +151,8 @@ def kept_ranks(plan: Plan, workspace: str, bases: dict[int, BasisRef]) -> tuple[
         kept = ranks_of(plan.rules, basis.weights, basis.singular_values, basis.nonzero)
         ranks[i] = [int(np.sum(basis.weights * k)) for k in kept]
         deepest[i] = [int(k.max()) for k in kept]
-    return ranks, deepest
+        missed[i] = basis.missed / basis.singular_values.max()
+    return ranks, deepest, missed
 
 
 def tile_tasks(
@@ -182,10 +186,11 @@ def tile_tasks(
     ]
 
 
-def warn_of_what_misleads(plan: Plan, ranks: NumpyArray) -> list[str]:
+def warn_of_what_misleads(plan: Plan, ranks: NumpyArray, missed: NumpyArray) -> list[str]:
     """Warn of what makes numbers larger than they should be: few rows, a mean that stayed; return the sentences.
 
-    `ranks` (variants, rules) are those of the frequency that keeps most.
+    `ranks` (variants, rules) are those of the frequency that keeps most, `missed` (variants,) is what routes may have
+    overlooked.
     """
     sentences = []
     if plan.center == "dc":
@@ -215,6 +220,12 @@ def warn_of_what_misleads(plan: Plan, ranks: NumpyArray) -> list[str]:
             )
     for sentence in sentences:
         warnings.warn(sentence, DsvccaWarning, stacklevel=3)
+    if missed.any():
+        worst_of = plan.representations[plan.variants[int(missed.argmax())].representation]
+        sentences.append(
+            f"{np.count_nonzero(missed)} bases are made of random sketches, which may have overlooked singular values "
+            f"up to {missed.max():.2g} of the largest ({worst_of})"
+        )
     return sentences
 
 

@@ -147,7 +147,9 @@ def _folding(space: tuple[int, ...], members: NumpyArray) -> Folding:
     return Folding(members, np.asarray(places), conjugated, np.asarray(opposite.argmax(axis=1)))
 
 
-def to_frequencies(activations: Array, grid: tuple[int, ...] | None = None, *, low: bool = False) -> Array:
+def to_frequencies(
+    activations: Array, grid: tuple[int, ...] | None = None, *, low: bool = False, out: Array = None
+) -> Array:
     """Return the transform (f, n, c) of activations (n, *space, c), complex128 and orthonormal.
 
     Bins that are their own conjugate are exactly real. Without space the activations come back as (1, n, c) float64.
@@ -161,6 +163,8 @@ def to_frequencies(activations: Array, grid: tuple[int, ...] | None = None, *, l
     low : bool, default False
         Instead only the lowest of them, (f of the grid, n, c), as band-limited resampling takes them: where half of an
         even size is reached, the sum of both signs.
+    out : array, optional
+        Where to write it, if it has the right shape: large new arrays cost as much as filling them.
     """
     n, *space, c = (int(size) for size in activations.shape)
     xp = namespace(activations)
@@ -170,14 +174,16 @@ def to_frequencies(activations: Array, grid: tuple[int, ...] | None = None, *, l
     folding = (lowest if low else aliases)(tuple(space), half.space)
     members = len(folding.places)
     few = max(1, CACHED // (8 * prod(space) * c))
-    found: Array = None
+    shape = len(half.bins), n, c if low else members * c
+    found: Array = out if out is not None and tuple(out.shape) == shape else None
     for start in range(0, n, few):
         part = slice(start, min(start + few, n))
         x = as_float64(activations[part, ...])
         z = xp.reshape(rfftn(x, tuple(range(1, 1 + len(space)))), (x.shape[0], -1, c))
         z = xp.permute_dims(z, (1, 0, 2))
         if found is None:
-            found = xp.empty((len(half.bins), n, c if low else members * c), dtype=z.dtype, device=device(z))
+            found = xp.empty(shape, dtype=z.dtype, device=device(z))
+        if start == 0:
             places = like(folding.places, z)
             share = like(folding.different[:, None, None] / members + 0j, z)
         for member in range(members):

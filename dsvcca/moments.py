@@ -123,6 +123,7 @@ class Rows:
         self._pieces, self._view, self._keep = pieces, view, keep
         self._grid = grid or grid_datapoints(shape, view)
         self._kept: list[Array] | None = None
+        self._buffer: Array = None
         self.space = view_space(shape, view)
         self.columns = viewed_shape(shape, view)[2]
         self.centred = np.ones(len(half_spectrum(self.space).weights), dtype=bool)
@@ -132,7 +133,10 @@ class Rows:
         self.largest = 0.0
 
     def __call__(self) -> Iterator[Array]:
-        """Yield the shifted rows, (f, rows, c) float64 or complex128, one step of the grid at a time."""
+        """Yield the shifted rows, (f, rows, c) float64 or complex128, one step of the grid at a time.
+
+        Unless they are kept, they hold their numbers until the next step is asked for.
+        """
         if self._kept is not None:
             yield from self._kept
             return
@@ -141,14 +145,14 @@ class Rows:
             xp = namespace(stored)
             numbers = stored if xp.isdtype(stored.dtype, "real floating") else as_float64(stored)
             self.largest = max(self.largest, float(xp.max(numbers)), -float(xp.min(numbers)))
-            slab = apply_view(stored, self._view)
+            slab = apply_view(stored, self._view, None if self._keep else self._buffer)
             if self.shift is None:
                 first = slab[:, : min(SHIFT_ROWS, slab.shape[1]), :]
                 self.shift = xp.mean(first if _is_complex(first) else as_float64(first), axis=1)
                 self.shift = self.shift * like(self.centred[:, None].astype(np.float64), self.shift)
             if _is_complex(slab):
-                slab -= self.shift[:, None, :]  # it is new: nobody else holds it
-                shifted = slab
+                slab -= self.shift[:, None, :]  # nobody else holds it
+                self._buffer = shifted = slab
             else:
                 shifted = slab - self.shift[:, None, :]
             if self._keep:

@@ -30,6 +30,7 @@ from dsvcca.sizes import (
     USABLE,
     Size,
     block_bytes,
+    dual_memory,
     holds_whole,
     moments_bytes,
     projection_memory,
@@ -38,10 +39,13 @@ from dsvcca.sizes import (
     segment_memory,
     segment_rows,
     size_of,
+    sketch_memory,
     tile_memory,
+    whitening_route,
 )
 from dsvcca.store import Store
 from dsvcca.views import TRANSFORMED, Meeting, View, meet
+from dsvcca.wide import SAMPLES, SPARE, STRIDE
 
 NUMERICS = 2
 """Changes whenever the same inputs would give other bits."""
@@ -58,7 +62,7 @@ TASK_BYTES = 1 << 30
 TASKS_A_THREAD = 2
 """Reduce tasks for each worker thread, at least, as long as there are representations for them."""
 
-ROUTES = ("auto", "bases", "direct")
+ROUTES = ("auto", "bases", "direct", "covariance", "dual", "randomised")
 
 DIRECT_BYTES = 512 << 20
 """Bytes of the moments of all representations side by side, up to which that is chosen."""
@@ -133,7 +137,7 @@ class Plan:
     center : str
         "all": the mean of every frequency is subtracted; "dc": that of frequency 0 alone.
     route : str
-        As it was asked for: "auto", "bases" or "direct" (see `direct`).
+        As it was asked for (see `direct` and `whitening`).
     panel : int
         Representations in a panel.
     segment : int
@@ -294,6 +298,8 @@ class Plan:
         """
         if self.route != "auto":
             return self.route == "direct"
+        if set(self.whitening) != {"covariance"}:
+            return False
         large = any(self._nbytes(i) > self.segment // 2 for i in range(len(self.variants)))
         if not large or len({self._ground(v) for v in self.variants}) > 1:
             return False
@@ -306,6 +312,12 @@ class Plan:
         direct = sum(self._nbytes(i) for i in range(len(self.variants)))
         direct += 2 * moments * len(self.segments(range(len(self.variants))))
         return precise and moments <= DIRECT_BYTES and direct < basis
+
+    @cached_property
+    def whitening(self) -> tuple[str, ...]:
+        """How each variant is whitened: "covariance", "dual" or "randomised"."""
+        forced = self.route in ("covariance", "dual", "randomised")
+        return tuple(self.route if forced and not size.space else whitening_route(size) for size in self.sizes)
 
     def _nbytes(self, variant: int) -> int:
         return self.representations[self.variants[variant].representation].nbytes
@@ -351,11 +363,12 @@ class Plan:
                         str(v.view),
                         f"center={self.center if v.view.name in TRANSFORMED else 'all'}",
                         "float32",
+                        route,
                         NUMERICS,
                     ]
                 ).encode()
             ).hexdigest()
-            for v in self.variants
+            for v, route in zip(self.variants, self.whitening, strict=True)
         )
 
     @cached_property
@@ -371,6 +384,7 @@ class Plan:
             "views": list(self.names),
             "center": self.center,
             "route": "direct" if self.direct else "bases",
+            "whitening": sorted(set(self.whitening)),
             "variance": [rule.variance for rule in self.rules],
             "criterion": self.rules[0].criterion,
             "rank": self.rules[0].rank,
@@ -462,7 +476,7 @@ class Plan:
     @cached_property
     def large(self) -> tuple[bool, ...]:
         """Which variants are larger than one task: read in segments, twice."""
-        return tuple(len(self.segments((i,))) > 1 for i in range(len(self.variants)))
+        return tuple(route == "covariance" and len(self.segments((i,))) > 1 for i, route in enumerate(self.whitening))
 
     def _reduce_memory(self, variant: int, width: int) -> int:
         """Return the bytes of arrays that making one basis takes, of which `width` columns are kept."""
@@ -471,6 +485,10 @@ class Plan:
             return segment_memory(self.sizes)
         if self.large[variant]:
             return max(segment_memory([size]), projection_memory(size, width))
+        if self.whitening[variant] == "dual":
+            return dual_memory(size, width) + 16 * size.rows * min(STRIDE, size.columns)
+        if self.whitening[variant] == "randomised":
+            return sketch_memory(size, SAMPLES if self.widest.rank is None else self.widest.rank + SPARE)
         return reduce_memory(size, width, self.budget)
 
     def reduce_tasks(self, wanted: Sequence[int], threads: int = 1) -> list[tuple[int, ...]]:
@@ -547,7 +565,14 @@ class Plan:
             return f"direct: activations are read once, side by side in {count} segments, and no basis is kept"
         large = sum(self.large)
         segments = sum(len(self.segments((i,))) for i, is_large in enumerate(self.large) if is_large)
-        return "bases, kept for other plans" + (
+        ways = {
+            "covariance": "through the covariance of columns",
+            "dual": "through the Gram of rows, which are fewer (dual)",
+            "randomised": "by random sketches, with the error kept (randomised)",
+        }
+        ways_taken = Counter(self.whitening)
+        how = ", ".join(f"{number} {ways[way]}" for way, number in sorted(ways_taken.items()))
+        return f"bases, kept for other plans: {how}" + (
             f"; {large} too large for a task in {segments} segments" if large else ""
         )
 
@@ -624,10 +649,13 @@ def plan_comparisons(
         Of `MEASURES`. Without the pwcca ones no vectors are computed.
     memory : int or str, default "1 GiB"
         Memory of one worker thread; tasks are fitted into 70 % of it.
-    route : {"auto", "bases", "direct"}, default "auto"
+    route : {"auto", "bases", "direct", "covariance", "dual", "randomised"}, default "auto"
         "bases": every representation is whitened once, and its basis kept for later plans. "direct": representations
         are read once, side by side, and whitened from their moments; nothing is kept. "auto" takes direct for a few
-        representations larger than one task, where it moves fewer bytes and is as exact.
+        representations larger than one task, where it moves fewer bytes and is as exact. Bases are made through the
+        covariance of columns, through the Gram of rows where those are fewer ("dual", exact as well), or, where both
+        are more than 20,000, from random sketches of the largest directions ("randomised", which keeps a bound of what
+        it may have overlooked); these names force one of them for all views that are not transformed.
 
     Returns
     -------

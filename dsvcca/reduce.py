@@ -8,15 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dsvcca import files
-from dsvcca.activations import PIECE, Representation, read_pieces
+from dsvcca.activations import PIECE, Representation, ahead, read_pieces
 from dsvcca.arrays import Array, NumpyArray, like, significand_bits, to_numpy
 from dsvcca.basis import RankRule
 from dsvcca.errors import DsvccaError
 from dsvcca.moments import Rows
 from dsvcca.plan import Plan
-from dsvcca.sizes import PACK, Size, holds_whole, pack_memory, size_of, streams
-from dsvcca.views import View
+from dsvcca.sizes import PACK, Size, columns_at_once, holds_whole, most_samples, pack_memory, size_of, streams
+from dsvcca.views import View, grid_datapoints
 from dsvcca.whiten import InMemory, rounded_rows, whiten
+from dsvcca.wide import Wide, whiten_dual, whiten_randomised
 from dsvcca.workspace import PackWriter, Receipt
 
 
@@ -28,6 +29,7 @@ class ReduceTask:
     representations: tuple[Representation, ...]
     views: tuple[View, ...]
     fingerprints: tuple[str, ...]
+    whitening: tuple[str, ...]
     rule: RankRule
     center: str
     budget: int
@@ -45,6 +47,7 @@ def reduce_tasks(plan: Plan, workspace: str, wanted: list[int], threads: int) ->
             tuple(plan.representations[plan.variants[i].representation] for i in group),
             tuple(plan.variants[i].view for i in group),
             tuple(plan.basis_fingerprints[i] for i in group),
+            tuple(plan.whitening[i] for i in group),
             plan.widest,
             plan.center,
             plan.budget,
@@ -102,15 +105,30 @@ def _add(pack: PackWriter, task: ReduceTask, place: int, size: Size, read: Futur
     """Whiten one representation into the pack, its columns held in memory or, if they are too many, sent to disk."""
     representation, view, fingerprint = task.representations[place], task.views[place], task.fingerprints[place]
     small = read.result()
-    rows = Rows(
-        lambda: small or read_pieces(representation),
-        representation.logical_shape,
-        view,
-        keep=holds_whole(size, task.budget),
-        center=task.center,
-    )
+    route, bits, name = task.whitening[place], significand_bits(representation.dtype), str(representation)
     columns = _Streamed(pack, size.step_rows) if streams(size, task.budget) else InMemory(rounded=True)
-    basis = whiten(rows, task.rule, columns, bits=significand_bits(representation.dtype), name=str(representation))
+    if route == "covariance":
+        rows = Rows(
+            lambda: small or read_pieces(representation),
+            representation.logical_shape,
+            view,
+            keep=holds_whole(size, task.budget),
+            center=task.center,
+        )
+        basis = whiten(rows, task.rule, columns, bits=bits, name=name)
+    else:
+        wide = Wide(
+            pieces=lambda: small or ahead(read_pieces(representation)),
+            view=view,
+            rows=size.rows,
+            columns=size.columns,
+            at_once=columns_at_once(size, task.budget),
+            grid=grid_datapoints(representation.logical_shape, view),
+            bits=bits,
+            name=name,
+            most_samples=most_samples(size, task.budget),
+        )
+        basis = (whiten_dual if route == "dual" else whiten_randomised)(wide, task.rule, columns)
     pack.add(fingerprint, basis, columns.array() if isinstance(columns, InMemory) else None)
 
 

@@ -11,6 +11,7 @@ from math import log2, prod
 
 from dsvcca.frequencies import half_spectrum
 from dsvcca.views import GRID, LEAST, View, grid_datapoints, view_space, viewed_shape
+from dsvcca.wide import MOST_SAMPLES, SAMPLES, STRIDE
 
 STRIP = 512
 """Columns of one side in one matrix product."""
@@ -26,6 +27,9 @@ SEGMENT_BYTES = 2 << 30
 
 PIECE = 16 << 20
 """Bytes of activations as they are read."""
+
+EXACT_UP_TO = 20_000
+"""Rows or columns, the fewer of them, up to which the Gram of all is made."""
 
 PACK = 512
 """Columns of bases stored as one array, about: a pack is closed once it has them."""
@@ -104,6 +108,43 @@ def projection_memory(size: Size, width: int) -> int:
     """Return the bytes of arrays that making the columns of a segment takes, of which `width` are kept."""
     maps = 3 * 16 * size.columns * width + 8 * 2 * width**2 // size.frequencies
     return maps + 14 * size.step + 24 * size.step_rows * width + (160 << 20)
+
+
+def whitening_route(size: Size) -> str:
+    """Return how a variant of one frequency is whitened: through the Gram of the fewer, or a sketch if both are many.
+
+    >>> [whitening_route(Size(n, p, (), 0, 0)) for n, p in ((5000, 300), (5000, 50_000), (100_000, 50_000))]
+    ['covariance', 'dual', 'randomised']
+    """
+    if size.space or size.columns <= min(size.rows, EXACT_UP_TO):
+        return "covariance"
+    return "dual" if size.rows <= EXACT_UP_TO else "randomised"
+
+
+def dual_memory(size: Size, width: int) -> int:
+    """Return the bytes of arrays of the dual route, columns in memory aside (`columns_at_once`)."""
+    n = size.rows
+    work = max(4 * 8 * n * n, 8 * n * n + 24 * n * width + 16 * width * size.columns)
+    return work + 4 * 8 * n * min(STRIDE, size.columns) + (96 << 20)
+
+
+def columns_at_once(size: Size, budget: int, width: int = 1) -> int:
+    """Return the columns of all rows that the dual route may hold as they are stored."""
+    return max(STRIDE, (budget - dual_memory(size, width)) // (16 * size.rows))
+
+
+def sketch_memory(size: Size, samples: int) -> int:
+    """Return the bytes of arrays of the randomised route with a sketch of so many columns."""
+    slab = 20 * size.step + 8 * size.step_rows * samples
+    return 8 * size.columns * (6 * samples + 40) + slab + 12 * size.rows * samples + (96 << 20)
+
+
+def most_samples(size: Size, budget: int) -> int:
+    """Return the columns that a sketch may have in a task's memory."""
+    samples = MOST_SAMPLES
+    while samples > SAMPLES and sketch_memory(size, samples) > budget:
+        samples //= 2
+    return samples
 
 
 def holds_whole(size: Size, budget: int) -> bool:

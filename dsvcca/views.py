@@ -213,18 +213,18 @@ def grid_datapoints(shape: tuple[int, ...], view: View) -> int:
     return max(LEAST, 1 << max(0, most.bit_length() - 1))
 
 
-def apply_view(activations: Array, view: View) -> Array:
+def apply_view(activations: Array, view: View, out: Array = None) -> Array:
     """Return activations (n, *space, c) as (frequency, row, column), in their own floating type or float64.
 
-    Whatever is done over space is done in float64, one datapoint at a time: the result does not depend on how the
-    datapoints were cut into pieces.
+    A transform is written to `out`, if it has the right shape. Whatever is done over space is done in float64, one
+    datapoint at a time: the result does not depend on how the datapoints were cut into pieces.
     """
     shape = tuple(activations.shape)
     frequencies, rows, c = viewed_shape(shape, view)
     if view.name == "pool":
         activations = _pooled(activations, view.grid)
     if view.name in TRANSFORMED:
-        return to_frequencies(activations, view_space(shape, view), low=view.name == "lowpass")
+        return to_frequencies(activations, view_space(shape, view), low=view.name == "lowpass", out=out)
     xp = namespace(activations)
     exact = xp.isdtype(activations.dtype, "real floating") and view.name in ("neurons", "positions", "flatten")
     x = activations if exact else as_float64(activations)

@@ -39,6 +39,9 @@ from dsvcca.views import NEURONS, View
 EXACT = 2.0**53
 """Integers up to which float64 is exact."""
 
+ONE = np.ones(1, dtype=np.int64)
+"""The weights of the one frequency of views that do not transform."""
+
 TINY = 1e-280
 """Squares below which float64 begins to lose digits."""
 
@@ -67,9 +70,9 @@ def decompose(moments: Moments, weights: NumpyArray, largest: float, bits: int |
     """Return the spectrum of centred activations from their co-moments.
 
     A direction is zero if its eigenvalue is at most max(n, c) eps of the largest of all frequencies, or at most what
-    rounding the stored numbers to `bits` significand bits can make of nothing: 4 n u² / 12, u the spacing of stored
-    numbers at `largest`, the largest absolute value as stored. A channel that is constant after batch norm is zero by
-    this rule, whatever its constant.
+    rounding the stored numbers to `bits` significand bits can make of nothing: 4 max(n, c) u² / 12, u the spacing of
+    stored numbers at `largest`, the largest absolute value as stored. A channel that is constant after batch norm is
+    zero by this rule, whatever its constant.
     """
     eigenvalues, vectors = [], []
     for f, weight in enumerate(weights):
@@ -79,12 +82,50 @@ def decompose(moments: Moments, weights: NumpyArray, largest: float, bits: int |
         eigenvalues.append(to_numpy(values)[::-1])
         vectors.append(xp.flip(found, axis=1))
     s2 = np.maximum(np.stack(eigenvalues), 0.0)
-    n, c = moments.count, s2.shape[1]
+    zero = zero_below(float(s2.max()), moments.count, s2.shape[1], largest, bits)
+    return Spectrum(np.sqrt(s2), tuple(vectors), int(np.count_nonzero(s2 > zero)))
+
+
+def zero_below(first: float, n: int, c: int, largest: float, bits: int | None) -> float:
+    """Return the eigenvalue up to which one is zero, where the largest is `first` (see `decompose`)."""
     spacing = 0.0
     if bits is not None and largest > 0:
         spacing = 2.0 ** (math.ceil(math.log2(largest)) - bits)
-    zero = max(max(n, c) * float(np.finfo(np.float64).eps) * float(s2.max()), 4 * n * spacing**2 / 12)
-    return Spectrum(np.sqrt(s2), tuple(vectors), int(np.count_nonzero(s2 > zero)))
+    return max(max(n, c) * float(np.finfo(np.float64).eps) * first, 4 * max(n, c) * spacing**2 / 12)
+
+
+def check_numbers(largest: float, bits: int | None, name: str) -> None:
+    """Raise if numbers are larger or smaller than float64 can take the squares of."""
+    if bits is None and largest > EXACT:
+        raise DsvccaError(
+            f"{name}: integers up to {largest:.3g} are not exact as float64 (above 2^53): subtract what they "
+            "have in common before writing them"
+        )
+
+
+def kept_directions(
+    rule: RankRule, singular_values: NumpyArray, nonzero: int, n: int, name: str, weights: NumpyArray = ONE
+) -> NumpyArray:
+    """Return how many directions are kept at each frequency, (f,) int.
+
+    Raises
+    ------
+    DsvccaError
+        If there is none, or there are too few rows for them.
+    """
+    if nonzero == 0:
+        raise DsvccaError(
+            f"{name}: every neuron is constant over all {n} rows, no direction is left to compare: leave it out"
+        )
+    [ranks] = ranks_of([rule], weights, singular_values, nonzero)
+    if ranks.max() >= n - 1:
+        where = "" if len(ranks) == 1 else f" of frequency {int(ranks.argmax())}"
+        raise DsvccaError(
+            f"{name}: {ranks.max()} kept directions{where} in {n} rows leave no freedom, every correlation would be 1 "
+            f"whatever the data (kept directions must stay below rows - 1 = {n - 1}): use more datapoints, or keep "
+            "fewer directions, by a smaller variance="
+        )
+    return ranks
 
 
 class Columns(Protocol):
@@ -174,26 +215,11 @@ def cut(
     DsvccaError
         If no direction is left, or there are too few rows for the directions.
     """
-    if bits is None and largest > EXACT:
-        raise DsvccaError(
-            f"{name}: integers up to {largest:.3g} are not exact as float64 (above 2^53): subtract what they "
-            "have in common before writing them"
-        )
+    check_numbers(largest, bits, name)
     weights = half_spectrum(space).weights
     n = moments.count
     spectrum = decompose(moments, weights, largest, bits)
-    if spectrum.nonzero == 0:
-        raise DsvccaError(
-            f"{name}: every neuron is constant over all {n} rows, no direction is left to compare: leave it out"
-        )
-    [ranks] = ranks_of([rule], weights, spectrum.singular_values, spectrum.nonzero)
-    if ranks.max() >= n - 1:
-        where = "" if len(ranks) == 1 else f" of frequency {int(ranks.argmax())}"
-        raise DsvccaError(
-            f"{name}: {ranks.max()} kept directions{where} in {n} rows leave no freedom, every correlation would be 1 "
-            f"whatever the data (kept directions must stay below rows - 1 = {n - 1}): use more datapoints, or keep "
-            "fewer directions, by a smaller variance="
-        )
+    ranks = kept_directions(rule, spectrum.singular_values, spectrum.nonzero, n, name, weights)
     powers = neuron_powers(moments, weights)
     xp = namespace(powers)
     return Cut(
@@ -232,7 +258,7 @@ def checked_moments(rows: Sequence[Rows], names: Sequence[str], start: int = 0) 
     if not bool(xp.all(xp.isfinite(powers))):
         first = int(to_numpy(xp.argmin(xp.astype(xp.isfinite(powers), xp.int8))))
         which = int(np.searchsorted(np.cumsum([one.columns for one in rows]), first, side="right"))
-        raise _not_finite(rows[which].stored(), names[which], start)
+        raise not_finite(rows[which].stored(), names[which], start)
     for one, name in zip(rows, names, strict=True):
         tiny = 0 < one.largest < TINY**0.5
         if tiny and any(bool(xp.any(xp.abs(slab) > 1e-12 * one.largest)) for slab in one()):
@@ -376,7 +402,7 @@ def whiten_in_memory(
     return columns.array(), basis
 
 
-def _not_finite(slabs: Iterable[Array], name: str, start: int) -> DsvccaError:
+def not_finite(slabs: Iterable[Array], name: str, start: int) -> DsvccaError:
     """Return the error that says where activations are not finite; datapoint `start` is their first."""
     bad, first, largest = 0, -1, 0.0
     for slab in slabs:

@@ -98,6 +98,7 @@ class Pack:
             space=space,
             ranks=np.asarray(one["ranks"]),
             nonzero=int(one["nonzero"]),
+            missed=float(one["missed"]),
             singular_values=head.take(f, c),
             mean=head.take(f, c, pairs=bool(space)),
             neuron_norms=head.take(c),
@@ -350,6 +351,7 @@ def _commit(
             "ranks": basis.ranks.tolist(),
             "neurons": int(basis.singular_values.shape[1]),
             "nonzero": basis.nonzero,
+            "missed": basis.missed,
             "rule": asdict(rule),
         }
         for fingerprint, basis in bases

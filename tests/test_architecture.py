@@ -10,7 +10,19 @@ import pytest
 import dsvcca
 
 PACKAGE = Path(dsvcca.__file__).parent
-MATHS = ["arrays", "frequencies", "views", "mixing", "moments", "basis", "whiten", "correlations", "dft", "measures"]
+MATHS = [
+    "arrays",
+    "frequencies",
+    "views",
+    "mixing",
+    "moments",
+    "basis",
+    "whiten",
+    "wide",
+    "correlations",
+    "dft",
+    "measures",
+]
 DATA = ["files", "flat", "labels", "activations", "foreign", "writer", "store", "pairs", "sizes", "plan"]
 DATA += ["partials", "workspace", "results"]
 DOOR = ["execute", "reduce", "segments", "correlate", "compare"]

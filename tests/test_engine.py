@@ -323,6 +323,7 @@ def test_a_failing_representation_before_a_streamed_one_leaves_no_empty_pack(tmp
         representations=plan.representations,
         views=tuple(variant.view for variant in plan.variants),
         fingerprints=plan.basis_fingerprints,
+        whitening=plan.whitening,
         rule=plan.widest,
         center="all",
         budget=8 << 20,
@@ -592,7 +593,7 @@ def test_plans_across_unlike_populations_are_refused(tmp_path):
     with pytest.raises(DsvccaError, match="needs .* of arrays in a task, memory=1.00 GiB leaves .*: raise memory to"):
         big = dsvcca.create_store(tmp_path / "big.zarr", datapoints=30)
         big.write(np.ones((30, 20_000), np.float32), layer="wide")
-        dsvcca.plan_comparisons(big)
+        dsvcca.plan_comparisons(big, route="covariance")
 
 
 def test_blas_threads_are_one_inside_a_task_and_restored_after():
