@@ -15,7 +15,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -26,19 +26,43 @@ import zarr
 from dsvcca import files
 from dsvcca.arrays import NumpyArray
 from dsvcca.errors import DsvccaError
-from dsvcca.labels import Labels, describe, folder_name, to_datapoints_first
+from dsvcca.labels import Labels, checked_labels, describe, folder_name, to_datapoints_first
+from dsvcca.views import View, apply_view
 
 FORMAT = 1
 KEY = "dsvcca"
 ARRAY = "activations"
 IDS = "datapoints"
+MASK, VALID = "mask", "valid"
 PIECE = 16 << 20
 """Bytes of raw activations handed out at once, unless one chunk is larger."""
 
 
 @dataclass(frozen=True)
+class Mask:
+    """Which positions of the sequences of a store are tokens, and not padding.
+
+    Attributes
+    ----------
+    path : str
+        Folder of its record.
+    shape : (int, int)
+        Datapoints and positions.
+    rows : int
+        Tokens in all.
+    digest : str
+        Changes whenever the mask does.
+    """
+
+    path: str
+    shape: tuple[int, int]
+    rows: int
+    digest: str
+
+
+@dataclass(frozen=True)
 class Representation:
-    """One layer of one model at one step, as stored.
+    """One layer of one model at one step, as stored; or one position of its sequences.
 
     Attributes
     ----------
@@ -58,6 +82,10 @@ class Representation:
         When it was committed, ns since 1970: order of arrival. Negative for arrays that others wrote.
     unit : int
         Bytes of the least that can be read of an array that others wrote: one run of its chunks.
+    mask : Mask or None
+        Of sequences: which positions are tokens; None if all are.
+    position : int or None
+        The one position that this is, of sequences; None for all of them.
     """
 
     name: str
@@ -70,16 +98,38 @@ class Representation:
     array: str
     written: int
     unit: int = 0
+    mask: Mask | None = None
+    position: int | None = None
+
+    @property
+    def whole_shape(self) -> tuple[int, ...]:
+        """Shape of the array as (datapoint, *space, column)."""
+        return tuple(self.shape[axis] for axis in to_datapoints_first(self.dims))
 
     @property
     def logical_shape(self) -> tuple[int, ...]:
-        """Shape as (datapoint, *space, column)."""
-        return tuple(self.shape[axis] for axis in to_datapoints_first(self.dims))
+        """Shape as (datapoint, *space, column); (datapoint, column) of one position."""
+        whole = self.whole_shape
+        return whole if self.position is None else (whole[0], whole[-1])
 
     @property
     def nbytes(self) -> int:
         """Bytes of the numbers, uncompressed."""
-        return int(np.prod(self.shape, dtype=np.int64)) * np.dtype(self.dtype).itemsize
+        return int(np.prod(self.logical_shape, dtype=np.int64)) * np.dtype(self.dtype).itemsize
+
+    @property
+    def is_sequence(self) -> bool:
+        """Whether positions lie between datapoints and neurons."""
+        return self.position is None and "position" in self.dims
+
+    def at(self, position: int) -> Representation:
+        """Return one position of the sequences as a representation of its own."""
+        return replace(
+            self,
+            labels=checked_labels({**self.labels, "position": position}),
+            mask=None,
+            position=position,
+        )
 
     def __str__(self) -> str:
         return describe(self.labels)
@@ -147,7 +197,7 @@ def read_records(root: Path, known: dict[str, Representation]) -> list[Represent
 
     `known` keeps what was read before: records never change once they are there, so only new ones are read.
     """
-    names = {e.name for e in os.scandir(root) if not e.name.startswith(".") and e.is_dir()} - {IDS}
+    names = {e.name for e in os.scandir(root) if not e.name.startswith(".") and e.is_dir()} - {IDS, MASK}
     for name in names.difference(known):
         record = read_record(root / name)
         if record is not None:
@@ -183,7 +233,8 @@ def ahead(pieces: Iterator[NumpyArray]) -> Iterator[NumpyArray]:
 def read_pieces(representation: Representation, start: int = 0, stop: int | None = None) -> Iterator[NumpyArray]:
     """Yield the activations of datapoints `start` to `stop`, all by default, as (rows, *space, column) pieces.
 
-    They come in order, and every chunk is read and checked once.
+    They come in order, and every chunk is read and checked once. Of one position only its own numbers are handed out:
+    a chunk is read whole once, to check it, and then only where they lie.
 
     Raises
     ------
@@ -192,14 +243,50 @@ def read_pieces(representation: Representation, start: int = 0, stop: int | None
     """
     checksums = committed_checksums(representation)
     size = max(1, PIECE * representation.logical_shape[0] // max(representation.nbytes, 1))
+    if representation.position is not None and checksums is None:  # whole runs of chunks are read for it
+        size = max(1, size // representation.whole_shape[1])
     stop = representation.logical_shape[0] if stop is None else stop
     if checksums is None:
         blocks = _foreign_blocks(representation, size, start, stop)
     else:
         blocks = _own_chunks(representation, checksums, start, stop)
     for block in blocks:
-        for first in range(0, block.shape[0], size):
-            yield block[first : first + size]
+        one = block if representation.position is None else block[:, representation.position, :]
+        for first in range(0, one.shape[0], size):
+            yield one[first : first + size]
+
+
+def read_positions(representation: Representation) -> Iterator[NumpyArray]:
+    """Yield every position of every datapoint as a row (m, column), padding left out."""
+    valid = None if representation.mask is None else read_mask(representation.mask)
+    start = 0
+    for piece in read_pieces(representation):
+        rows = apply_view(piece, View("positions"))[0]
+        if valid is not None:
+            rows = rows[valid[start : start + len(piece)].ravel()]
+        start += len(piece)
+        yield rows
+
+
+def find_mask(root: Path) -> Mask | None:
+    """Return the mask of a store; None if it has none."""
+    about = read_attributes(root / MASK)
+    if about is None:
+        return None
+    return Mask(str(root / MASK), (int(about["shape"][0]), int(about["shape"][1])), int(about["rows"]), about["mask"])
+
+
+def read_mask(mask: Mask) -> NumpyArray:
+    """Return which positions are tokens, (datapoint, position) bool."""
+    folder = Path(mask.path)
+    about = read_attributes(folder)
+    if about is None or about["mask"] != mask.digest:
+        raise DsvccaError(f"the mask '{folder}' is gone or has changed since the store was opened: open it again")
+    try:
+        values = files.read_chunk(folder / VALID / "c.0.0", "uint8", mask.shape, about["checksums"][f"{VALID}/c.0.0"])
+    except (OSError, ValueError) as error:
+        raise DsvccaError(f"the mask '{folder}' is damaged ({error}): restore it") from error
+    return values.astype(bool)
 
 
 def _own_chunks(
@@ -212,7 +299,10 @@ def _own_chunks(
         key = ".".join(["c", str(row), *("0" for _ in inner)])
         path = Path(representation.array, key)
         try:
-            numbers = files.read_chunk(path, representation.dtype, (chunk, *inner), checksums.get(key))
+            if representation.position is None:
+                numbers = files.read_chunk(path, representation.dtype, (chunk, *inner), checksums.get(key))
+            else:
+                numbers = files.map_chunk(path, representation.dtype, (chunk, *inner), checksums.get(key))
         except FileNotFoundError as error:
             raise DsvccaError(f"{representation}: chunk '{path}' is missing: restore it, or write it again") from error
         except (OSError, ValueError) as error:

@@ -51,8 +51,8 @@ Dims = Annotated[
         help="For arrays of others: their axes, 'nchw', or those of one layer, 'conv1=nchw'; may be repeated."
     ),
 ]
-PairsRule = Annotated[str, typer.Option(help="all, over_training, to_last_step or across_seeds.")]
-View = Annotated[str, typer.Option(help="auto, or mean, max, positions, flatten, dft, lowpass, pool.")]
+PairsRule = Annotated[str, typer.Option(help="all, over_training, to_last_step, across_seeds or to_last_position.")]
+View = Annotated[str, typer.Option(help="auto, or mean, max, positions, flatten, dft, lowpass, pool, each_position.")]
 Variance = Annotated[
     list[float] | None, typer.Option(help="Share of variance to keep; repeat for several. [default: 0.99]")
 ]

@@ -11,7 +11,7 @@ import shutil
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -197,6 +197,21 @@ def read_chunk(path: Path, dtype: str, shape: Sequence[int], checksum: str | Non
     if google_crc32c.value(numbers).to_bytes(TAIL, "little") != tail:
         raise ValueError("its checksum does not hold")
     return np.frombuffer(numbers, dtype=np.dtype(dtype).newbyteorder("<")).reshape(shape)
+
+
+def map_chunk(path: Path, dtype: str, shape: Sequence[int], checksum: str | None) -> npt.NDArray[Any]:
+    """Return a chunk like `read_chunk`, mapped into memory: only what is used of it is read, once it was checked.
+
+    It is checked as a whole when this process maps it for the first time, and again if the file has changed.
+    """
+    status = os.stat(path)
+    _check_once(path, dtype, tuple(shape), checksum, status.st_size, status.st_mtime_ns)
+    return np.memmap(path, np.dtype(dtype).newbyteorder("<"), "r", shape=tuple(shape))
+
+
+@lru_cache(maxsize=1 << 16)
+def _check_once(path: Path, dtype: str, shape: tuple[int, ...], checksum: str | None, size: int, changed: int) -> None:
+    read_chunk(path, dtype, shape, checksum)
 
 
 def write_rows(array: zarr.Array[Any], folder: Path, start: int, rows: npt.NDArray[Any]) -> None:

@@ -22,7 +22,17 @@ RULES = {
     "over_training": "the same layer of the same network at all pairs of steps",
     "to_last_step": "every layer of a network at every step with all its layers at its last step",
     "across_seeds": "the same layer at the same step, between seeds",
+    "to_last_position": "every position of a layer's sequences with its last one",
 }
+
+
+LEAVING_OUT = {
+    "over_training": ("step",),
+    "to_last_step": ("step", "layer"),
+    "across_seeds": ("seed",),
+    "to_last_position": ("position",),
+}
+"""The labels in which representations of one group may differ; the first of them is needed."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +97,7 @@ def choose_pairs(pairs: Any, labels: Sequence[Labels]) -> Pairs:
     everyone = tuple(True for _ in labels)
     if pairs == "all":
         return Pairs("all", tuple(0 for _ in labels), everyone)
-    leaving_out = {"over_training": ("step",), "to_last_step": ("step", "layer"), "across_seeds": ("seed",)}[pairs]
+    leaving_out = LEAVING_OUT[pairs]
     for one in labels:
         if leaving_out[0] not in one:
             raise DsvccaError(f"pairs={pairs!r} needs a {leaving_out[0]!r} label, {describe(one)} has none")
@@ -96,23 +106,24 @@ def choose_pairs(pairs: Any, labels: Sequence[Labels]) -> Pairs:
         codes.setdefault(tuple(sorted((k, v) for k, v in one.items() if k not in leaving_out)), len(codes))
         for one in labels
     )
-    if pairs != "to_last_step":
+    if pairs not in ("to_last_step", "to_last_position"):
         if len(codes) == len(labels):
             raise DsvccaError(
                 f"pairs={pairs!r} compares {RULES[pairs]}, and here that leaves each of the {len(labels)} "
                 "representations with itself alone: select() more of them, or use other pairs"
             )
         return Pairs(pairs, groups, everyone)
+    name = leaving_out[0]
     for one in labels:
-        if not isinstance(one["step"], (int, float)):
+        if not isinstance(one[name], (int, float)):
             raise DsvccaError(
-                f"pairs={pairs!r} needs steps that are numbers, {describe(one)} has a {type(one['step']).__name__}: "
+                f"pairs={pairs!r} needs {name}s that are numbers, {describe(one)} has a {type(one[name]).__name__}: "
                 "which of them is the last is not known; write them as numbers, or give a list of pairs"
             )
     last: dict[int, Any] = {}
     for group, one in zip(groups, labels, strict=True):
-        last[group] = max(last.get(group, one["step"]), one["step"])
-    return Pairs(pairs, groups, tuple(one["step"] == last[g] for g, one in zip(groups, labels, strict=True)))
+        last[group] = max(last.get(group, one[name]), one[name])
+    return Pairs(pairs, groups, tuple(one[name] == last[g] for g, one in zip(groups, labels, strict=True)))
 
 
 def matching(wanted: Labels, labels: Sequence[Labels]) -> list[int]:

@@ -44,7 +44,7 @@ from dsvcca.sizes import (
     whitening_route,
 )
 from dsvcca.store import Store
-from dsvcca.views import TRANSFORMED, Meeting, View, meet
+from dsvcca.views import EACH_POSITION, TRANSFORMED, Meeting, View, meet
 from dsvcca.wide import SAMPLES, SPARE, STRIDE
 
 NUMERICS = 2
@@ -248,7 +248,7 @@ class Plan:
         return {(v.representation, self._ground(v)): place for place, v in enumerate(self.variants)}
 
     def _ground(self, variant: Variant) -> Ground:
-        size = size_of(self.representations[variant.representation].logical_shape, variant.view)
+        size = _size(self.representations[variant.representation], variant.view)
         return Ground(size.space, size.rows)
 
     def passes(self, tile: tuple[int, int]) -> list[Pass]:
@@ -298,7 +298,7 @@ class Plan:
         """
         if self.route != "auto":
             return self.route == "direct"
-        if set(self.whitening) != {"covariance"}:
+        if set(self.whitening) != {"covariance"} or any(v.view.name == "positions" for v in self.variants):
             return False
         large = any(self._nbytes(i) > self.segment // 2 for i in range(len(self.variants)))
         if not large or len({self._ground(v) for v in self.variants}) > 1:
@@ -360,7 +360,7 @@ class Plan:
                 json.dumps(
                     [
                         self.representations[v.representation].fingerprint,
-                        str(v.view),
+                        str(v.view) + _part(self.representations[v.representation], v.view),
                         f"center={self.center if v.view.name in TRANSFORMED else 'all'}",
                         "float32",
                         route,
@@ -410,8 +410,7 @@ class Plan:
         """How large each variant is."""
         representations = (self.representations[v.representation] for v in self.variants)
         return tuple(
-            replace(size_of(r.logical_shape, v.view), unit=r.unit)
-            for r, v in zip(representations, self.variants, strict=True)
+            replace(_size(r, v.view), unit=r.unit) for r, v in zip(representations, self.variants, strict=True)
         )
 
     def assumed_ranks(self) -> list[int]:
@@ -476,7 +475,10 @@ class Plan:
     @cached_property
     def large(self) -> tuple[bool, ...]:
         """Which variants are larger than one task: read in segments, twice."""
-        return tuple(route == "covariance" and len(self.segments((i,))) > 1 for i, route in enumerate(self.whitening))
+        return tuple(
+            route == "covariance" and self.variants[i].view.name != "positions" and len(self.segments((i,))) > 1
+            for i, route in enumerate(self.whitening)
+        )
 
     def _reduce_memory(self, variant: int, width: int) -> int:
         """Return the bytes of arrays that making one basis takes, of which `width` columns are kept."""
@@ -625,15 +627,18 @@ def plan_comparisons(
     pairs : str or list, default "all"
         "all": every representation with every other. "over_training": the same layer of the same network at all pairs
         of steps. "to_last_step": every layer of a network at every step with all its layers at its last step.
-        "across_seeds": the same layer at the same step, between seeds. Or a list of (labels of x, labels of y), such
-        as ``[({"seed": 0, "layer": "fc1"}, {"seed": 1})]``: everything that carries the ones with everything that
-        carries the others.
+        "across_seeds": the same layer at the same step, between seeds. "to_last_position": every position of sequences
+        with the last one of the same layer (view "auto" is then "each_position"). Or a list of (labels of x, labels of
+        y), such as ``[({"seed": 0, "layer": "fc1"}, {"seed": 1})]``: everything that carries the ones with everything
+        that carries the others.
     view : str, default "auto"
         How stored activations become rows and columns. "auto" chooses for every pair what a careful user would:
         neurons for two dense layers, "dft" for maps of one size, "positions" for sequences of one length, "mean"
         (over space) for everything else. By name: "mean", "max", "positions", "flatten", "dft" (maps of different
         sizes meet on the grid of the smaller one, where sizes divide), "lowpass" and "pool" (the same, of the larger
-        one only the low frequencies, or means over blocks). Every number keeps the name of its view.
+        one only the low frequencies, or means over blocks). Every number keeps the name of its view. "each_position"
+        makes every position of sequences (datapoint, position, neuron) a representation with a label `position`, read
+        in place.
     center : {"all", "dc"}, default "all"
         With view "dft": subtract the mean of every frequency, or that of frequency 0 alone. "dc" gives what all
         translations of every image would give (Raghu et al. 2017, theorem 1), but then an image that is common to all
@@ -672,6 +677,10 @@ def plan_comparisons(
     found = tuple(store.representations)
     if not found:
         raise DsvccaError(f"'{store.path}' holds no committed representation: write some first")
+    if pairs == "to_last_position" and view == "auto" and any(r.is_sequence for r in found):
+        view = EACH_POSITION
+    if view == EACH_POSITION:
+        found, view = tuple(_each_position(found)), "neurons"
     seen: Labels = {}
     for r in found:
         check_same_types(r.labels, [seen], f"another representation of '{store.path}'")
@@ -724,7 +733,49 @@ def plan_comparisons(
 
 def _kind(representation: Representation) -> tuple[tuple[int, ...], bool]:
     """Return the space of a representation, and whether it is a sequence."""
-    return representation.logical_shape[1:-1], "position" in representation.dims
+    return representation.logical_shape[1:-1], representation.is_sequence
+
+
+def _size(representation: Representation, view: View) -> Size:
+    mask = representation.mask
+    return size_of(representation.logical_shape, view, mask.rows if mask else None)
+
+
+def _part(representation: Representation, view: View) -> str:
+    """Return which part of the activations a view is of: those that a mask leaves, one position, or all ("")."""
+    if representation.position is not None:
+        return f" of position {representation.position}"
+    return f" of {representation.mask.digest}" if representation.mask and view.name == "positions" else ""
+
+
+def _each_position(representations: Sequence[Representation]) -> list[Representation]:
+    """Return every position of sequences as a representation of its own; dense layers stay.
+
+    Raises
+    ------
+    DsvccaError
+        If there are no sequences, or some positions are not valid for all datapoints.
+    """
+    if not any(r.is_sequence for r in representations):
+        raise DsvccaError(
+            "view='each_position' needs sequences, (datapoint, position, neuron), and there are none: write them with "
+            "dims='ntd' or 'tnd'"
+        )
+    found = []
+    for r in representations:
+        if not r.is_sequence:
+            found.append(r)
+            continue
+        datapoints, positions, _ = r.logical_shape
+        if r.mask is not None and r.mask.rows < datapoints * positions:
+            raise DsvccaError(
+                f"{r}: the mask calls {datapoints * positions - r.mask.rows} of its positions padding, and every "
+                "position needs the same rows: use view='positions', or a store of sequences of one length"
+            )
+        if "position" in r.labels:
+            raise DsvccaError(f"{r} has a label 'position' already: select() others, or use view='positions'")
+        found += [r.at(position) for position in range(positions)]
+    return found
 
 
 def _check_alike(first: Representation, other: Representation) -> None:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from dsvcca import files
-from dsvcca.activations import PIECE, Representation, ahead, read_pieces
+from dsvcca.activations import PIECE, Representation, ahead, read_pieces, read_positions
 from dsvcca.arrays import Array, NumpyArray, like, significand_bits, to_numpy
 from dsvcca.basis import RankRule
 from dsvcca.errors import DsvccaError
 from dsvcca.moments import Rows
 from dsvcca.plan import Plan
 from dsvcca.sizes import PACK, Size, columns_at_once, holds_whole, most_samples, pack_memory, size_of, streams
-from dsvcca.views import View, grid_datapoints
+from dsvcca.views import NEURONS, View, grid_datapoints
 from dsvcca.whiten import InMemory, rounded_rows, whiten
 from dsvcca.wide import Wide, whiten_dual, whiten_randomised
 from dsvcca.workspace import PackWriter, Receipt
@@ -69,14 +69,18 @@ def reduce(task: ReduceTask) -> list[Receipt]:
     """
     commits: list[Future[list[Receipt]]] = []
     failures: list[str] = []
-    sizes = [size_of(r.logical_shape, view) for r, view in zip(task.representations, task.views, strict=True)]
+    sizes = [
+        size_of(r.logical_shape, view, r.mask.rows if r.mask else None)
+        for r, view in zip(task.representations, task.views, strict=True)
+    ]
+    both = list(zip(task.representations, task.views, strict=True))
     n, room = sizes[0].rows, pack_memory(task.budget)
     pack = PackWriter(task.workspace, n, task.rule)
     with ThreadPoolExecutor(2, "dsvcca-io") as io, files.disk_errors(Path(task.workspace)):
-        ahead = [io.submit(_read_small, r) for r in task.representations[:1]]
+        ahead = [io.submit(_read_small, r, v) for r, v in both[:1]]
         for place in range(len(task.representations)):
             read = ahead.pop()
-            ahead += [io.submit(_read_small, r) for r in task.representations[place + 1 : place + 2]]
+            ahead += [io.submit(_read_small, r, v) for r, v in both[place + 1 : place + 2]]
             alone = streams(sizes[place], task.budget)
             last = place == len(task.representations) - 1  # apart, so that little is left to write at the end
             if alone or last or pack.columns >= PACK or 4 * n * pack.columns > room:
@@ -96,21 +100,29 @@ def reduce(task: ReduceTask) -> list[Receipt]:
     return receipts
 
 
-def _read_small(representation: Representation) -> list[NumpyArray] | None:
+def _read_small(representation: Representation, view: View) -> list[NumpyArray] | None:
     """Return all pieces of a representation that is one piece, None for a larger one."""
-    return list(read_pieces(representation)) if representation.nbytes <= PIECE else None
+    return list(_pieces(representation, view)) if representation.nbytes <= PIECE else None
+
+
+def _pieces(representation: Representation, view: View) -> Iterator[NumpyArray]:
+    """Yield activations in pieces, of sequences seen token by token the rows."""
+    return read_positions(representation) if view.name == "positions" else read_pieces(representation)
 
 
 def _add(pack: PackWriter, task: ReduceTask, place: int, size: Size, read: Future[list[NumpyArray] | None]) -> None:
     """Whiten one representation into the pack, its columns held in memory or, if they are too many, sent to disk."""
     representation, view, fingerprint = task.representations[place], task.views[place], task.fingerprints[place]
     small = read.result()
+    shape = representation.logical_shape
+    if view.name == "positions":  # rows are regrouped once padding is left out
+        shape, view = (size.rows, size.columns), NEURONS
     route, bits, name = task.whitening[place], significand_bits(representation.dtype), str(representation)
     columns = _Streamed(pack, size.step_rows) if streams(size, task.budget) else InMemory(rounded=True)
     if route == "covariance":
         rows = Rows(
-            lambda: small or read_pieces(representation),
-            representation.logical_shape,
+            lambda: small or _pieces(representation, task.views[place]),
+            shape,
             view,
             keep=holds_whole(size, task.budget),
             center=task.center,
@@ -118,12 +130,12 @@ def _add(pack: PackWriter, task: ReduceTask, place: int, size: Size, read: Futur
         basis = whiten(rows, task.rule, columns, bits=bits, name=name)
     else:
         wide = Wide(
-            pieces=lambda: small or ahead(read_pieces(representation)),
+            pieces=lambda: small or ahead(_pieces(representation, task.views[place])),
             view=view,
             rows=size.rows,
             columns=size.columns,
             at_once=columns_at_once(size, task.budget),
-            grid=grid_datapoints(representation.logical_shape, view),
+            grid=grid_datapoints(shape, view),
             bits=bits,
             name=name,
             most_samples=most_samples(size, task.budget),

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from math import log2, prod
 
 from dsvcca.frequencies import half_spectrum
-from dsvcca.views import GRID, LEAST, View, grid_datapoints, view_space, viewed_shape
+from dsvcca.views import GRID, LEAST, NEURONS, View, grid_datapoints, view_space, viewed_shape
 from dsvcca.wide import MOST_SAMPLES, SAMPLES, STRIDE
 
 STRIP = 512
@@ -75,8 +75,11 @@ class Size:
         return min(self.columns, self.rows) * prod(self.space)
 
 
-def size_of(shape: tuple[int, ...], view: View) -> Size:
-    """Return the size of activations (n, *space, c) under a view."""
+def size_of(shape: tuple[int, ...], view: View, tokens: int | None = None) -> Size:
+    """Return the size of activations (n, *space, c) under a view; of sequences only `tokens` positions are rows."""
+    if view.name == "positions":
+        _, rows, columns = viewed_shape(shape, view)
+        return size_of((rows if tokens is None else tokens, columns), NEURONS)
     _, rows, columns = viewed_shape(shape, view)
     step = min(shape[0], grid_datapoints(shape, view))
     return Size(rows, columns, view_space(shape, view), step * prod(shape[1:]), step * rows // shape[0])

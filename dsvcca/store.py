@@ -2,6 +2,7 @@
 
 activations.zarr/                         group; its attributes hold the number of datapoints
   datapoints/                             array of datapoint ids, once they are known
+  mask/                                   which positions of sequences are tokens, if that was said
   seed=0,step=100,layer=conv1/            one group a representation, see `dsvcca.activations`
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +22,22 @@ from dsvcca.activations import (
     FORMAT,
     IDS,
     KEY,
+    MASK,
     Representation,
+    find_mask,
     findings,
     read_attributes,
     read_ids,
+    read_mask,
     read_pieces,
     read_records,
 )
-from dsvcca.arrays import NumpyArray
+from dsvcca.arrays import NumpyArray, to_numpy
 from dsvcca.errors import DsvccaError
 from dsvcca.foreign import foreign_representations
 from dsvcca.labels import Label, describe, label_order, nearest
 from dsvcca.progress import track
-from dsvcca.writer import Writer, claim_ids, plain_ids, stored_ids
+from dsvcca.writer import Writer, claim_ids, commit_mask, plain_ids, stored_ids
 
 
 class Store:
@@ -66,6 +71,9 @@ class Store:
     def representations(self) -> list[Representation]:
         """Committed representations in order of arrival, the newest version of each."""
         found = self._foreign or read_records(self._root, self._records)
+        mask = None if self._foreign else find_mask(self._root)
+        if mask is not None:
+            found = [replace(r, mask=mask) if r.is_sequence and r.shape[1] == mask.shape[1] else r for r in found]
         return [r for r in found if all(r.labels.get(name) in allowed for name, allowed in self._where.items())]
 
     @property
@@ -171,6 +179,33 @@ class Store:
             raise DsvccaError(f"'{self.path}' was written by others and is only read: create_store() a new one")
         return Writer(self._root, self.datapoints, {**labels, "layer": layer}, dims, if_exists, self._records)
 
+    def write_mask(self, valid: Any) -> None:
+        """Say which positions of the sequences are tokens; the others are padding and no rows of view "positions".
+
+        Parameters
+        ----------
+        valid : (datapoints, positions) bool array
+            For all sequences of that many positions, whenever they are written. It cannot be changed later.
+
+        Raises
+        ------
+        DsvccaError
+            If it has another shape, is not made of true and false, or another mask is there already.
+        """
+        if self._foreign:
+            raise DsvccaError(f"'{self.path}' was written by others and is only read: create_store() a new one")
+        values = to_numpy(valid) if hasattr(valid, "shape") else np.asarray(valid)
+        if values.ndim != 2 or len(values) != self.datapoints:
+            raise DsvccaError(
+                f"a mask of shape {values.shape}, the store has {self.datapoints} datapoints: give (datapoint, "
+                "position)"
+            )
+        if not np.isin(values, (0, 1)).all():
+            raise DsvccaError("a mask holds true (a token) and false (padding), this one holds other numbers")
+        if not values.any():
+            raise DsvccaError("the mask leaves no token: true is a token, false is padding")
+        commit_mask(self._root, values.astype(np.uint8))
+
     def read(self, **labels: Label) -> NumpyArray:
         """Return the activations (datapoint, ..., channel) of the one representation that carries the labels.
 
@@ -198,7 +233,7 @@ class Store:
                 found += findings(representation)
                 advance()
         if not self._foreign and not self._where:
-            orphans = set(os.listdir(self._root)).difference(self._records, (IDS, "zarr.json"))
+            orphans = set(os.listdir(self._root)).difference(self._records, (IDS, MASK, "zarr.json"))
             found += [
                 (name, "", "is no committed representation: its record is gone, or it is something else")
                 for name in sorted(orphans)
@@ -208,6 +243,12 @@ class Store:
                 stored_ids(self._root)
             except DsvccaError as error:
                 found.append((IDS, "", str(error)))
+            try:
+                mask = find_mask(self._root)
+                if mask is not None:
+                    read_mask(mask)
+            except DsvccaError as error:
+                found.append((MASK, "", str(error)))
         return pd.DataFrame(found, columns=["name", "chunk", "problem"])
 
     @property

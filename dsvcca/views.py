@@ -31,6 +31,9 @@ from dsvcca.frequencies import half_spectrum, to_frequencies
 VIEWS = ("neurons", "mean", "max", "positions", "flatten", "dft", "lowpass", "pool")
 """Views that can be asked for, beside "auto"."""
 
+EACH_POSITION = "each_position"
+"""Asked for in place of a view: every position of sequences is a representation of its own."""
+
 DEFINITIONS = {
     "neurons": "both as they are stored",
     "mean": "maps averaged over space",
@@ -127,7 +130,8 @@ def meet(view: str, x: tuple[int, ...], y: tuple[int, ...], *, tokens: bool = Fa
     ('alias-empirical', 'alias 7x7', 'dft')
     """
     if view not in (*VIEWS, "auto"):
-        raise DsvccaError(f"unknown view {view!r}: choose one of {', '.join(map(repr, VIEWS))} or 'auto'")
+        known = ", ".join(map(repr, (*VIEWS, EACH_POSITION)))
+        raise DsvccaError(f"unknown view {view!r}: choose one of {known} or 'auto'")
     found = _meeting(_choose(x, y, tokens) if view == "auto" else view, x, y)
     if found is None:
         one, other = (f"maps of {spelled(space)}" if space else "a dense layer" for space in (x, y))
@@ -164,7 +168,7 @@ def _meeting(view: str, x: tuple[int, ...], y: tuple[int, ...]) -> Meeting | Non
 
 
 def viewed_shape(shape: tuple[int, ...], view: View) -> tuple[int, int, int]:
-    """Return (frequencies, rows, columns) of activations of `shape` (n, *space, c) under `view`.
+    """Return (frequencies, rows, columns) of activations of `shape` (n, *space, c) under `view`, all positions valid.
 
     Raises
     ------

@@ -19,7 +19,10 @@ from dsvcca.activations import (
     FORMAT,
     IDS,
     KEY,
+    MASK,
+    VALID,
     Representation,
+    find_mask,
     read_attributes,
     read_ids,
     read_records,
@@ -260,6 +263,33 @@ def stored_ids(root: Path) -> tuple[NumpyArray, str] | None:
     if _digest(ids) != about["ids"]:
         raise DsvccaError(f"the datapoint ids '{root / IDS}' are not those that were written: restore them")
     return ids, str(about["of"])
+
+
+def commit_mask(root: Path, valid: NumpyArray) -> None:
+    """Commit the mask (datapoint, position) uint8 of a store; nothing to do where the same is there already."""
+    digest = hashlib.sha256(repr(valid.shape).encode() + valid.tobytes()).hexdigest()
+    with files.disk_errors(root):
+        folder = files.stage(root)
+        try:
+            array = files.create_array(folder / VALID, valid.shape, len(valid), "uint8", ("datapoint", "position"))
+            array[:] = valid
+            record = {
+                "format": FORMAT,
+                "kind": "mask",
+                "shape": list(valid.shape),
+                "rows": int(valid.sum()),
+                "mask": digest,
+                "checksums": files.seal(folder),
+            }
+            files.write_group(folder, **{KEY: signed(record)})
+            files.publish(folder, root / MASK)
+        finally:
+            files.discard(folder)
+    there = find_mask(root)
+    if there is None or there.digest != digest:
+        raise DsvccaError(
+            f"the store '{root}' has another mask already, and what was compared by it would change: use another store"
+        )
 
 
 def _digest(ids: NumpyArray) -> str:
