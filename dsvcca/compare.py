@@ -20,6 +20,7 @@ from dsvcca.arrays import NumpyArray
 from dsvcca.basis import ranks_of
 from dsvcca.correlate import BasisPairs, CorrelateTask, correlate
 from dsvcca.errors import DsvccaError, DsvccaWarning
+from dsvcca.explain import ExplainTask, commit_targets, explain
 from dsvcca.plan import Plan
 from dsvcca.reduce import reduce, reduce_tasks
 from dsvcca.segments import SegmentTask, segment_tasks
@@ -72,8 +73,8 @@ def compare(
         "datapoint_ids": plan.ids or "not known",
     }
     root = results.create_results(out, plan, about)
-    tiles = results.missing_tiles(root, plan)
-    if not tiles:
+    tiles, panels = results.missing_tiles(root, plan), results.missing_targets(root, plan)
+    if not tiles and not panels:
         return results.open_results(root)
     place = str(files.local_path(workspace or f"{plan.store.rstrip('/')}.workspace", "workspace"))
     ensure_workspace(place)
@@ -81,26 +82,35 @@ def compare(
         _check_cluster(plan, client)
 
     known = results.are_warnings_known(root)
-    bases = make_bases(plan, place, tiles if known else plan.tiles, client)
+    needed = _variants_of(plan, tiles, panels) if known else range(len(plan.variants))
+    bases = make_bases(plan, place, needed, client)
     ranks, deepest, missed = kept_ranks(plan, place, bases)
     if not known:
         results.add_warnings(root, warn_of_what_misleads(plan, deepest, missed))
     plan.check(ranks.max(axis=1).tolist())
 
+    if panels:
+        explaining = target_tasks(plan, place, root, panels, bases)
+        _, failures = execute.run(explain, explaining, client=client, title="explain")
+        execute.raise_failures(failures, len(explaining))
     tasks = tile_tasks(plan, place, root, tiles, bases)
     _, failures = execute.run(correlate, tasks, client=client, title="correlate")
     execute.raise_failures(failures, len(tasks))
-    left = results.missing_tiles(root, plan)
+    left = [*results.missing_tiles(root, plan), *results.missing_targets(root, plan)]
     if left:
         raise DsvccaError(f"{len(left)} of {len(plan.tiles)} tiles are not on storage: run the same line again")
     return results.open_results(root)
 
 
-def make_bases(
-    plan: Plan, workspace: str, tiles: Sequence[tuple[int, int]], client: Client | None
-) -> dict[int, BasisRef]:
-    """Return where the basis of every variant in the tiles is, after making those that are missing."""
-    needed = sorted({i for tile in tiles for one in plan.passes(tile) for i in (*one.x, *one.y)})
+def _variants_of(plan: Plan, tiles: Sequence[tuple[int, int]], panels: Sequence[int]) -> list[int]:
+    """Return the variants that are in some tiles, and those that meet the targets in some panels."""
+    passes = [one for tile in tiles for one in plan.passes(tile)]
+    passes += [one for panel in panels for one in plan.target_passes[panel]]
+    return sorted({i for one in passes for i in (*one.x, *one.y)})
+
+
+def make_bases(plan: Plan, workspace: str, needed: Sequence[int], client: Client | None) -> dict[int, BasisRef]:
+    """Return where the basis of every variant is, after making those that are missing."""
     bases = _usable(plan, find_bases(workspace), needed)
     missing = [i for i in needed if i not in bases]
     threads = 1 if client is None else execute.threads_of(client)
@@ -183,6 +193,30 @@ def tile_tasks(
             budget=plan.budget,
         )
         for tile in tiles
+    ]
+
+
+def target_tasks(
+    plan: Plan, workspace: str, out: Path, panels: Sequence[int], bases: dict[int, BasisRef]
+) -> list[ExplainTask]:
+    """Return one task a panel, after committing the targets to the workspace."""
+    with files.disk_errors(Path(workspace)):
+        name = commit_targets(workspace, plan.targets)
+    return [
+        ExplainTask(
+            workspace=workspace,
+            out=str(out),
+            place=place,
+            panel=plan.panel,
+            rows=plan.representations[0].logical_shape[0],
+            passes=tuple((one.x_members, tuple(bases[k] for k in one.x)) for one in plan.target_passes[place]),
+            count=len(plan.panels[place]),
+            targets=name,
+            rules=plan.rules,
+            everywhere=plan.rows == "translations",
+            budget=plan.budget,
+        )
+        for place in panels
     ]
 
 

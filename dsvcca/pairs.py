@@ -23,6 +23,7 @@ RULES = {
     "to_last_step": "every layer of a network at every step with all its layers at its last step",
     "across_seeds": "the same layer at the same step, between seeds",
     "to_last_position": "every position of a layer's sequences with its last one",
+    "to_targets": "no representations with each other, all of them with the targets",
 }
 
 
@@ -95,6 +96,8 @@ def choose_pairs(pairs: Any, labels: Sequence[Labels]) -> Pairs:
             f"pairs={pairs!r} is unknown: {nearest(pairs, RULES)} A list of (labels of x, labels of y) will do too"
         )
     everyone = tuple(True for _ in labels)
+    if pairs == "to_targets":
+        return Pairs(pairs, tuple(0 for _ in labels), tuple(False for _ in labels))
     if pairs == "all":
         return Pairs("all", tuple(0 for _ in labels), everyone)
     leaving_out = LEAVING_OUT[pairs]

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from math import ceil
+from math import ceil, prod
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -44,7 +44,8 @@ from dsvcca.sizes import (
     whitening_route,
 )
 from dsvcca.store import Store
-from dsvcca.views import EACH_POSITION, TRANSFORMED, Meeting, View, meet
+from dsvcca.targets import Target, find_targets
+from dsvcca.views import EACH_POSITION, NEURONS, TRANSFORMED, Meeting, View, meet, spelled
 from dsvcca.wide import SAMPLES, SPARE, STRIDE
 
 NUMERICS = 2
@@ -138,6 +139,10 @@ class Plan:
         "all": the mean of every frequency is subtracted; "dc": that of frequency 0 alone.
     route : str
         As it was asked for (see `direct` and `whitening`).
+    targets : tuple of Target
+        What every representation is asked to explain.
+    rows : {"translations"} or None
+        What is known of the rows: that they are all translations of their images.
     panel : int
         Representations in a panel.
     segment : int
@@ -154,6 +159,8 @@ class Plan:
     memory: int
     center: str = "all"
     route: str = "auto"
+    targets: tuple[Target, ...] = ()
+    rows: str | None = None
     panel: int = PANEL
     segment: int = SEGMENT_BYTES
 
@@ -240,7 +247,53 @@ class Plan:
                 here = wanted & (x_kinds == a) & (y_kinds == b)
                 found |= {Variant(x.start + k, meeting.x) for k in np.flatnonzero(here.any(axis=1)).tolist()}
                 found |= {Variant(y.start + k, meeting.y) for k in np.flatnonzero(here.any(axis=0)).tolist()}
+        if self.targets:
+            found |= {Variant(i, self._view_to_targets(r)) for i, r in enumerate(self.representations)}
         return tuple(sorted(found, key=lambda v: (self._ground(v), v.representation)))
+
+    def _view_to_targets(self, representation: Representation) -> View:
+        """Return the view in which a representation meets targets, which have a row a datapoint."""
+        space, tokens = _kind(representation)
+        if not space:
+            return NEURONS
+        if self.view in ("max", "flatten", "mean"):
+            return View(self.view)
+        return View("mean" if tokens or self.view == "positions" else "dft")
+
+    @property
+    def target_view(self) -> str:
+        """What `r2_target` of maps is made of, in words."""
+        if self.view in ("max", "flatten", "mean"):
+            return self.view
+        if self.rows == "translations":
+            return "dft, all frequencies: rows are all translations of their images"
+        return "dft, frequency 0: the mean over space; the others cannot explain what does not move with the image"
+
+    @cached_property
+    def target_passes(self) -> list[list[Pass]]:
+        """Of every panel, the variants that meet the targets, those that share their ground together; pairs of none."""
+        found = []
+        for panel in self.panels:
+            grounds: dict[Ground, list[int]] = {}
+            for i in panel:
+                variant = Variant(i, self._view_to_targets(self.representations[i]))
+                grounds.setdefault(self._ground(variant), []).append(i)
+            none = np.zeros((0, 0), dtype=np.int8)
+            found.append(
+                [
+                    Pass(
+                        ground.rows,
+                        tuple(self._places[i, ground] for i in members),
+                        (),
+                        tuple(i - panel.start for i in members),
+                        (),
+                        none.astype(bool),
+                        none,
+                    )
+                    for ground, members in grounds.items()
+                ]
+            )
+        return found
 
     @cached_property
     def _places(self) -> dict[tuple[int, Ground], int]:
@@ -298,7 +351,11 @@ class Plan:
         """
         if self.route != "auto":
             return self.route == "direct"
-        if set(self.whitening) != {"covariance"} or any(v.view.name == "positions" for v in self.variants):
+        if (
+            self.targets
+            or set(self.whitening) != {"covariance"}
+            or any(v.view.name == "positions" for v in self.variants)
+        ):
             return False
         large = any(self._nbytes(i) > self.segment // 2 for i in range(len(self.variants)))
         if not large or len({self._ground(v) for v in self.variants}) > 1:
@@ -384,6 +441,8 @@ class Plan:
             "views": list(self.names),
             "center": self.center,
             "route": "direct" if self.direct else "bases",
+            "targets": [[target.name, target.digest] for target in self.targets],
+            "known_of_rows": self.rows,
             "whitening": sorted(set(self.whitening)),
             "variance": [rule.variance for rule in self.rules],
             "criterion": self.rules[0].criterion,
@@ -548,7 +607,8 @@ class Plan:
                 f"  route            {self._how_it_goes()}",
                 f"  kept             {rules}",
                 f"  pairs            {self.pairs.name}: {what}",
-                f"  measures         {', '.join(self.measures)}",
+                f"  measures         {', '.join(self.measures) if self.tiles else 'none'}",
+                *([f"  targets          {self._what_is_explained()}"] if self.targets else []),
                 f"  comparisons      {price.comparisons:,} in {price.tiles:,} tiles of {self.panel} x {self.panel}",
                 f"  tasks            {price.reduce_tasks:,} reduce, {price.tiles:,} correlate",
                 f"  read             {format_bytes(price.bytes_read)}, if no basis is there yet",
@@ -559,6 +619,12 @@ class Plan:
                 f"{RATES['product'] / 1e9:.0f} GFLOP/s and ranks are a third of the columns (0.7 by frequency)",
             ]
         )
+
+    def _what_is_explained(self) -> str:
+        """Return the targets, and by what of maps they are explained."""
+        names = ", ".join(f"{t.name} ({t.columns} columns)" if t.columns > 1 else t.name for t in self.targets)
+        maps = any(space and not tokens for space, tokens in map(_kind, self.representations))
+        return names + (f"; of maps: {self.target_view}" if maps else "")
 
     def _how_it_goes(self) -> str:
         """Return which way from activations to cross blocks was chosen."""
@@ -615,6 +681,8 @@ def plan_comparisons(
     criterion: str = "variance",
     rank: int | None = None,
     measures: str | Sequence[str] = tuple(MEASURES),
+    targets: Any = None,
+    rows: str | None = None,
     memory: int | str = "1 GiB",
     route: str = "auto",
 ) -> Plan:
@@ -652,6 +720,12 @@ def plan_comparisons(
         Keep this many directions instead of a share of variance.
     measures : str or sequence of str, default all
         Of `MEASURES`. Without the pwcca ones no vectors are computed.
+    targets : array, mapping, or labels, optional
+        What every representation is asked to explain, one row a datapoint: an array (n,) or (n, q); a mapping from
+        names to arrays or labels; or the labels of layers in the store, such as ``{"layer": "logits"}``. Results then
+        hold `r2_target`. Maps explain by their frequency 0. With ``pairs="to_targets"`` nothing else is compared.
+    rows : {"translations"}, optional
+        Say that rows are all translations of their images, with a target for each: then all frequencies explain.
     memory : int or str, default "1 GiB"
         Memory of one worker thread; tasks are fitted into 70 % of it.
     route : {"auto", "bases", "direct", "covariance", "dual", "randomised"}, default "auto"
@@ -687,6 +761,19 @@ def plan_comparisons(
         seen = r.labels | seen
     for r in found:
         _check_alike(found[0], r)
+    wanted = find_targets(targets, store, found[0].logical_shape[0])
+    if pairs == "to_targets" and not wanted:
+        raise DsvccaError("pairs='to_targets' needs targets=: an array, or labels of layers such as {'layer': 'out'}")
+    if rows not in (None, "translations"):
+        raise DsvccaError(f"rows={rows!r} is unknown: 'translations' says that they are all those of their images")
+    if rows and wanted:
+        for r in found:
+            space, sequence = _kind(r)
+            if space and not sequence and r.logical_shape[0] % prod(space):
+                raise DsvccaError(
+                    f"{r}: {r.logical_shape[0]} rows cannot be all {prod(space)} translations of some images of "
+                    f"{spelled(space)}: leave rows= out"
+                )
     if route not in ROUTES:
         raise DsvccaError(f"route={route!r} is unknown: {nearest(route, ROUTES)}")
     if center not in ("all", "dc"):
@@ -721,7 +808,11 @@ def plan_comparisons(
         memory=memory,
         center=center,
         route=route,
+        targets=wanted,
+        rows=rows,
     )
+    if wanted and route == "direct":
+        raise DsvccaError("route='direct' keeps no basis that could explain targets: leave one of them out")
     if plan.direct and len({(size.space, size.rows) for size in plan.sizes}) > 1:
         raise DsvccaError(
             f"route='direct' takes representations side by side, these meet in views {', '.join(plan.names)}: "

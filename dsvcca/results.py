@@ -31,11 +31,21 @@ from dsvcca.errors import DsvccaError, DsvccaWarning
 from dsvcca.labels import Label, label_order, nearest
 from dsvcca.measures import MEASURES
 from dsvcca.plan import Plan
+from dsvcca.targets import target_names
 from dsvcca.views import DEFINITIONS
 
 COMMITS = "commits"
 
 RANKS = ("rank_x", "rank_y")
+
+R2, FLOOR = "r2_target", "r2_target_floor"
+
+EXPLAINED = {
+    R2: "share of the variance of a target that the kept directions of x explain, ||U_x^H y||^2 / ||y||^2; of several "
+    "columns together the mean squared canonical correlation over their rank",
+    FLOOR: "what r2_target of a target that has nothing to do with x is expected to be",
+}
+"""Name and definition of what results hold of targets."""
 
 VIEW = "view"
 
@@ -65,6 +75,7 @@ def create_results(out: str | os.PathLike[str], plan: Plan, about: Mapping[str, 
                     "meaning": plan.meaning,
                     "listed": plan.listed,
                     "tiles": len(plan.tiles),
+                    "targets": len(plan.panels) if plan.targets else 0,
                     "warnings": None,
                     "checksums": files.seal(folder),
                 }
@@ -107,6 +118,28 @@ def write_tile(root: Path, tile: tuple[int, int], values: Mapping[str, NumpyArra
     _commit(root, _name(tile), _tile_keys(about, tile))
 
 
+def missing_targets(root: Path, plan: Plan) -> list[int]:
+    """Return the panels for which it is not committed what they explain of the targets."""
+    about = _results_attributes(root)
+    count = len(plan.panels) if plan.targets else 0
+    return [i for i in range(count) if not _is_committed(root, f"targets-{i}", _target_keys(about, i))]
+
+
+def write_targets(root: Path, place: int, values: Mapping[str, NumpyArray], panel: int) -> None:
+    """Write what one panel explains of the targets, and then the marker that makes it count.
+
+    Parameters
+    ----------
+    values : mapping
+        `r2_target` (rows, targets, variances) and `r2_target_floor` (rows, variances).
+    """
+    about = _results_attributes(root)
+    for name, block in values.items():
+        array = zarr.open_array(str(root / name), mode="r+")
+        array[place * panel : place * panel + len(block)] = block if about["listed"] else block[..., 0]
+    _commit(root, f"targets-{place}", _target_keys(about, place))
+
+
 def are_warnings_known(root: Path) -> bool:
     """Return whether it was found out what there is to warn of."""
     return _results_attributes(root)["warnings"] is not None
@@ -141,7 +174,11 @@ def open_results(out: str | os.PathLike[str]) -> xr.Dataset:
     found: xr.Dataset = xr.open_zarr(str(root), consolidated=False, chunks=None, mask_and_scale=False)
     names = label_order({str(c)[2:] for c in found.coords if str(c).startswith("x_")})
     coordinates = ["x", *(f"x_{n}" for n in names), "y", *(f"y_{n}" for n in names), "variance"]
-    variables = _variables(about)
+    variables = [*_variables(about), *(EXPLAINED if about["targets"] else ())]
+    if about["targets"]:
+        coordinates.insert(-1, "target")
+    if not about["tiles"]:
+        coordinates = [name for name in coordinates if name != "y" and not name.startswith("y_")]
     left = _what_is_missing(root, about)
     if left:
         sentence = f"'{root}' is not complete: {left}; compare(plan, out) does what is missing"
@@ -242,7 +279,7 @@ def _skeleton(folder: Path, plan: Plan) -> None:
     coordinates = " ".join(f"{side}_{name}" for side in "xy" for name in names)
     definitions = {name: MEASURES[name] for name in plan.measures}
     definitions |= {name: f"directions of {name[-1]} kept by the rank rule" for name in RANKS}
-    for name, definition in definitions.items():
+    for name, definition in definitions.items() if plan.tiles else ():
         array = files.create_array(
             folder / name,
             (count, count, *((variances,) if extra else ())),
@@ -252,10 +289,10 @@ def _skeleton(folder: Path, plan: Plan) -> None:
             inner=(plan.panel, *((variances,) if extra else ())),
         )
         array.update_attributes({"definition": definition, "coordinates": coordinates})
-    views = files.create_array(folder / VIEW, (count, count), plan.panel, "int8", ("x", "y"), inner=(plan.panel,))
-    flags: dict[str, Any] = {"flag_values": list(range(1, len(plan.names) + 1)), "flag_meanings": " ".join(plan.names)}
-    flags |= {"flag_definitions": {name: DEFINITIONS[name] for name in plan.names}}
-    views.update_attributes({"definition": "how the two were looked at", "coordinates": coordinates, **flags})
+    if plan.tiles:
+        _write_view_array(folder, plan, coordinates)
+    if plan.targets:
+        _write_target_arrays(folder, plan, " ".join(f"x_{name}" for name in names))
     for side in "xy":
         numbers = files.create_array(folder / side, (count,), count, "int64", (side,))
         numbers[:] = np.arange(count)
@@ -266,6 +303,25 @@ def _skeleton(folder: Path, plan: Plan) -> None:
         shares[:] = np.asarray([rule.variance for rule in plan.rules])
     (folder / COMMITS).mkdir()
     files.write_group(folder / COMMITS)
+
+
+def _write_view_array(folder: Path, plan: Plan, coordinates: str) -> None:
+    count = len(plan.representations)
+    views = files.create_array(folder / VIEW, (count, count), plan.panel, "int8", ("x", "y"), inner=(plan.panel,))
+    flags: dict[str, Any] = {"flag_values": list(range(1, len(plan.names) + 1)), "flag_meanings": " ".join(plan.names)}
+    flags |= {"flag_definitions": {name: DEFINITIONS[name] for name in plan.names}}
+    views.update_attributes({"definition": "how the two were looked at", "coordinates": coordinates, **flags})
+
+
+def _write_target_arrays(folder: Path, plan: Plan, coordinates: str) -> None:
+    count, explained, variances = len(plan.representations), target_names(plan.targets), len(plan.rules)
+    extra, last = (("variance",), (variances,)) if plan.listed else ((), ())
+    shapes = {R2: ((count, len(explained), *last), ("x", "target", *extra)), FLOOR: ((count, *last), ("x", *extra))}
+    for name, (shape, dims) in shapes.items():
+        array = files.create_array(folder / name, shape, plan.panel, "float64", dims)
+        array.update_attributes({"definition": EXPLAINED[name], "coordinates": coordinates, "view": plan.target_view})
+    array = files.create_array(folder / "target", (len(explained),), len(explained), str, ("target",))
+    array[:] = np.asarray(explained, dtype=object)
 
 
 def _write_labels(folder: Path, values: list[Label | None], side: str) -> None:
@@ -322,7 +378,14 @@ def _name(tile: tuple[int, int]) -> str:
 
 
 def _variables(about: Mapping[str, Any]) -> list[str]:
-    return [*about["meaning"]["measures"], *RANKS, VIEW]
+    """Return what results hold of pairs; nothing where there are none."""
+    return [*about["meaning"]["measures"], *RANKS, VIEW] if about["tiles"] else []
+
+
+def _target_keys(about: Mapping[str, Any], place: int) -> list[str]:
+    """Return the chunks of what one panel explains of the targets."""
+    end = ".0" if about["listed"] else ""
+    return [f"{R2}/c.{place}.0{end}", f"{FLOOR}/c.{place}{end}"]
 
 
 def _tile_keys(about: Mapping[str, Any], tile: tuple[int, int]) -> list[str]:
@@ -357,6 +420,9 @@ def _what_is_missing(root: Path, about: Mapping[str, Any]) -> str:
     names = [path.stem for path in (root / COMMITS).glob("*.json")]
     tiles = [(int(i), int(j)) for i, j in (name.split("-") for name in names if re.fullmatch(r"\d+-\d+", name))]
     there = sum(_is_committed(root, _name(tile), _tile_keys(about, tile)) for tile in tiles)
+    explained = sum(_is_committed(root, f"targets-{i}", _target_keys(about, i)) for i in range(about["targets"]))
+    if explained < about["targets"]:
+        return f"of {about['targets'] - explained} of {about['targets']} panels it is not there what they explain"
     if there < about["tiles"]:
         return f"{there} of {about['tiles']} tiles are there, the numbers of the others read as NaN"
     return ""

@@ -23,9 +23,9 @@ MATHS = [
     "dft",
     "measures",
 ]
-DATA = ["files", "flat", "labels", "activations", "foreign", "writer", "store", "pairs", "sizes", "plan"]
+DATA = ["files", "flat", "labels", "activations", "foreign", "writer", "store", "pairs", "targets", "sizes", "plan"]
 DATA += ["partials", "workspace", "results"]
-DOOR = ["execute", "reduce", "segments", "correlate", "compare"]
+DOOR = ["execute", "reduce", "segments", "correlate", "explain", "compare"]
 FACE = ["plot", "demo", "cli"]
 ORDER = ["errors", "progress", *MATHS, *DATA, *DOOR, *FACE]
 

@@ -275,7 +275,7 @@ def test_tasks_carry_paths_and_never_arrays(tmp_path):
         store.write(activations(seed, n=300, p=6), layer="a_layer_with_a_long_name", seed=seed, step=100000 + seed)
     plan = dsvcca.plan_comparisons(store)
     ensure_workspace(str(tmp_path / "w"))
-    bases = make_bases(plan, str(tmp_path / "w"), plan.tiles, None)
+    bases = make_bases(plan, str(tmp_path / "w"), range(len(plan.variants)), None)
     tasks = tile_tasks(plan, str(tmp_path / "w"), tmp_path / "r.zarr", plan.tiles, bases)
     assert max(len(pickle.dumps(task)) for task in tasks) < 10_000
     tasks = reduce_tasks(plan, str(tmp_path / "w"), list(range(130)), threads=1)
