@@ -45,7 +45,7 @@ def to_numpy(array: Array) -> NumpyArray:
         return np.asarray(array.get())
     if compat.is_torch_array(array):
         here = array.detach().cpu()
-        if significand_bits(here.dtype) == 8:
+        if str(here.dtype) == "torch.bfloat16":
             here = here.float()  # bfloat16, which NumPy does not have: exact
         return np.asarray(here)
     try:

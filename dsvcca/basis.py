@@ -14,6 +14,7 @@ import numpy as np
 from dsvcca.arrays import Array, NumpyArray, adjoint, namespace
 from dsvcca.errors import DsvccaError
 from dsvcca.frequencies import half_spectrum
+from dsvcca.translations import OffBlock
 
 CRITERIA = ("variance", "singular")
 
@@ -147,6 +148,8 @@ class Basis:
         One a frequency.
     missed : float
         Bound of the largest singular value that the route may have overlooked; 0 where it overlooks none.
+    off_block : OffBlock or None
+        How much covariance there is between frequencies; None where there is one only, or it was not looked at.
     """
 
     count: int
@@ -159,6 +162,7 @@ class Basis:
     row_norms: Array
     blocks: Sequence[Block]
     missed: float = 0.0
+    off_block: OffBlock | None = None
 
     @property
     def weights(self) -> NumpyArray:

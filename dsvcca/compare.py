@@ -74,18 +74,20 @@ def compare(
     }
     root = results.create_results(out, plan, about)
     tiles, panels = results.missing_tiles(root, plan), results.missing_targets(root, plan)
-    if not tiles and not panels:
+    known = results.are_bases_known(root)
+    if not tiles and not panels and known:
         return results.open_results(root)
     place = str(files.local_path(workspace or f"{plan.store.rstrip('/')}.workspace", "workspace"))
     ensure_workspace(place)
     if client is not None:
         _check_cluster(plan, client)
 
-    known = results.are_warnings_known(root)
     needed = _variants_of(plan, tiles, panels) if known else range(len(plan.variants))
     bases = make_bases(plan, place, needed, client)
-    ranks, deepest, missed = kept_ranks(plan, place, bases)
+    ranks, deepest, missed, off_block = said_by_bases(plan, place, bases)
     if not known:
+        if plan.transforms:
+            results.write_off_block(root, off_block)
         results.add_warnings(root, warn_of_what_misleads(plan, deepest, missed))
     plan.check(ranks.max(axis=1).tolist())
 
@@ -146,13 +148,17 @@ def _large_bases(plan: Plan, workspace: str, variants: Sequence[int], client: Cl
     return run(segments.seal, merging, "seal")
 
 
-def kept_ranks(plan: Plan, workspace: str, bases: dict[int, BasisRef]) -> tuple[NumpyArray, NumpyArray, NumpyArray]:
-    """Return the ranks (variants, rules), those of the frequency that keeps most, and what was missed (variants,).
+def said_by_bases(
+    plan: Plan, workspace: str, bases: dict[int, BasisRef]
+) -> tuple[NumpyArray, NumpyArray, NumpyArray, NumpyArray]:
+    """Return the ranks (variants, rules), those of the frequency that keeps most, what was missed, and `off_block`.
 
-    The last as a share of the largest singular value. 0 where there is no basis.
+    What was missed (variants,) is a share of the largest singular value. All 0 where there is no basis. The last are
+    share and floor (representations, 2), NaN where nothing was transformed.
     """
     ranks = np.zeros((len(plan.variants), len(plan.rules)), dtype=np.int64)
     deepest, missed = np.zeros_like(ranks), np.zeros(len(plan.variants))
+    off_block = np.full((len(plan.representations), 2), np.nan)
     packs: dict[str, Pack] = {}
     for i, ref in sorted(bases.items(), key=lambda item: item[1].pack):
         if ref.pack not in packs:
@@ -162,7 +168,15 @@ def kept_ranks(plan: Plan, workspace: str, bases: dict[int, BasisRef]) -> tuple[
         ranks[i] = [int(np.sum(basis.weights * k)) for k in kept]
         deepest[i] = [int(k.max()) for k in kept]
         missed[i] = basis.missed / basis.singular_values.max()
-    return ranks, deepest, missed
+        if basis.off_block is not None and plan.rows and not basis.off_block.holds_all:
+            raise DsvccaError(
+                f"{plan.representations[plan.variants[i].representation]}: rows='translations' says that rows are all "
+                f"translations of their images, but {basis.off_block.share:.2g} of the squared covariance lies between "
+                "frequencies, where there would be none: leave rows= out"
+            )
+        if basis.off_block is not None and plan.variants[i].view.name == "dft":
+            off_block[plan.variants[i].representation] = basis.off_block.share, basis.off_block.floor
+    return ranks, deepest, missed, off_block
 
 
 def tile_tasks(
@@ -184,12 +198,14 @@ def tile_tasks(
                     x_members=one.x_members,
                     y_members=one.y_members,
                     wanted=zlib.compress(np.packbits(one.wanted).tobytes()),
+                    first_frequency=plan.first_frequency(one.space),
                     names=zlib.compress(one.names.tobytes()),
                 )
                 for one in plan.passes(tile)
             ),
             rules=plan.rules,
             measures=plan.measures,
+            frequencies=plan.kept_frequencies,
             budget=plan.budget,
         )
         for tile in tiles

@@ -17,7 +17,7 @@ from dsvcca.basis import Basis, Block, RankRule, inverse_cholesky, ranks_of
 from dsvcca.correlations import corrected
 from dsvcca.measures import TOTALS, exchanged, measures_of, totals_of_values, totals_of_vectors
 from dsvcca.moments import grid_steps
-from dsvcca.results import MIRRORED, RANKS, VIEW, write_tile
+from dsvcca.results import BY_FREQUENCY, MIRRORED, RANKS, VIEW, write_tile
 from dsvcca.sizes import STRIP, block_bytes, tile_memory
 from dsvcca.views import GRID
 from dsvcca.workspace import BasisRef, Pack
@@ -42,6 +42,8 @@ class BasisPairs:
     x, y : tuple of BasisRef
     x_members, y_members : tuple of int
         Whose they are: places within the panels.
+    first_frequency : int
+        Where results hold the first of their frequencies; -1 where they do not.
     wanted, names : bytes
         Bits and int8, (x, y), compressed: which pairs, and what each comparison is called.
     """
@@ -51,6 +53,7 @@ class BasisPairs:
     y: tuple[BasisRef, ...]
     x_members: tuple[int, ...]
     y_members: tuple[int, ...]
+    first_frequency: int
     wanted: bytes
     names: bytes
 
@@ -67,6 +70,7 @@ class CorrelateTask:
     passes: tuple[BasisPairs, ...]
     rules: tuple[RankRule, ...]
     measures: tuple[str, ...]
+    frequencies: int
     budget: int
 
     def __str__(self) -> str:
@@ -207,6 +211,8 @@ def correlate(task: CorrelateTask) -> TileReceipt:
     values = {name: np.full((*task.shape, len(task.rules)), np.nan) for name in task.measures}
     values |= {name: np.zeros((*task.shape, len(task.rules)), dtype=np.int64) for name in RANKS}
     values[VIEW] = np.zeros((*task.shape, 1), dtype=np.int8)
+    if task.frequencies:
+        values[BY_FREQUENCY] = np.full((*task.shape, task.frequencies, len(task.rules)), np.nan)
     comparisons = 0
     for pairs in task.passes:
         shape = len(pairs.x), len(pairs.y)
@@ -217,7 +223,12 @@ def correlate(task: CorrelateTask) -> TileReceipt:
         i, j = np.nonzero(wanted)
         x, y = np.asarray(pairs.x_members)[i], np.asarray(pairs.y_members)[j]
         for name, target in values.items():
-            target[x, y] = found[name][i, j]
+            if name == BY_FREQUENCY:
+                if pairs.first_frequency >= 0:
+                    here = slice(pairs.first_frequency, pairs.first_frequency + found[name].shape[2])
+                    target[x, y, here] = found[name][i, j]
+            else:
+                target[x, y] = found[name][i, j]
         comparisons += len(i)
     if task.tile[0] == task.tile[1]:
         _fill_below(values)
@@ -232,6 +243,8 @@ def _compared(task: CorrelateTask, pairs: BasisPairs, wanted: NumpyArray) -> dic
     x = Panel(task.workspace, pairs.x, task.rules)
     y = x if task.tile[0] == task.tile[1] else Panel(task.workspace, pairs.y, task.rules)
     totals = {name: np.zeros((*wanted.shape, len(task.rules))) for name in (TOTALS if weighted else TOTALS[:2])}
+    kept = pairs.first_frequency >= 0
+    means = np.full((*wanted.shape, len(x.weights) if kept else 0, len(task.rules)), np.nan)
     most = _most_columns(task.budget, x, y, pairs.rows)
     for frequencies in _groups(x, y, most):
         for x_run in x.runs(frequencies.start, most):
@@ -242,11 +255,23 @@ def _compared(task: CorrelateTask, pairs: BasisPairs, wanted: NumpyArray) -> dic
                     else:
                         blocks = _cross(x, x_run, y, y_run, frequencies, pairs.rows)
                     for f, block in zip(frequencies, blocks, strict=True):
+                        before = totals["rho"].copy() if kept else None
                         _solve(f, x, x_run, y, y_run, block, pairs.rows, wanted, totals)
+                        if before is not None:
+                            _keep_mean(f, x, x_run, y, y_run, totals["rho"] - before, means)
     ranks = [np.sum(panel.ranks * panel.weights, axis=2) for panel in (x, y)]
     both = np.broadcast_arrays(ranks[0][:, None, :], ranks[1][None, :, :])
     with np.errstate(invalid="ignore"):  # 0 / 0 where no comparison was asked for
-        return {**measures_of(totals, np.minimum(*both)), **dict(zip(RANKS, both, strict=True))}
+        found = {**measures_of(totals, np.minimum(*both)), **dict(zip(RANKS, both, strict=True))}
+    return {**found, BY_FREQUENCY: means}
+
+
+def _keep_mean(f: int, x: Panel, x_run: range, y: Panel, y_run: range, added: NumpyArray, means: NumpyArray) -> None:
+    """Keep the mean correlation at one frequency, from what it added to the sums; nothing where a side keeps none."""
+    here = np.ix_(list(x_run), list(y_run))
+    fewer = np.minimum(x.ranks[x_run.start : x_run.stop, None, :, f], y.ranks[None, y_run.start : y_run.stop, :, f])
+    part = added[here] / np.where(fewer > 0, fewer * x.weights[f], 1)
+    means[x_run.start : x_run.stop, y_run.start : y_run.stop, f] = np.where(fewer > 0, part, np.nan)
 
 
 def _most_columns(budget: int, x: Panel, y: Panel, rows: int) -> int:

@@ -21,6 +21,7 @@ from dsvcca.activations import Representation
 from dsvcca.arrays import NumpyArray
 from dsvcca.basis import RankRule
 from dsvcca.errors import DsvccaError
+from dsvcca.frequencies import half_spectrum
 from dsvcca.labels import Labels, check_same_types, nearest
 from dsvcca.measures import MEASURES
 from dsvcca.pairs import RULES, Pairs, choose_pairs
@@ -63,6 +64,8 @@ TASK_BYTES = 1 << 30
 TASKS_A_THREAD = 2
 """Reduce tasks for each worker thread, at least, as long as there are representations for them."""
 
+KEEP = ("frequencies",)
+
 ROUTES = ("auto", "bases", "direct", "covariance", "dual", "randomised")
 
 DIRECT_BYTES = 512 << 20
@@ -100,6 +103,8 @@ class Pass:
         Variants.
     x_members, y_members : tuple of int
         Their representations, by place within the panel.
+    space : tuple of int
+        The grid whose bins they have.
     wanted : (x, y) bool
         On the diagonal only the upper triangle.
     names : (x, y) int8
@@ -111,6 +116,7 @@ class Pass:
     y: tuple[int, ...]
     x_members: tuple[int, ...]
     y_members: tuple[int, ...]
+    space: tuple[int, ...]
     wanted: NumpyArray
     names: NumpyArray
 
@@ -143,6 +149,8 @@ class Plan:
         What every representation is asked to explain.
     rows : {"translations"} or None
         What is known of the rows: that they are all translations of their images.
+    keep : tuple of str
+        What results hold beside the measures: "frequencies".
     panel : int
         Representations in a panel.
     segment : int
@@ -161,6 +169,7 @@ class Plan:
     route: str = "auto"
     targets: tuple[Target, ...] = ()
     rows: str | None = None
+    keep: tuple[str, ...] = ()
     panel: int = PANEL
     segment: int = SEGMENT_BYTES
 
@@ -287,6 +296,7 @@ class Plan:
                         (),
                         tuple(i - panel.start for i in members),
                         (),
+                        ground.space,
                         none.astype(bool),
                         none,
                     )
@@ -294,6 +304,28 @@ class Plan:
                 ]
             )
         return found
+
+    @cached_property
+    def grids(self) -> tuple[tuple[int, ...], ...]:
+        """The grids whose bins are compared, in the order in which results hold them."""
+        found = {size.space for size in self.sizes if size.space}
+        return tuple(sorted(found, key=lambda grid: (len(grid), grid)))
+
+    @property
+    def kept_frequencies(self) -> int:
+        """How many bins results hold on their own, over all grids."""
+        return sum(len(half_spectrum(grid).bins) for grid in self.grids) if "frequencies" in self.keep else 0
+
+    def first_frequency(self, grid: tuple[int, ...]) -> int:
+        """Return where results hold the first bin of a grid; -1 where they do not."""
+        if "frequencies" not in self.keep or not grid:
+            return -1
+        return sum(len(half_spectrum(one).bins) for one in self.grids[: self.grids.index(grid)])
+
+    @property
+    def transforms(self) -> bool:
+        """Whether representations are transformed, so that it is known what lies between their frequencies."""
+        return not self.direct and any(size.space for size in self.sizes)
 
     @cached_property
     def _places(self) -> dict[tuple[int, Ground], int]:
@@ -335,6 +367,7 @@ class Plan:
                         tuple(self._places[y.start + j, ground] for j in y_members.tolist()),
                         tuple(x_members.tolist()),
                         tuple(y_members.tolist()),
+                        ground.space,
                         here[np.ix_(x_members, y_members)],
                         names[np.ix_(x_kinds[x_members], y_kinds[y_members])],
                     )
@@ -443,6 +476,7 @@ class Plan:
             "route": "direct" if self.direct else "bases",
             "targets": [[target.name, target.digest] for target in self.targets],
             "known_of_rows": self.rows,
+            "keep": list(self.keep),
             "whitening": sorted(set(self.whitening)),
             "variance": [rule.variance for rule in self.rules],
             "criterion": self.rules[0].criterion,
@@ -683,6 +717,7 @@ def plan_comparisons(
     measures: str | Sequence[str] = tuple(MEASURES),
     targets: Any = None,
     rows: str | None = None,
+    keep: Sequence[str] = (),
     memory: int | str = "1 GiB",
     route: str = "auto",
 ) -> Plan:
@@ -726,6 +761,9 @@ def plan_comparisons(
         hold `r2_target`. Maps explain by their frequency 0. With ``pairs="to_targets"`` nothing else is compared.
     rows : {"translations"}, optional
         Say that rows are all translations of their images, with a target for each: then all frequencies explain.
+    keep : sequence of str, default ()
+        What results hold beside the measures: "frequencies" adds `svcca_by_frequency`, the mean canonical correlation
+        at every frequency, which says what spatial scales are shared.
     memory : int or str, default "1 GiB"
         Memory of one worker thread; tasks are fitted into 70 % of it.
     route : {"auto", "bases", "direct", "covariance", "dual", "randomised"}, default "auto"
@@ -764,6 +802,10 @@ def plan_comparisons(
     wanted = find_targets(targets, store, found[0].logical_shape[0])
     if pairs == "to_targets" and not wanted:
         raise DsvccaError("pairs='to_targets' needs targets=: an array, or labels of layers such as {'layer': 'out'}")
+    keep = (keep,) if isinstance(keep, str) else tuple(keep)
+    for what in keep:
+        if what not in KEEP:
+            raise DsvccaError(f"keep={what!r} is unknown: {nearest(what, KEEP)}")
     if rows not in (None, "translations"):
         raise DsvccaError(f"rows={rows!r} is unknown: 'translations' says that they are all those of their images")
     if rows and wanted:
@@ -810,7 +852,10 @@ def plan_comparisons(
         route=route,
         targets=wanted,
         rows=rows,
+        keep=keep,
     )
+    if keep and not any(size.space for size in plan.sizes):
+        raise DsvccaError(f"keep={list(keep)}: nothing is compared by frequency here, see print(plan): leave it out")
     if wanted and route == "direct":
         raise DsvccaError("route='direct' keeps no basis that could explain targets: leave one of them out")
     if plan.direct and len({(size.space, size.rows) for size in plan.sizes}) > 1:

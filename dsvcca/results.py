@@ -28,13 +28,14 @@ from dsvcca import files
 from dsvcca.activations import FORMAT, KEY, read_attributes, signed
 from dsvcca.arrays import NumpyArray
 from dsvcca.errors import DsvccaError, DsvccaWarning
+from dsvcca.frequencies import half_spectrum
 from dsvcca.labels import Label, label_order, nearest
 from dsvcca.measures import MEASURES
 from dsvcca.plan import Plan
 from dsvcca.targets import target_names
-from dsvcca.views import DEFINITIONS
+from dsvcca.views import DEFINITIONS, spelled
 
-COMMITS = "commits"
+COMMITS, BASES = "commits", "bases"
 
 RANKS = ("rank_x", "rank_y")
 
@@ -47,7 +48,14 @@ EXPLAINED = {
 }
 """Name and definition of what results hold of targets."""
 
-VIEW = "view"
+BETWEEN = {
+    "off_block": "share of squared covariance that lies between different frequencies of x, less what noise shows; 0 "
+    "where rows hold all translations of their images (Raghu et al. 2017, theorem 1 and figure App. 2)",
+    "off_block_floor": "what noise shows of it in so many rows, and was taken off",
+}
+"""Name and definition of what results hold of every representation that was transformed."""
+
+VIEW, BY_FREQUENCY = "view", "svcca_by_frequency"
 
 MIRRORED = {"pwcca_x": "pwcca_y", "pwcca_y": "pwcca_x", "rank_x": "rank_y", "rank_y": "rank_x"}
 """Variables that exchange when x and y do."""
@@ -76,6 +84,8 @@ def create_results(out: str | os.PathLike[str], plan: Plan, about: Mapping[str, 
                     "listed": plan.listed,
                     "tiles": len(plan.tiles),
                     "targets": len(plan.panels) if plan.targets else 0,
+                    "off_block": plan.transforms,
+                    "frequencies": plan.kept_frequencies,
                     "warnings": None,
                     "checksums": files.seal(folder),
                 }
@@ -105,16 +115,17 @@ def write_tile(root: Path, tile: tuple[int, int], values: Mapping[str, NumpyArra
     Parameters
     ----------
     values : mapping
-        Each variable (rows, columns, variances), `view` (rows, columns, 1); the mirror of `pwcca_x` is `pwcca_y`, of
+        Each variable (rows, columns, variances), `view` (rows, columns, 1), by frequency (rows, columns, frequencies,
+        variances); the mirror of `pwcca_x` is `pwcca_y`, of
         `rank_x` `rank_y`, of the others themselves.
     """
     about = _results_attributes(root)
     for name, block in values.items():
-        array = zarr.open_array(str(root / name), mode="r+")
+        array = _opened(root / name)
         mirror = values[MIRRORED.get(name, name)].swapaxes(0, 1)
         for target, (i, j) in ((block, tile), (mirror, tile[::-1]))[: len(set(tile))]:  # a diagonal tile is its mirror
             rows, columns = slice(i * panel, i * panel + target.shape[0]), slice(j * panel, j * panel + target.shape[1])
-            array[rows, columns] = target if array.ndim == 3 else target[..., 0]
+            array[rows, columns] = target if about["listed"] and name != VIEW else target[..., 0]
     _commit(root, _name(tile), _tile_keys(about, tile))
 
 
@@ -135,14 +146,22 @@ def write_targets(root: Path, place: int, values: Mapping[str, NumpyArray], pane
     """
     about = _results_attributes(root)
     for name, block in values.items():
-        array = zarr.open_array(str(root / name), mode="r+")
+        array = _opened(root / name)
         array[place * panel : place * panel + len(block)] = block if about["listed"] else block[..., 0]
     _commit(root, f"targets-{place}", _target_keys(about, place))
 
 
-def are_warnings_known(root: Path) -> bool:
-    """Return whether it was found out what there is to warn of."""
-    return _results_attributes(root)["warnings"] is not None
+def are_bases_known(root: Path) -> bool:
+    """Return whether it is there what the bases say: what to warn of, and how far rows are from all translations."""
+    about = _results_attributes(root)
+    return about["warnings"] is not None and (not about["off_block"] or _is_committed(root, BASES, _base_keys()))
+
+
+def write_off_block(root: Path, values: NumpyArray) -> None:
+    """Write `off_block` and `off_block_floor` (representations, 2); NaN where there is none."""
+    for name, column in zip(BETWEEN, values.T, strict=True):
+        _opened(root / name)[:] = column
+    _commit(root, BASES, _base_keys())
 
 
 def add_warnings(root: Path, sentences: Sequence[str]) -> None:
@@ -174,9 +193,11 @@ def open_results(out: str | os.PathLike[str]) -> xr.Dataset:
     found: xr.Dataset = xr.open_zarr(str(root), consolidated=False, chunks=None, mask_and_scale=False)
     names = label_order({str(c)[2:] for c in found.coords if str(c).startswith("x_")})
     coordinates = ["x", *(f"x_{n}" for n in names), "y", *(f"y_{n}" for n in names), "variance"]
-    variables = [*_variables(about), *(EXPLAINED if about["targets"] else ())]
+    variables = [*_variables(about), *(EXPLAINED if about["targets"] else ()), *(BETWEEN if about["off_block"] else ())]
     if about["targets"]:
         coordinates.insert(-1, "target")
+    if about["frequencies"]:
+        coordinates += sorted(str(name) for name in found.coords if str(name).startswith("frequency"))
     if not about["tiles"]:
         coordinates = [name for name in coordinates if name != "y" and not name.startswith("y_")]
     left = _what_is_missing(root, about)
@@ -291,6 +312,13 @@ def _skeleton(folder: Path, plan: Plan) -> None:
         array.update_attributes({"definition": definition, "coordinates": coordinates})
     if plan.tiles:
         _write_view_array(folder, plan, coordinates)
+    if plan.kept_frequencies and plan.tiles:
+        _write_frequency_arrays(folder, plan, coordinates)
+    if plan.transforms:
+        for name, definition in BETWEEN.items():
+            array = files.create_array(folder / name, (count,), count, "float64", ("x",))
+            own = " ".join(f"x_{label}" for label in names)
+            array.update_attributes({"definition": definition, "coordinates": own})
     if plan.targets:
         _write_target_arrays(folder, plan, " ".join(f"x_{name}" for name in names))
     for side in "xy":
@@ -311,6 +339,29 @@ def _write_view_array(folder: Path, plan: Plan, coordinates: str) -> None:
     flags: dict[str, Any] = {"flag_values": list(range(1, len(plan.names) + 1)), "flag_meanings": " ".join(plan.names)}
     flags |= {"flag_definitions": {name: DEFINITIONS[name] for name in plan.names}}
     views.update_attributes({"definition": "how the two were looked at", "coordinates": coordinates, **flags})
+
+
+def _write_frequency_arrays(folder: Path, plan: Plan, coordinates: str) -> None:
+    """Write the array of what is held by frequency, and which frequency of which grid each is."""
+    count, total, panel = len(plan.representations), plan.kept_frequencies, plan.panel
+    extra, last = (("variance",), (len(plan.rules),)) if plan.listed else ((), ())
+    names = ("frequency_grid", "frequency_weight", *(f"frequency_{i}" for i in range(max(map(len, plan.grids)))))
+    shape, dims = (count, count, total, *last), ("x", "y", "frequency", *extra)
+    array = files.create_array(folder / BY_FREQUENCY, shape, panel, "float64", dims, inner=(panel, total, *last))
+    definition = "mean canonical correlation at a frequency, sum(rho) / min(k_x, k_y); NaN where one side keeps nothing"
+    array.update_attributes({"definition": definition, "coordinates": f"{coordinates} {' '.join(names)}"})
+    halves = [half_spectrum(grid) for grid in plan.grids]
+    columns: dict[str, list[Any]] = {name: [] for name in names}
+    for half in halves:
+        signed_bins = np.where(2 * half.bins > np.asarray(half.space), half.bins - np.asarray(half.space), half.bins)
+        columns["frequency_grid"] += [spelled(half.space)] * len(half.bins)
+        columns["frequency_weight"] += half.weights.tolist()
+        for i in range(len(names) - 2):
+            columns[f"frequency_{i}"] += signed_bins[:, i].tolist() if i < len(half.space) else [0] * len(half.bins)
+    for name, values in columns.items():
+        kind = str if name == "frequency_grid" else "int64"
+        one = files.create_array(folder / name, (total,), total, kind, ("frequency",))
+        one[:] = np.asarray(values, dtype=object if kind is str else "int64")
 
 
 def _write_target_arrays(folder: Path, plan: Plan, coordinates: str) -> None:
@@ -379,7 +430,13 @@ def _name(tile: tuple[int, int]) -> str:
 
 def _variables(about: Mapping[str, Any]) -> list[str]:
     """Return what results hold of pairs; nothing where there are none."""
-    return [*about["meaning"]["measures"], *RANKS, VIEW] if about["tiles"] else []
+    if not about["tiles"]:
+        return []
+    return [*about["meaning"]["measures"], *RANKS, VIEW, *([BY_FREQUENCY] if about["frequencies"] else [])]
+
+
+def _base_keys() -> list[str]:
+    return [f"{name}/c.0" for name in BETWEEN]
 
 
 def _target_keys(about: Mapping[str, Any], place: int) -> list[str]:
@@ -392,7 +449,15 @@ def _tile_keys(about: Mapping[str, Any], tile: tuple[int, int]) -> list[str]:
     """Return the chunks of a tile and its mirror."""
     places = dict.fromkeys((tile, tile[::-1]))
     ends = {name: ".0" if about["listed"] and name != VIEW else "" for name in _variables(about)}
+    if about["frequencies"]:
+        ends[BY_FREQUENCY] += ".0"
     return [f"{name}/c.{i}.{j}{end}" for name, end in ends.items() for i, j in places]
+
+
+def _opened(path: Path) -> zarr.Array[Any]:
+    """Return an array to be written, of which no chunk is left out because nothing but NaN is in it."""
+    with zarr.config.set({"array.write_empty_chunks": True}):
+        return zarr.open_array(str(path), mode="r+")
 
 
 def _commit(root: Path, name: str, keys: Sequence[str]) -> None:
@@ -420,6 +485,8 @@ def _what_is_missing(root: Path, about: Mapping[str, Any]) -> str:
     names = [path.stem for path in (root / COMMITS).glob("*.json")]
     tiles = [(int(i), int(j)) for i, j in (name.split("-") for name in names if re.fullmatch(r"\d+-\d+", name))]
     there = sum(_is_committed(root, _name(tile), _tile_keys(about, tile)) for tile in tiles)
+    if about["off_block"] and not _is_committed(root, BASES, _base_keys()):
+        return "how far rows are from all translations is not there, and reads as NaN"
     explained = sum(_is_committed(root, f"targets-{i}", _target_keys(about, i)) for i in range(about["targets"]))
     if explained < about["targets"]:
         return f"of {about['targets'] - explained} of {about['targets']} panels it is not there what they explain"

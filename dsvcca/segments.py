@@ -28,9 +28,11 @@ from dsvcca.activations import Representation, ahead, read_pieces
 from dsvcca.arrays import Array, NumpyArray, adjoint, like, namespace, real_part, significand_bits, to_numpy
 from dsvcca.basis import Basis, RankRule
 from dsvcca.errors import DsvccaError
+from dsvcca.frequencies import half_spectrum
 from dsvcca.moments import Moments, Rows, merge
 from dsvcca.partials import has_partial, read_partial, remove_partials, write_partial
 from dsvcca.plan import Plan
+from dsvcca.translations import Between
 from dsvcca.views import View, grid_datapoints
 from dsvcca.whiten import Cut, Projection, basis_of, checked_moments, cut, rounded_rows
 from dsvcca.workspace import Filled, Receipt, commit_joint
@@ -182,6 +184,8 @@ def project(task: SegmentTask) -> str:
             arrays = {"norms": namespace(first).concat(norms, axis=0)}
             for f, (gram, sums) in enumerate(projection.sums()):
                 arrays |= {f"gram{f}": gram, f"sums{f}": sums}
+            if projection.between:
+                arrays |= {f"between{i}": block for i, block in enumerate(projection.between.blocks)}
             write_partial(task.workspace, name, arrays, {})
     return name
 
@@ -197,7 +201,11 @@ def seal(task: SegmentTask) -> list[Receipt]:
         norms.append(part.pop("norms"))
         total = {key: total[key] + value for key, value in part.items()} if total else part
     sums = [(total[f"gram{f}"], total[f"sums{f}"]) for f in range(len(kept.ranks))]
-    basis = basis_of(kept, sums, np.concatenate(norms))
+    between = Between(half_spectrum(kept.space).weights, kept.singular_values) if kept.space else None
+    if between:
+        between.blocks = [total[f"between{i}"] for i in range(len(between.draws.first))]
+    off_block = between.result(kept.count) if between else None
+    basis = basis_of(kept, sums, np.concatenate(norms), off_block)
     with files.disk_errors(Path(task.workspace)):
         receipts = Filled(task.workspace, task.name).commit(task.fingerprints[0], basis, task.rule)
     _clean(task)

@@ -34,6 +34,7 @@ from dsvcca.errors import DsvccaError
 from dsvcca.frequencies import half_spectrum
 from dsvcca.mixing import mix, mixed_ones
 from dsvcca.moments import Moments, Rows, moments_over
+from dsvcca.translations import Between, OffBlock
 from dsvcca.views import NEURONS, View
 
 EXACT = 2.0**53
@@ -293,7 +294,8 @@ def whiten(rows: Rows, rule: RankRule, columns: Columns, *, bits: int | None, na
     projection = Projection(kept, rows.shift)
     columns.start(kept.count, projection.widths)
     norms = [projection.add(shifted, columns) for shifted in rows()]
-    return basis_of(kept, projection.sums(), namespace(norms[0]).concat(norms, axis=0))
+    off_block = projection.between.result(kept.count) if projection.between else None
+    return basis_of(kept, projection.sums(), namespace(norms[0]).concat(norms, axis=0), off_block)
 
 
 class Projection:
@@ -304,6 +306,11 @@ class Projection:
     kept : Cut
     shift : (f, c)
         What was subtracted from the rows that come.
+
+    Attributes
+    ----------
+    between : Between or None
+        What adds up the covariance between frequencies on the way; None where there is one only.
     """
 
     def __init__(self, kept: Cut, shift: Array) -> None:
@@ -312,6 +319,8 @@ class Projection:
             _Frequency(weight, v, like(kept.singular_values[f, : v.shape[1]], shift), (kept.mean - shift)[f, :])
             for f, (weight, v) in enumerate(zip(weights, kept.vectors, strict=True))
         ]
+        self._offsets = kept.mean - shift
+        self.between = Between(np.asarray(weights), kept.singular_values) if len(weights) > 1 else None
 
     @property
     def widths(self) -> list[int]:
@@ -328,6 +337,8 @@ class Projection:
         for part in self._parts:
             part.measure(stored[:, start : start + part.width], ones)
             start += part.width
+        if self.between:
+            self.between.add(shifted, self._offsets)
         return sum(norms)
 
     def sums(self) -> list[tuple[Array, Array]]:
@@ -335,7 +346,9 @@ class Projection:
         return [(hermitian(part.gram), part.sums) for part in self._parts]
 
 
-def basis_of(kept: Cut, sums: Sequence[tuple[Array, Array]], row_norms: Array) -> Basis:
+def basis_of(
+    kept: Cut, sums: Sequence[tuple[Array, Array]], row_norms: Array, off_block: OffBlock | None = None
+) -> Basis:
     """Return the basis whose columns have these Grams and sums as they were stored."""
     weights = half_spectrum(kept.space).weights
     return Basis(
@@ -348,6 +361,7 @@ def basis_of(kept: Cut, sums: Sequence[tuple[Array, Array]], row_norms: Array) -
         neuron_norms=kept.neuron_norms,
         row_norms=row_norms,
         blocks=tuple(_block(kept, f, int(weights[f]), *both) for f, both in enumerate(sums)),
+        off_block=off_block,
     )
 
 

@@ -34,6 +34,7 @@ from dsvcca.errors import DsvccaError
 from dsvcca.flat import Flat, Stretch, write_flat
 from dsvcca.frequencies import half_spectrum
 from dsvcca.sizes import PACK
+from dsvcca.translations import OffBlock
 from dsvcca.views import GRID
 
 COLUMNS, CROSS = "columns", "cross"
@@ -99,6 +100,7 @@ class Pack:
             ranks=np.asarray(one["ranks"]),
             nonzero=int(one["nonzero"]),
             missed=float(one["missed"]),
+            off_block=None if one["off_block"] is None else OffBlock(**one["off_block"]),
             singular_values=head.take(f, c),
             mean=head.take(f, c, pairs=bool(space)),
             neuron_norms=head.take(c),
@@ -352,6 +354,7 @@ def _commit(
             "neurons": int(basis.singular_values.shape[1]),
             "nonzero": basis.nonzero,
             "missed": basis.missed,
+            "off_block": None if basis.off_block is None else asdict(basis.off_block),
             "rule": asdict(rule),
         }
         for fingerprint, basis in bases

@@ -16,6 +16,7 @@ MATHS = [
     "views",
     "mixing",
     "moments",
+    "translations",
     "basis",
     "whiten",
     "wide",

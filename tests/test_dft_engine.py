@@ -216,3 +216,34 @@ def test_pairs_that_are_not_wanted_need_not_meet(mixed, tmp_path):
     assert [plan.representations[v.representation].labels["layer"] for v in plan.variants] == ["a", "b"]
     with pytest.raises(DsvccaError, match="maps of 6x5 and a dense layer cannot be .*; or select.* other pairs"):
         dsvcca.plan_comparisons(store, [({"layer": "a"}, {"layer": "dense"})], view="dft")
+
+
+@pytest.mark.parametrize("variance", [0.9, [0.8, 1.0]])
+def test_what_is_shared_at_every_frequency_is_kept_on_request(mixed, tmp_path, variance):
+    store, arrays = mixed
+    chosen = store.select(layer=["a", "b", "small", "dense"])
+    plan = dsvcca.plan_comparisons(chosen, variance=variance, keep=["frequencies"])
+    found = dsvcca.compare(plan, tmp_path / "r.zarr")
+    grids = found.frequency_grid.values.tolist()
+    assert [grids.count(grid) for grid in ("3x5", "6x5")] == [8, 16]
+    shown = found.svcca_by_frequency if np.ndim(variance) == 0 else found.svcca_by_frequency.isel(variance=0)
+    share = variance if np.ndim(variance) == 0 else variance[0]
+    for (i, x), (j, y), grid in (((0, "a"), (1, "b"), "6x5"), ((2, "small"), (2, "small"), "3x5")):
+        memory = dsvcca.dft_cca(arrays[x], arrays[y], variance=share)
+        here = shown[i, j].values
+        np.testing.assert_allclose(here[[g == grid for g in grids]], memory.by_frequency, atol=2e-6)
+        assert np.isnan(here[[g != grid for g in grids]]).all()
+        space = tuple(map(int, grid.split("x")))
+        bins = np.stack([found.frequency_0, found.frequency_1], axis=1)[[g == grid for g in grids]]
+        assert (bins % space == memory.frequencies).all()
+    assert np.isnan(shown[0, 3].values).all()
+    np.testing.assert_array_equal(shown.values, shown.values.swapaxes(0, 1))
+    assert same_bits(dsvcca.compare(replace(plan, panel=2), tmp_path / "r2.zarr"), found)
+    assert len(dsvcca.to_frame(found)) == 10 * np.size(variance)
+
+
+def test_frequencies_that_are_not_there_cannot_be_kept(mixed):
+    with pytest.raises(DsvccaError, match="keep='spectrum' is unknown: there is 'frequencies'"):
+        dsvcca.plan_comparisons(mixed[0], keep="spectrum")
+    with pytest.raises(DsvccaError, match="nothing is compared by frequency here"):
+        dsvcca.plan_comparisons(mixed[0].select(layer="dense"), keep="frequencies")

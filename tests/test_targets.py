@@ -163,6 +163,11 @@ def test_bad_columns_and_rows_that_cannot_be_all_translations_are_refused(store,
     y[3, 1] = np.nan
     with pytest.raises(DsvccaError, match="target 'target' holds NaN or infinite"):
         explained(store, tmp_path / "2", targets=y)
+    with pytest.raises(
+        DsvccaError, match=r"'conv': rows='translations' says .* of the squared covariance lies between"
+    ):
+        wanted = store.select(layer=["conv", "fc"])
+        explained(wanted, tmp_path / "3", targets=logits(), rows="translations")
     small = dsvcca.create_store(tmp_path / "s.zarr", datapoints=50)
     small.write(np.random.default_rng(0).standard_normal((50, 4, 4, 2)), layer="conv", dims="nhwc")
     with pytest.raises(DsvccaError, match="50 rows cannot be all 16 translations of some images of 4x4"):
