@@ -617,14 +617,18 @@ class Plan:
                     needed, tile_memory(k * (2 if size.space else 1), k * (2 if size.space else 1), size.rows, blocks)
                 )
             if needed > self.budget:
-                other = ""
-                if self.direct and self.route == "auto":
-                    other = "; or use route='bases'"
+                representation = self.representations[variant.representation]
+                more = ceil((needed + PROCESS) / USABLE / 2**30 * 10) / 10
+                other = "; or use route='bases'" if self.direct and self.route == "auto" else ""
+                if 3 * size.unit > self.budget // 2:
+                    other = (
+                        f"; or cut it along datapoints once, now {format_bytes(size.unit)} have to be read together:\n"
+                    )
+                    other += f"    python -c {_rechunking(representation)!r}"
                 raise DsvccaError(
-                    f"{self.representations[variant.representation]} ({size.rows} rows, {size.width} columns as view "
-                    f"'{variant.view}') needs {format_bytes(needed)} of arrays in a task, "
-                    f"memory={format_bytes(self.memory)} leaves {format_bytes(self.budget)}: raise memory to "
-                    f"{ceil((needed + PROCESS) / USABLE / 2**30 * 10) / 10} GiB or more{other}"
+                    f"{representation} ({size.rows} rows, {size.width} columns as view '{variant.view}') needs "
+                    f"{format_bytes(needed)} of arrays in a task, memory={format_bytes(self.memory)} leaves "
+                    f"{format_bytes(self.budget)}: raise memory to {more} GiB or more{other}"
                 )
 
     def __str__(self) -> str:
@@ -875,6 +879,16 @@ def _kind(representation: Representation) -> tuple[tuple[int, ...], bool]:
 def _size(representation: Representation, view: View) -> Size:
     mask = representation.mask
     return size_of(representation.logical_shape, view, mask.rows if mask else None)
+
+
+def _rechunking(representation: Representation) -> str:
+    """Return the Python line that copies an array that others wrote into chunks along datapoints, by Dask."""
+    along = representation.dims.index("datapoint")
+    rows = max(1, representation.shape[along] * (8 << 20) // max(representation.nbytes, 1))
+    chunks = tuple(rows if axis == along else -1 for axis in range(len(representation.shape)))
+    there = representation.array.rstrip("/")
+    into = there.removesuffix(".zarr") + "-by-datapoint.zarr"
+    return f"import dask.array as da; da.from_zarr({there!r}).rechunk({chunks}).to_zarr({into!r})"
 
 
 def _part(representation: Representation, view: View) -> str:

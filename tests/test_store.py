@@ -646,3 +646,36 @@ def test_ten_thousand_records_open_within_seconds_and_are_read_once(tmp_path):
         folder.mkdir()
         (folder / "zarr.json").write_text(json.dumps(record))
     assert len(dsvcca.open_store(tmp_path / "s.zarr").index) == 2000
+
+
+@pytest.mark.parametrize(
+    ("dims", "shape", "chunks", "shards"),
+    [
+        ("nhwc", (60, 4, 5, 6), (7, 4, 5, 2), None),
+        ("nhwc", (60, 4, 5, 6), (60, 1, 2, 6), None),
+        ("nchw", (60, 6, 4, 5), (13, 1, 4, 5), None),
+        ("nchw", (60, 6, 4, 5), (10, 3, 2, 5), (20, 6, 4, 5)),
+        ("tnd", (4, 60, 6), (1, 60, 2), None),
+    ],
+)
+def test_arrays_of_others_are_read_right_however_they_are_chunked(tmp_path, dims, shape, chunks, shards):
+    x = np.random.default_rng(0).standard_normal(shape)
+    group = zarr.create_group(tmp_path / "g.zarr")
+    group.create_array("a", data=x, chunks=chunks, shards=shards)
+    store = dsvcca.open_store(tmp_path / "g.zarr", dims=dims)
+    order = {"nhwc": (0, 1, 2, 3), "nchw": (0, 2, 3, 1), "tnd": (1, 0, 2)}[dims]
+    np.testing.assert_array_equal(store.read(), x.transpose(order))
+
+
+def test_chunks_that_hold_all_datapoints_are_refused_with_the_line_that_cuts_them(tmp_path):
+    group = zarr.create_group(tmp_path / "g.zarr")
+    x = np.random.default_rng(0).standard_normal((400, 150, 300)).astype(np.float32)
+    group.create_array("maps", data=x, chunks=(400, 150, 300))
+    store = dsvcca.open_store(tmp_path / "g.zarr", dims="ntd")
+    with pytest.raises(DsvccaError, match=r"cut it along datapoints once, now 68.66 MiB have to be read") as caught:
+        dsvcca.plan_comparisons(store, view="mean", memory="700 MiB")
+    command = str(caught.value).split("\n")[1].strip()
+    subprocess.run(command.replace("python", sys.executable, 1), shell=True, check=True)
+    cut = dsvcca.open_store(tmp_path / "g.zarr" / "maps-by-datapoint.zarr", dims="ntd")
+    np.testing.assert_array_equal(cut.read(), x)
+    dsvcca.plan_comparisons(cut, view="mean", memory="700 MiB")
