@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 from dask.utils import format_bytes, format_time
+from distributed import Client
 
 from dsvcca.activations import read_pieces
 from dsvcca.arrays import NumpyArray
@@ -25,9 +26,9 @@ from dsvcca.compare import compare
 from dsvcca.errors import DsvccaError
 from dsvcca.execute import local_client
 from dsvcca.plan import plan_comparisons
-from dsvcca.plot import dynamics, learning_dynamics
+from dsvcca.plot import dynamics, layers, learning_dynamics
 from dsvcca.progress import track
-from dsvcca.results import select
+from dsvcca.results import select, to_frame
 from dsvcca.store import Store, create_store
 
 if TYPE_CHECKING:
@@ -38,7 +39,13 @@ LAYERS = {
     **dict.fromkeys(("conv1", "conv2", "bn1", "pool1", "conv3", "conv4", "conv5", "bn2", "pool2"), MAPS),
     **dict.fromkeys(("fc1", "bn3", "fc2", "bn4", "out"), VECTORS),
 }
-"""What is captured, lowest first, and the axes of it."""
+"""What is captured of the convnet, lowest first, and the axes of it."""
+
+RESIDUAL = {**dict.fromkeys(("stem", "res1", "res2", "res3"), MAPS), "res_out": VECTORS}
+"""The same of the residual network: maps of 14 x 14 up to `res1`, then of 7 x 7."""
+
+FEWER = 2
+"""Residual networks, at most: enough to compare one with another."""
 
 SPLIT = 20170619
 """Seed of the one shuffle that tells training images from probes: the same for every network."""
@@ -139,11 +146,12 @@ def _run(folder: Path, seeds: int, workers: int, setting: Setting) -> None:
         raise DsvccaError(f"'{folder}' is a file: give a folder, which may be new")
     data = _images(setting)
     begun = time.perf_counter()
-    store = _captured(folder / "activations.zarr", seeds, data, setting)
+    everything = _captured(folder / "activations.zarr", seeds, data, setting)
+    store = everything.select(layer=list(LAYERS))
     print(f"activations: {store.path}")
     print(
-        f"  {len(store.representations)} representations of {store.datapoints:,} images, "
-        f"{format_bytes(sum(r.nbytes for r in store.representations))}, {format_time(time.perf_counter() - begun)}"
+        f"  {len(everything.representations)} representations of {store.datapoints:,} images, "
+        f"{format_bytes(sum(r.nbytes for r in everything.representations))}, {format_time(time.perf_counter() - begun)}"
     )
     for seed in range(seeds):
         accuracy = _accuracy(store, seed, setting.captured[-1], data.probe_digits)
@@ -155,10 +163,11 @@ def _run(folder: Path, seeds: int, workers: int, setting: Setting) -> None:
     with local_client(workers, plan.memory) as client:
         started = time.perf_counter()
         results = compare(plan, folder / "results.zarr", client=client)
-    print(
-        f"compared in {format_time(time.perf_counter() - started)} by {workers} processes, after "
-        f"{format_time(started - begun)} to start them"
-    )
+        print(
+            f"compared in {format_time(time.perf_counter() - started)} by {workers} processes, after "
+            f"{format_time(started - begun)} to start them"
+        )
+        _by_frequency(folder, everything, setting, client)
     figure = folder / "learning_dynamics.png"
     learning_dynamics(results).savefig(figure, dpi=150)
     print(f"\n{findings(results)}\n")
@@ -169,6 +178,36 @@ def _run(folder: Path, seeds: int, workers: int, setting: Setting) -> None:
         "    dsvcca.to_frame(results)  # one row a pair of layers\n"
         "    dsvcca.select(results, x={'seed': 0, 'layer': 'conv2'}, y={'seed': 1, 'layer': 'conv2'}).svcca.values"
     )
+
+
+def _by_frequency(folder: Path, everything: Store, setting: Setting, client: Client) -> None:
+    """Compare maps by frequency: every convolutional layer across seeds at every step, and two architectures."""
+    last = setting.captured[-1]
+    maps = [layer for layer, dims in LAYERS.items() if dims == MAPS]
+    seeds = {r.labels["seed"] for r in everything.representations}
+    if len(seeds) > 1:
+        plan = plan_comparisons(everything.select(layer=maps), "across_seeds", view="dft")
+        found = compare(plan, folder / "convolutions.zarr", client=client)
+        frame = to_frame(found, measures=["svcca"])
+        frame = frame[frame.x_seed != frame.y_seed]
+        table = frame.groupby(["x_layer", "x_step"]).svcca.mean().unstack().loc[maps]
+        table = table.rename(columns=lambda step: f"step {step:g}").rename_axis(index=None, columns=None)
+        between = found.off_block.groupby(found.x_layer).mean().sel(x_layer=maps)
+        table["between"] = between.values
+        print(
+            "\nMaps by frequency (svcca, view dft): the same layer in other seeds, mean over pairs of seeds. Between: "
+            "share of\nsquared covariance that lies between frequencies at all steps, which all translations of the "
+            "images would not have.\n\n" + table.to_string(float_format="{:.2f}".format)
+        )
+    same_size = [layer for layer in (*maps, *RESIDUAL) if layer not in ("pool2", "res_out")]  # 3 does not divide 7
+    plan = plan_comparisons(everything.select(layer=same_size, step=last), view="dft")
+    found = compare(plan, folder / "architectures.zarr", client=client)
+    conv, res = {"layer": [m for m in same_size if m in LAYERS]}, {"layer": [m for m in same_size if m in RESIDUAL]}
+    panels = {"convnet and other convnets": (conv, conv), "convnet and residual": (conv, res)}
+    panels |= {"residual and other": (res, res)} if len(seeds) > 1 else {}
+    figure = folder / "architectures.png"
+    layers(found, panels).savefig(figure, dpi=150)
+    print(f"\ntwo architectures by frequency, maps of 14 x 14 and 7 x 7: {figure}")
 
 
 def findings(results: xr.Dataset) -> str:
@@ -256,21 +295,39 @@ def _images(setting: Setting) -> _Images:
 
 
 def _captured(path: Path, seeds: int, data: _Images, setting: Setting) -> Store:
-    """Return a store that holds all layers of all seeds at all steps, after training those that lack some."""
+    """Return a store that holds all layers of all networks, after training those that lack some.
+
+    Convnets at all steps; some residual networks at the last one.
+    """
     store = create_store(path, datapoints=setting.probes)
     there = {(r.labels.get("seed"), r.labels.get("step"), r.labels["layer"]) for r in store.representations}
+    wanted = [_Wanted(_convnet, LAYERS, {"seed": seed}, setting.captured) for seed in range(seeds)]
+    wanted += [
+        _Wanted(_residual, RESIDUAL, {"model": "residual", "seed": seed}, setting.captured[-1:])
+        for seed in range(min(seeds, FEWER))
+    ]
     lacking = [
-        seed
-        for seed in range(seeds)
-        if not all((seed, step, layer) in there for step in setting.captured for layer in LAYERS)
+        one
+        for one in wanted
+        if not all((one.labels["seed"], step, layer) in there for step in one.steps for layer in one.layers)
     ]
     with track("train", len(lacking) * setting.steps) as advance:
-        for seed in lacking:
-            _train(seed, store, data, setting, advance)
-    return store.select(seed=list(range(seeds)), step=setting.captured, layer=list(LAYERS))
+        for one in lacking:
+            _train(one, store, data, setting, advance)
+    return store.select(seed=list(range(seeds)), step=setting.captured, layer=[*LAYERS, *RESIDUAL])
 
 
-def _train(seed: int, store: Store, data: _Images, setting: Setting, advance: Callable[[], None]) -> None:
+@dataclass(frozen=True)
+class _Wanted:
+    """One network to be trained, what of it is captured, and when."""
+
+    network: Callable[[], torch.nn.Module]
+    layers: Mapping[str, str]
+    labels: Mapping[str, Any]
+    steps: Sequence[int]
+
+
+def _train(one: _Wanted, store: Store, data: _Images, setting: Setting, advance: Callable[[], None]) -> None:
     """Train one network and capture it on the way; the same seed gives the same network again."""
     import torch
 
@@ -280,15 +337,15 @@ def _train(seed: int, store: Store, data: _Images, setting: Setting, advance: Ca
     with torch.random.fork_rng([]):
         try:
             torch.set_num_threads(1)  # more would round otherwise, and small layers gain little
-            torch.manual_seed(seed)
-            model = _network()
+            torch.manual_seed(one.labels["seed"])
+            model = one.network()
             optimizer = torch.optim.SGD(model.parameters(), lr=setting.rate, momentum=0.9)
             order: list[torch.Tensor] = []
             for step in range(setting.steps + 1):
-                if step in setting.captured:
+                if step in one.steps:
                     # A generator has no length, so that only the bar of training is shown.
                     batches = (data.probes[i : i + BATCH] for i in range(0, len(data.probes), BATCH))
-                    capture(model, batches, store, layers=LAYERS, if_exists="skip", seed=seed, step=step)
+                    capture(model, batches, store, layers=one.layers, if_exists="skip", step=step, **one.labels)
                 if step == setting.steps:
                     break
                 if not order:
@@ -306,7 +363,36 @@ def _train(seed: int, store: Store, data: _Images, setting: Setting, advance: Ca
             torch.set_num_threads(threads)
 
 
-def _network() -> torch.nn.Module:
+def _residual() -> torch.nn.Module:
+    """Return stem-block-block-block-mean-out with fresh weights; the second residual block halves the maps."""
+    from torch import nn
+
+    class Block(nn.Module):
+        def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+            super().__init__()
+            self.first = nn.Sequential(
+                nn.Conv2d(inputs, outputs, 3, stride, padding=1), nn.BatchNorm2d(outputs), nn.ReLU()
+            )
+            self.second = nn.Sequential(nn.Conv2d(outputs, outputs, 3, padding=1), nn.BatchNorm2d(outputs))
+            self.past = nn.Conv2d(inputs, outputs, 1, stride) if stride > 1 else nn.Identity()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return nn.functional.relu(self.second(self.first(x)) + self.past(x))
+
+    return nn.Sequential(
+        OrderedDict(
+            stem=nn.Sequential(nn.Conv2d(1, 12, 3, padding=1), nn.BatchNorm2d(12), nn.ReLU()),
+            res1=Block(12, 12, 1),
+            res2=Block(12, 24, 2),
+            res3=Block(24, 24, 1),
+            pooled=nn.AdaptiveAvgPool2d(1),
+            flat=nn.Flatten(),
+            res_out=nn.Linear(24, 10),
+        )
+    )
+
+
+def _convnet() -> torch.nn.Module:
     """Return conv-conv-bn-pool-conv-conv-conv-bn-pool-fc-bn-fc-bn-out with fresh weights."""
     from torch import nn
 

@@ -14,6 +14,7 @@ from dsvcca.arrays import NumpyArray
 from dsvcca.errors import DsvccaError
 from dsvcca.labels import describe, nearest
 from dsvcca.measures import MEASURES
+from dsvcca.results import select
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -26,6 +27,9 @@ VARIANCE = 0.99
 
 ACROSS = 4
 """Panels in a row."""
+
+MARKS = ("", "a", "b", "c", "d", "e", "f", "g", "h")
+"""What stands beside a number to say how it was looked at: nothing for the first view."""
 
 NAMES = 30
 """Layer names along an axis, at most: where there are more layers, every second, third, ... is named."""
@@ -127,14 +131,7 @@ def learning_dynamics(results: xr.Dataset, *, measure: str = "svcca", steps: Seq
 
 def dynamics(results: xr.Dataset, *, measure: str = "svcca", steps: Sequence[float] | None = None) -> Dynamics:
     """Return the numbers that `learning_dynamics` draws; parameters and errors as there."""
-    if measure not in results:
-        there = [name for name in MEASURES if name in results]
-        raise DsvccaError(f"results have no measure {measure!r}: {nearest(measure, there)}")
-    numbers, variance = results[measure], None
-    if "variance" in numbers.dims:
-        shares = results["variance"].values
-        numbers = numbers.isel(variance=int(np.abs(shares - VARIANCE).argmin()))
-        variance = float(numbers["variance"])
+    numbers, variance = _of_one_share(results, measure)
     numbers = numbers.transpose("x", "y")
     rows, columns = _places(results, "x"), _places(results, "y")
     seeds, x_layers, y_layers = _values(rows, 0), _values(rows, 2), _values(columns, 2)
@@ -153,6 +150,143 @@ def dynamics(results: xr.Dataset, *, measure: str = "svcca", steps: Sequence[flo
         for step in chosen
     ]
     return Dynamics(np.mean(values, axis=1), chosen, last, x_layers, y_layers, len(seeds), variance)
+
+
+@dataclass(frozen=True)
+class LayerMeans:
+    """Similarity of layers with layers, mean over pairs of networks.
+
+    Attributes
+    ----------
+    values : (x_layers, y_layers) float64
+        NaN where no comparison is in the results.
+    views : (x_layers, y_layers) object
+        How they were looked at; "" where there is nothing.
+    x_layers, y_layers : tuple of str
+        In the order in which they appear in the results.
+    same : bool
+        Whether these are layers of one network with its own, since there are no others.
+    """
+
+    values: NumpyArray
+    views: NumpyArray
+    x_layers: tuple[str, ...]
+    y_layers: tuple[str, ...]
+    same: bool
+
+
+def layers(
+    results: xr.Dataset,
+    panels: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]]] | None = None,
+    *,
+    measure: str = "svcca",
+) -> Figure:
+    """Draw layers against layers, as figure 7 of Raghu et al. 2017 does for two architectures.
+
+    Every cell is the mean over all pairs of different networks; of one network with itself where there is no other. Its
+    mark says how the two were looked at, since numbers of different views are different things.
+
+    Parameters
+    ----------
+    results : xarray.Dataset
+        Where it has a `variance` dimension, the share nearest to 0.99 is drawn.
+    panels : mapping, optional
+        Title to (labels of x, labels of y), as `select` takes them, one panel each; by default everything in one.
+    measure : str, default "svcca"
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Raises
+    ------
+    DsvccaError
+        If a label or the measure is not in the results, or a panel has no comparison.
+    ImportError
+        If matplotlib is not installed.
+
+    Examples
+    --------
+    ``layers(results, {"convnet and resnet": ({"model": "convnet"}, {"model": "resnet"})}).savefig("layers.png")``
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("figures need matplotlib, which is not installed: pip install 'dsvcca[plot]'") from error
+    found = {title: layer_means(results, x, y, measure=measure) for title, (x, y) in (panels or {"": ({}, {})}).items()}
+    shown = list(dict.fromkeys(view for one in found.values() for view in one.views.ravel() if view))
+    marks = dict(zip(shown, MARKS, strict=False))
+    widths = [max(1.6, 0.42 * len(one.y_layers)) for one in found.values()]
+    height = max(1.6, 0.36 * max(len(one.x_layers) for one in found.values()))
+    figure = Figure(figsize=(sum(widths) + 1.1 * len(widths) + 1.2, height + 1.9), layout="constrained")
+    axes = figure.subplots(1, len(found), squeeze=False, width_ratios=widths)[0]
+    for panel, (title, one) in zip(axes, found.items(), strict=True):
+        image = panel.imshow(one.values, vmin=0, vmax=1, cmap="viridis", origin="lower", aspect="auto")
+        panel.set_facecolor("0.85")
+        _name_layers(panel.xaxis, one.y_layers)
+        _name_layers(panel.yaxis, one.x_layers)
+        panel.tick_params(axis="x", labelrotation=90)
+        panel.set_title(title + (" (one network with itself)" if one.same else ""), fontsize=10)
+        if max(one.values.shape) <= NAMES:
+            for (i, j), value in np.ndenumerate(one.values):
+                if np.isfinite(value):
+                    text = f"{value:.2f}{marks[one.views[i, j]]}"
+                    panel.text(j, i, text, ha="center", va="center", fontsize=6, color="w" if value < 0.6 else "k")
+    said = ", ".join(f"{view} {mark}".strip() for view, mark in marks.items())
+    figure.colorbar(image, ax=list(axes), label=measure, pad=0.01, fraction=0.05)
+    holes = any(np.isnan(one.values).any() for one in found.values())
+    rows = "rows: what is named first, columns: second; " if panels else ""
+    figure.supxlabel(f"{rows}view: {said}" + ("; grey: not compared" if holes else ""), fontsize=9)
+    return figure
+
+
+def layer_means(
+    results: xr.Dataset, x: Mapping[str, Any], y: Mapping[str, Any], *, measure: str = "svcca"
+) -> LayerMeans:
+    """Return the numbers that `layers` draws in one panel; parameters and errors as there."""
+    numbers, _ = _of_one_share(results, measure)
+    chosen = select(results.assign({measure: numbers}), x=x, y=y)
+    values = chosen[measure].transpose("x", "y").values
+    names = np.asarray(["", *chosen["view"].attrs["flag_meanings"].split()], dtype=object)
+    views = names[chosen["view"].transpose("x", "y").values]
+    networks = [_networks(chosen, side) for side in "xy"]
+    same = np.asarray([[a == b for b in networks[1]] for a in networks[0]])
+    there = np.isfinite(values)
+    only = bool((there & same).any()) and not (there & ~same).any()
+    there &= same if only else ~same
+    if not there.any():
+        raise DsvccaError(
+            f"these results hold no comparison of {dict(x) or 'any'} with {dict(y) or 'any'}: compare them"
+        )
+    own = [chosen[f"{side}_layer"].values for side in "xy"]
+    x_layers, y_layers = (tuple(dict.fromkeys(one.tolist())) for one in own)
+    shape = len(x_layers), len(y_layers)
+    means, seen = np.full(shape, np.nan), np.full(shape, "", dtype=object)
+    for i, a in enumerate(x_layers):
+        for j, b in enumerate(y_layers):
+            here = there & (own[0] == a)[:, None] & (own[1] == b)[None, :]
+            if here.any():
+                means[i, j], seen[i, j] = values[here].mean(), views[here][0]
+    return LayerMeans(means, seen, x_layers, y_layers, only)
+
+
+def _networks(results: xr.Dataset, side: str) -> list[tuple[Any, ...]]:
+    """Return what tells the network (at one step) of each representation apart: all its labels but the layer."""
+    names = [str(c) for c in results.coords if str(c).startswith(f"{side}_") and str(c) != f"{side}_layer"]
+    columns = [results[name].values.tolist() for name in sorted(names)]
+    return list(zip(*columns, strict=True)) if columns else [() for _ in range(results.sizes[side])]
+
+
+def _of_one_share(results: xr.Dataset, measure: str) -> tuple[xr.DataArray, float | None]:
+    """Return a measure of the share of variance nearest to VARIANCE, and that share where there are several."""
+    if measure not in results:
+        there = [name for name in MEASURES if name in results]
+        raise DsvccaError(f"results have no measure {measure!r}: {nearest(measure, there)}")
+    numbers = results[measure]
+    if "variance" not in numbers.dims:
+        return numbers, None
+    numbers = numbers.isel(variance=int(np.abs(results["variance"].values - VARIANCE).argmin()))
+    return numbers, float(numbers["variance"])
 
 
 def _block(

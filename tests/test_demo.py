@@ -20,15 +20,18 @@ def test_a_small_demonstration_runs_and_goes_on_where_it_stopped(tmp_path, capsy
     folder = tmp_path / "demo"
     demo._run(folder, 1, 1, SMALL)
     said = capsys.readouterr().out
-    assert "42 representations of 700 images" in said
+    assert "47 representations of 700 images" in said
     assert "plan for" in said
     assert "seed 0:" in said
     assert "pool2" in said
     assert str(folder / "learning_dynamics.png") in said
     assert "other seeds" not in said.lower()  # there are none
     assert (folder / "learning_dynamics.png").stat().st_size > 10_000
+    assert (folder / "architectures.png").stat().st_size > 10_000
+    views = open_results(folder / "architectures.zarr").view.attrs["flag_meanings"]
+    assert views == "alias-empirical dft"
     store, results = open_store(folder / "activations.zarr"), open_results(folder / "results.zarr")
-    assert list(dict.fromkeys(store.index["layer"])) == list(demo.LAYERS)
+    assert list(dict.fromkeys(store.index["layer"])) == [*demo.LAYERS, *demo.RESIDUAL]
     assert np.isfinite(results.svcca.values).all()
 
     table = demo.settling(results)
@@ -60,7 +63,8 @@ def test_the_same_seed_trains_the_same_network(tmp_path):
 def test_across_seeds_is_the_mean_over_different_seeds(tmp_path):
     short = demo.Setting(images=1100, probes=700, steps=3, shares=(0, 1))
     store = demo._captured(tmp_path / "a.zarr", 2, demo._images(short), short)
-    results = demo.compare(demo.plan_comparisons(store), tmp_path / "r.zarr")
+    chosen = store.select(layer=list(demo.LAYERS))
+    results = demo.compare(demo.plan_comparisons(chosen, view="mean"), tmp_path / "r.zarr")
     cell = select(results, x={"seed": 0, "step": 3, "layer": "fc2"}, y={"seed": 1, "step": 3, "layer": "fc2"})
     assert demo.across_seeds(results)["fc2"] == pytest.approx(cell.svcca.item(), abs=1e-12)
     assert "other seeds" in demo.findings(results)
@@ -95,3 +99,8 @@ def test_the_whole_demonstration_learns_and_lower_layers_settle_first(tmp_path, 
     early = table.iloc[:, 1:-1].mean(axis=1)
     assert early.iloc[:7].mean() > early.iloc[-7:].mean()
     assert open_results(tmp_path / "results.zarr").attrs["warnings"] == []
+    across = open_results(tmp_path / "convolutions.zarr")
+    assert set(across.view.attrs["flag_meanings"].split()) == {"dft"}
+    assert across.sizes["x"] == 9 * 3 * 6
+    assert "Maps by frequency" in said
+    assert float(across.off_block.min()) > 0.3  # digits stand in the middle: not all translations

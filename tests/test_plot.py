@@ -9,7 +9,7 @@ import pytest
 import xarray as xr
 
 from dsvcca import DsvccaError, compare, create_store, plan_comparisons, select
-from dsvcca.plot import dynamics, learning_dynamics
+from dsvcca.plot import dynamics, layer_means, layers, learning_dynamics
 from dsvcca.store import Store
 
 matplotlib = pytest.importorskip("matplotlib")
@@ -163,3 +163,67 @@ def test_the_figure_can_be_written(results, tmp_path):
     path: Path = tmp_path / "dynamics.png"
     learning_dynamics(results).savefig(path)
     assert path.stat().st_size > 10_000
+
+
+# Layers against layers
+
+
+@pytest.fixture(scope="module")
+def architectures(tmp_path_factory):
+    """Results of two models of two seeds, with maps of two sizes and a dense layer each."""
+    rng = np.random.default_rng(0)
+    path = tmp_path_factory.mktemp("a")
+    store = create_store(path / "a.zarr", datapoints=ROWS)
+    for model in ("one", "two"):
+        for seed in (0, 1):
+            store.write(
+                rng.standard_normal((ROWS, 4, 4, 2)), layer=f"{model}-large", model=model, seed=seed, dims="nhwc"
+            )
+            store.write(
+                rng.standard_normal((ROWS, 2, 2, 3)), layer=f"{model}-small", model=model, seed=seed, dims="nhwc"
+            )
+            store.write(rng.standard_normal((ROWS, 3)), layer=f"{model}-dense", model=model, seed=seed)
+    return compare(plan_comparisons(store), path / "r.zarr")
+
+
+def test_layers_of_different_networks_are_averaged_and_say_their_view(architectures):
+    found = layer_means(architectures, {"model": "one"}, {"model": "two"})
+    assert found.x_layers == ("one-large", "one-small", "one-dense")
+    assert found.views.tolist() == [["dft", "mean", "mean"], ["mean", "dft", "mean"], ["mean", "mean", "neurons"]]
+    chosen = select(architectures, x={"layer": "one-large"}, y={"layer": "two-small"})
+    assert found.values[0, 1] == pytest.approx(chosen.svcca.values.mean())
+    own = layer_means(architectures, {"model": "one"}, {"model": "one"}, measure="r2")
+    values = select(architectures, x={"layer": "one-dense"}, y={"layer": "one-dense"}).r2.values
+    assert own.values[2, 2] == pytest.approx(values[0, 1])  # not with itself
+    assert not own.same
+    alone = layer_means(architectures, {"model": "one", "seed": 0}, {"model": "one", "seed": 0})
+    assert alone.same
+    assert alone.values[0, 0] == pytest.approx(1)
+
+
+def test_every_panel_shows_its_layers_and_marks_their_views(architectures):
+    sides = {name: {"model": name} for name in ("one", "two")}
+    figure = layers(architectures, {"one, two": (sides["one"], sides["two"]), "one": (sides["one"], sides["one"])})
+    figure.draw_without_rendering()
+    first, second = (panel for panel in figure.axes if panel.images)
+    assert first.get_title() == "one, two"
+    assert [text.get_text() for text in second.get_xticklabels()] == ["one-large", "one-small", "one-dense"]
+    texts = {tuple(text.get_position()): text.get_text() for text in first.texts}
+    assert texts[1, 0].endswith("a")  # the mean
+    assert texts[2, 2].endswith("b")  # neurons
+    assert not texts[0, 0].endswith(("a", "b"))
+    assert "view: dft, mean a, neurons b" in figure.get_supxlabel()
+    assert len(layers(architectures).axes) == 2
+
+
+def test_panels_that_cannot_be_drawn_are_refused(architectures, monkeypatch):
+    with pytest.raises(DsvccaError, match="nothing in these results has model='three'"):
+        layers(architectures, {"": ({"model": "three"}, {})})
+    with pytest.raises(DsvccaError, match="no measure 'cka'"):
+        layers(architectures, measure="cka")
+    empty = architectures.assign(svcca=architectures.svcca * np.nan)
+    with pytest.raises(DsvccaError, match="hold no comparison of any with any"):
+        layers(empty)
+    monkeypatch.setitem(__import__("sys").modules, "matplotlib.figure", None)
+    with pytest.raises(ImportError, match=r"pip install 'dsvcca\[plot\]'"):
+        layers(architectures)
