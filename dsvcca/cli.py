@@ -51,7 +51,9 @@ Dims = Annotated[
         help="For arrays of others: their axes, 'nchw', or those of one layer, 'conv1=nchw'; may be repeated."
     ),
 ]
-PairsRule = Annotated[str, typer.Option(help="all, over_training, to_last_step, across_seeds or to_last_position.")]
+PairsRule = Annotated[
+    str, typer.Option(help="all, over_training, to_last_step, across_seeds, to_last_position or to_targets.")
+]
 View = Annotated[str, typer.Option(help="auto, or mean, max, positions, flatten, dft, lowpass, pool, each_position.")]
 Variance = Annotated[
     list[float] | None, typer.Option(help="Share of variance to keep; repeat for several. [default: 0.99]")
@@ -61,6 +63,13 @@ Rank = Annotated[int | None, typer.Option(help="Keep this many directions instea
 Measures = Annotated[
     list[str] | None,
     typer.Option("--measure", help="svcca, pwcca_x, pwcca_y or r2; repeat for several. [default: all]"),
+]
+Center = Annotated[str, typer.Option(help="By frequency: subtract the mean of all of them, or of dc alone.")]
+Keep = Annotated[list[str] | None, typer.Option(help="frequencies: also the numbers of every frequency.")]
+Route = Annotated[str, typer.Option(help="auto, or bases, direct, covariance, dual, randomised.")]
+Targets = Annotated[
+    list[str] | None,
+    typer.Option("--target", help="Layers to be explained: LABEL=VALUE; repeat to say more. See --pairs to_targets."),
 ]
 Memory = Annotated[str, typer.Option(help="Memory of one worker thread, such as '1.5 GiB'.")]
 
@@ -153,12 +162,17 @@ def plan(
     criterion: Criterion = "variance",
     rank: Rank = None,
     measures: Measures = None,
+    center: Center = "all",
+    targets: Targets = None,
+    keep: Keep = None,
+    route: Route = "auto",
     memory: Memory = "1 GiB",
     labels: LabelPattern = None,
     dims: Dims = None,
 ) -> None:
     """Show what a comparison would cost; reads no activations and computes nothing."""
-    print(_plan(_opened(store, where, labels, dims), pairs, view, variance, criterion, rank, measures, memory))
+    options = _options(view, variance, criterion, rank, measures, center, keep, route, memory)
+    print(_plan(_opened(store, where, labels, dims), pairs, targets, options))
 
 
 @app.command()
@@ -173,6 +187,10 @@ def compare(
     criterion: Criterion = "variance",
     rank: Rank = None,
     measures: Measures = None,
+    center: Center = "all",
+    targets: Targets = None,
+    keep: Keep = None,
+    route: Route = "auto",
     memory: Memory = "1 GiB",
     workers: Annotated[int, typer.Option(min=0, help="Local Dask workers; 0 works in this process.")] = 0,
     scheduler: Annotated[str | None, typer.Option(help="Address of a Dask scheduler to use instead.")] = None,
@@ -186,7 +204,8 @@ def compare(
         raise DsvccaError(f"--table {table}: there is no folder '{table.absolute().parent}', make it first")
     if workers and scheduler:
         raise DsvccaError("--workers starts a cluster and --scheduler names one: give one of them")
-    chosen = _plan(_opened(store, where, labels, dims), pairs, view, variance, criterion, rank, measures, memory)
+    options = _options(view, variance, criterion, rank, measures, center, keep, route, memory)
+    chosen = _plan(_opened(store, where, labels, dims), pairs, targets, options)
     print(chosen)
     with ExitStack() as stack:
         client = None
@@ -215,33 +234,40 @@ def _dims(spellings: list[str] | None) -> str | dict[str, str] | None:
     return dict(one.split("=", 1) for one in spellings)
 
 
-def _where(store: Store, conditions: list[str]) -> dict[str, list[Label]]:
+def _where(store: Store, conditions: list[str], option: str = "--where") -> dict[str, list[Label]]:
     """Return LABEL=VALUE,VALUE conditions with values of the type the store's labels have."""
     chosen: dict[str, list[Label]] = {}
     for condition in conditions:
         name, equals, values = condition.partition("=")
         if not equals:
-            raise DsvccaError(f"--where {condition!r} is not LABEL=VALUE: write for example --where layer=conv1")
+            raise DsvccaError(f"{option} {condition!r} is not LABEL=VALUE: write for example {option} layer=conv1")
         known = {str(r.labels[name]): r.labels[name] for r in store.representations if name in r.labels}
         chosen[name] = [known.get(value, value) for value in values.split(",")]
     return chosen
 
 
-def _plan(
-    store: Store,
-    pairs: str,
+def _options(
     view: str,
     variance: list[float] | None,
     criterion: str,
     rank: int | None,
     measures: list[str] | None,
+    center: str,
+    keep: list[str] | None,
+    route: str,
     memory: str,
-) -> Plan:
-    options: dict[str, Any] = {"view": view, "criterion": criterion, "rank": rank, "memory": memory}
+) -> dict[str, Any]:
+    """Return the options of `plan_comparisons` that were given."""
+    options: dict[str, Any] = {"view": view, "criterion": criterion, "rank": rank, "center": center}
+    options |= {"route": route, "memory": memory}
     if variance:
         options["variance"] = variance[0] if len(variance) == 1 else variance
-    if measures:
-        options["measures"] = measures
+    return options | {name: value for name, value in (("measures", measures), ("keep", keep)) if value}
+
+
+def _plan(store: Store, pairs: str, targets: list[str] | None, options: dict[str, Any]) -> Plan:
+    if targets:
+        options["targets"] = {name: values[0] for name, values in _where(store, targets, "--target").items()}
     return plan_comparisons(store, pairs, **options)
 
 

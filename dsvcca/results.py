@@ -252,14 +252,15 @@ def select(
 
 
 def to_frame(results: xr.Dataset, *, measures: Sequence[str] | None = None) -> pd.DataFrame:
-    """Return one row per compared pair: labels of x and y, ranks, view, measures.
+    """Return one row per compared pair: labels of x and y, ranks, view, measures; or one per explained target.
 
     Parameters
     ----------
     results : xarray.Dataset
         All of them, or what `select` left.
     measures : sequence of str, optional
-        Default: all there are.
+        Default: all there are of pairs. ``["r2_target"]``, the default where nothing but targets was compared, gives a
+        row for every representation and target.
 
     Returns
     -------
@@ -267,6 +268,8 @@ def to_frame(results: xr.Dataset, *, measures: Sequence[str] | None = None) -> p
         Each unordered pair once; with several variances one row for each.
     """
     there = [name for name in MEASURES if name in results]
+    if R2 in results and (list(measures or ()) == [R2] or not (there or measures)):
+        return _targets_frame(results)
     unknown = [m for m in measures or () if m not in there]
     if unknown:
         raise DsvccaError(f"results have no {unknown}: {nearest(unknown[0], there)}")
@@ -288,6 +291,19 @@ def to_frame(results: xr.Dataset, *, measures: Sequence[str] | None = None) -> p
         columns["variance"] = results["variance"].values[at[:, 2]]
     for name in chosen:
         columns[name] = values[name][tuple(at.T)]
+    return pd.DataFrame(columns)
+
+
+def _targets_frame(results: xr.Dataset) -> pd.DataFrame:
+    """Return one row a representation and target (and variance): labels, target, `r2_target` and its floor."""
+    values = results[R2].transpose("x", "target", ...).values
+    at = np.argwhere(np.isfinite(values))
+    columns: dict[str, Any] = {str(c): results[c].values[at[:, 0]] for c in results.coords if str(c).startswith("x_")}
+    columns["target"] = results["target"].values[at[:, 1]]
+    if "variance" in results[R2].dims:
+        columns["variance"] = results["variance"].values[at[:, 2]]
+    columns[R2] = values[tuple(at.T)]
+    columns[FLOOR] = results[FLOOR].transpose("x", ...).values[tuple(np.delete(at, 1, axis=1).T)]
     return pd.DataFrame(columns)
 
 

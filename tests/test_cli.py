@@ -109,3 +109,20 @@ def test_warnings_are_one_line(tmp_path):
     said = call("compare", store.path, tmp_path / "r.zarr")
     assert said.exit_code == 0
     assert "warning: 3 comparisons have fewer than 5 rows" in said.output
+
+
+def test_targets_frequencies_and_routes_are_chosen_on_the_command_line(tmp_path):
+    rng = np.random.default_rng(0)
+    store = dsvcca.create_store(tmp_path / "s.zarr", datapoints=300)
+    for seed in range(2):
+        store.write(rng.standard_normal((300, 4, 4, 3)), layer="conv", seed=seed, dims="nhwc")
+        store.write(rng.standard_normal((300, 2)), layer="out", seed=seed)
+    table = tmp_path / "t.csv"
+    said = call("compare", store.path, tmp_path / "t.zarr", "--pairs", "to_targets", "--target", "layer=out",
+                "--table", table)  # fmt: skip
+    assert said.exit_code == 0, said.output
+    assert len(table.read_text().splitlines()) == 1 + 4 * 6
+    said = call("plan", store.path, "-w", "layer=conv", "--center", "dc", "--keep", "frequencies", "--route", "direct")
+    assert "direct: activations are read once" in said.output
+    assert call("plan", store.path, "--target", "out").exit_code == 1
+    assert "is not LABEL=VALUE" in call("plan", store.path, "--target", "out").stderr

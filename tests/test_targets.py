@@ -69,6 +69,10 @@ def test_every_layer_explains_what_least_squares_explain(store, tmp_path):
     values = dict(zip(found.x_layer.values.tolist(), by_layer.values.tolist(), strict=True))
     assert values["logits"] == pytest.approx(1, abs=1e-6)
     assert values["noise"] < 3 * float(found.r2_target_floor.max())
+    frame = dsvcca.to_frame(found)
+    assert list(frame.columns) == ["x_layer", "target", "r2_target", "r2_target_floor"]
+    assert len(frame) == 5 * 4
+    assert frame.r2_target.iloc[5] == float(found.r2_target[1, 1])
     assert "||U_x^H y||" in found.r2_target.attrs["definition"]
     assert "frequency 0" in found.r2_target.attrs["view"]
 
@@ -79,6 +83,7 @@ def test_several_shares_of_variance_and_panels_give_the_same_bits(store, tmp_pat
     assert found.r2_target.dims == ("x", "target", "variance")
     assert found.target.values.tolist() == ["target"]
     assert (found.r2_target.values[..., 0] <= found.r2_target.values[..., 1] + 1e-9).all()
+    assert len(dsvcca.to_frame(found)) == 5 * 2
     one = dsvcca.compare(replace(plan, panel=1), tmp_path / "r2.zarr", workspace=tmp_path / "w2")
     assert same_bits(one, found)
 
@@ -88,6 +93,8 @@ def test_targets_stand_beside_comparisons_and_come_back_when_lost(store, tmp_pat
     found = dsvcca.compare(plan, tmp_path / "r.zarr", workspace=tmp_path / "w")
     assert found.svcca.shape == (2, 2)
     assert found.target.values.tolist()[0] == "layer='fc'"
+    assert len(dsvcca.to_frame(found)) == 3
+    assert len(dsvcca.to_frame(found, measures=["r2_target"])) == 2 * 13
     assert float(found.r2_target[0, 0]) < 1  # one direction in ten was not kept
     (tmp_path / "r.zarr" / "r2_target" / "c.0.0").unlink()
     with pytest.warns(dsvcca.DsvccaWarning, match="of 1 of 1 panels it is not there what they explain"):
