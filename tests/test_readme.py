@@ -57,6 +57,22 @@ def test_the_commands_of_the_readme_run(folder):
         assert "Traceback" not in found.stderr
 
 
+def test_the_examples_of_views_run(tmp_path):
+    text = (Path(__file__).parent.parent / "docs" / "views.md").read_text()
+    (tmp_path / "script.py").write_text("\n".join(re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)))
+    found = subprocess.run(
+        [sys.executable, "-W", "ignore", "script.py"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert found.returncode == 0, found.stderr
+    for words in ("dft (", "x_position", "r2_target_floor"):
+        assert words in found.stdout
+
+
 def test_every_link_of_the_readme_leads_to_a_file():
     for target in re.findall(r"\]\((docs/[^)]+)\)", README):
         assert (Path(__file__).parent.parent / target).is_file(), target
