@@ -18,7 +18,7 @@ from dsvcca.errors import DsvccaWarning as DsvccaWarning
 from dsvcca.measures import pwcca as pwcca
 from dsvcca.measures import svcca as svcca
 from dsvcca.plan import Plan as Plan
-from dsvcca.plan import plan_comparisons as plan_comparisons
+from dsvcca.planning import plan_comparisons as plan_comparisons
 from dsvcca.results import open_results as open_results
 from dsvcca.results import select as select
 from dsvcca.results import to_frame as to_frame

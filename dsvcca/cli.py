@@ -20,7 +20,8 @@ from dsvcca import execute
 from dsvcca.compare import compare as compare_plan
 from dsvcca.errors import DsvccaError, DsvccaWarning
 from dsvcca.labels import Label, label_order
-from dsvcca.plan import Plan, plan_comparisons
+from dsvcca.plan import Plan
+from dsvcca.planning import plan_comparisons
 from dsvcca.results import to_frame
 from dsvcca.store import Store, open_store
 

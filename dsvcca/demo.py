@@ -25,7 +25,7 @@ from dsvcca.arrays import NumpyArray
 from dsvcca.compare import compare
 from dsvcca.errors import DsvccaError
 from dsvcca.execute import local_client
-from dsvcca.plan import plan_comparisons
+from dsvcca.planning import plan_comparisons
 from dsvcca.plot import dynamics, layers, learning_dynamics
 from dsvcca.progress import track
 from dsvcca.results import select, to_frame

@@ -11,20 +11,18 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from math import ceil, prod
-from typing import Any, NamedTuple
+from math import ceil
+from typing import Any
 
 import numpy as np
-from dask.utils import format_bytes, format_time, parse_bytes
+from dask.utils import format_bytes, format_time
 
 from dsvcca.activations import Representation
-from dsvcca.arrays import NumpyArray
 from dsvcca.basis import RankRule
 from dsvcca.errors import DsvccaError
 from dsvcca.frequencies import half_spectrum
-from dsvcca.labels import Labels, check_same_types, nearest
-from dsvcca.measures import MEASURES
-from dsvcca.pairs import RULES, Pairs, choose_pairs
+from dsvcca.pairs import RULES, Pairs
+from dsvcca.passes import Pass, Passes, Variant, kind_of, variant_size
 from dsvcca.sizes import (
     PROCESS,
     SEGMENT_BYTES,
@@ -39,14 +37,12 @@ from dsvcca.sizes import (
     reduce_memory,
     segment_memory,
     segment_rows,
-    size_of,
     sketch_memory,
     tile_memory,
     whitening_route,
 )
-from dsvcca.store import Store
-from dsvcca.targets import Target, find_targets
-from dsvcca.views import EACH_POSITION, NEURONS, TRANSFORMED, Meeting, View, meet, spelled
+from dsvcca.targets import Target
+from dsvcca.views import TRANSFORMED, View
 from dsvcca.wide import SAMPLES, SPARE, STRIDE
 
 NUMERICS = 2
@@ -76,49 +72,6 @@ WORST_CONDITION = 2.5e-9
 
 RATES = {"product": 60e9, "double": 30e9, "solve": 1.5e9, "bytes": 1e9}
 """What one core is assumed to do a second: float32 and float64 products, small solves (flops), storage (bytes)."""
-
-
-class Variant(NamedTuple):
-    """One representation under one view: what one basis is made from."""
-
-    representation: int
-    view: View
-
-
-class Ground(NamedTuple):
-    """What bases must share to be compared: the grid whose bins they have, and the rows."""
-
-    space: tuple[int, ...]
-    rows: int
-
-
-@dataclass(frozen=True)
-class Pass:
-    """Comparisons of one tile that share their ground: which variants of each side, and which pairs of them.
-
-    Attributes
-    ----------
-    rows : int
-    x, y : tuple of int
-        Variants.
-    x_members, y_members : tuple of int
-        Their representations, by place within the panel.
-    space : tuple of int
-        The grid whose bins they have.
-    wanted : (x, y) bool
-        On the diagonal only the upper triangle.
-    names : (x, y) int8
-        What each comparison is called: 1 + its place in the plan's `names`.
-    """
-
-    rows: int
-    x: tuple[int, ...]
-    y: tuple[int, ...]
-    x_members: tuple[int, ...]
-    y_members: tuple[int, ...]
-    space: tuple[int, ...]
-    wanted: NumpyArray
-    names: NumpyArray
 
 
 @dataclass(frozen=True)
@@ -194,122 +147,44 @@ class Plan:
         return tuple(range(i, min(i + self.panel, count)) for i in range(0, count, self.panel))
 
     @cached_property
-    def tiles(self) -> tuple[tuple[int, int], ...]:
-        """Pairs of panels (i <= j) in which at least one comparison is wanted."""
-        p = self.panels
-        return tuple((i, j) for i in range(len(p)) for j in range(i, len(p)) if self.pairs.mask(p[i], p[j]).any())
+    def _passes(self) -> Passes:
+        return Passes(
+            self.representations, self.view, self.pairs, self.panels, bool(self.targets), self.rows == "translations"
+        )
 
     @property
-    def budget(self) -> int:
-        """Bytes of arrays that a task may hold."""
-        return int(self.memory * USABLE) - PROCESS
+    def tiles(self) -> tuple[tuple[int, int], ...]:
+        """Pairs of panels (i <= j) in which at least one comparison is wanted."""
+        return self._passes.tiles
 
-    @cached_property
-    def kinds(self) -> NumpyArray:
-        """Which representations have the same space, (representations,) int."""
-        codes: dict[Any, int] = {}
-        return np.asarray([codes.setdefault(_kind(r), len(codes)) for r in self.representations])
+    def passes(self, tile: tuple[int, int]) -> list[Pass]:
+        """Return the comparisons of a tile, those that share their ground together."""
+        return self._passes.of_tile(tile)
 
-    @cached_property
-    def meetings(self) -> dict[tuple[int, int], Meeting]:
-        """Where representations of two kinds are compared, for those kinds of which any are; both ways round.
-
-        Raises
-        ------
-        DsvccaError
-            If some cannot be.
-        """
-        first = [int(np.argmax(self.kinds == kind)) for kind in range(int(self.kinds.max()) + 1)]
-        found: dict[tuple[int, int], Meeting] = {}
-        for i, j in self.tiles:
-            x, y = self.panels[i], self.panels[j]
-            both = self.kinds[x.start : x.stop, None] * len(first) + self.kinds[None, y.start : y.stop]
-            for code in np.unique(both[self.pairs.mask(x, y)]).tolist():
-                a, b = divmod(code, len(first))
-                if (a, b) not in found:
-                    r, s = self.representations[first[a]], self.representations[first[b]]
-                    (x_space, tokens), (y_space, _) = _kind(r), _kind(s)
-                    try:
-                        found[a, b] = meet(self.view, x_space, y_space, tokens=tokens)
-                    except DsvccaError as error:
-                        raise DsvccaError(f"{r} and {s}: {error}; or select() others, or compare other pairs") from None
-                    found[b, a] = replace(found[a, b], x=found[a, b].y, y=found[a, b].x)
-        return found
-
-    @cached_property
-    def names(self) -> tuple[str, ...]:
-        """What comparisons are called, by their views: "dft", "mean", "alias-empirical", ..."""
-        return tuple(sorted({meeting.name for meeting in self.meetings.values()}))
-
-    @cached_property
-    def variants(self) -> tuple[Variant, ...]:
-        """Of what bases are made: every representation under every view in which it meets another.
-
-        Those that share their ground follow each other.
-        """
-        found: set[Variant] = set()
-        for i, j in self.tiles:
-            x, y = self.panels[i], self.panels[j]
-            wanted = self.pairs.mask(x, y)
-            x_kinds, y_kinds = self.kinds[x.start : x.stop, None], self.kinds[None, y.start : y.stop]
-            for (a, b), meeting in self.meetings.items():
-                here = wanted & (x_kinds == a) & (y_kinds == b)
-                found |= {Variant(x.start + k, meeting.x) for k in np.flatnonzero(here.any(axis=1)).tolist()}
-                found |= {Variant(y.start + k, meeting.y) for k in np.flatnonzero(here.any(axis=0)).tolist()}
-        if self.targets:
-            found |= {Variant(i, self._view_to_targets(r)) for i, r in enumerate(self.representations)}
-        return tuple(sorted(found, key=lambda v: (self._ground(v), v.representation)))
-
-    def _view_to_targets(self, representation: Representation) -> View:
-        """Return the view in which a representation meets targets, which have a row a datapoint."""
-        space, tokens = _kind(representation)
-        if not space:
-            return NEURONS
-        if self.view in ("max", "flatten", "mean"):
-            return View(self.view)
-        return View("mean" if tokens or self.view == "positions" else "dft")
+    @property
+    def target_passes(self) -> list[list[Pass]]:
+        """Of every panel, the variants that meet the targets."""
+        return self._passes.target_passes
 
     @property
     def target_view(self) -> str:
         """What `r2_target` of maps is made of, in words."""
-        if self.view in ("max", "flatten", "mean"):
-            return self.view
-        if self.rows == "translations":
-            return "dft, all frequencies: rows are all translations of their images"
-        return "dft, frequency 0: the mean over space; the others cannot explain what does not move with the image"
+        return self._passes.target_view
 
-    @cached_property
-    def target_passes(self) -> list[list[Pass]]:
-        """Of every panel, the variants that meet the targets, those that share their ground together; pairs of none."""
-        found = []
-        for panel in self.panels:
-            grounds: dict[Ground, list[int]] = {}
-            for i in panel:
-                variant = Variant(i, self._view_to_targets(self.representations[i]))
-                grounds.setdefault(self._ground(variant), []).append(i)
-            none = np.zeros((0, 0), dtype=np.int8)
-            found.append(
-                [
-                    Pass(
-                        ground.rows,
-                        tuple(self._places[i, ground] for i in members),
-                        (),
-                        tuple(i - panel.start for i in members),
-                        (),
-                        ground.space,
-                        none.astype(bool),
-                        none,
-                    )
-                    for ground, members in grounds.items()
-                ]
-            )
-        return found
+    @property
+    def variants(self) -> tuple[Variant, ...]:
+        """Of what bases are made: every representation under every view in which it meets another."""
+        return self._passes.variants
 
-    @cached_property
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What comparisons are called, by their views: "dft", "mean", "alias-empirical", ..."""
+        return self._passes.names
+
+    @property
     def grids(self) -> tuple[tuple[int, ...], ...]:
         """The grids whose bins are compared, in the order in which results hold them."""
-        found = {size.space for size in self.sizes if size.space}
-        return tuple(sorted(found, key=lambda grid: (len(grid), grid)))
+        return self._passes.grids
 
     @property
     def kept_frequencies(self) -> int:
@@ -327,52 +202,10 @@ class Plan:
         """Whether representations are transformed, so that it is known what lies between their frequencies."""
         return not self.direct and any(size.space for size in self.sizes)
 
-    @cached_property
-    def _places(self) -> dict[tuple[int, Ground], int]:
-        """The variant of a representation on some ground."""
-        return {(v.representation, self._ground(v)): place for place, v in enumerate(self.variants)}
-
-    def _ground(self, variant: Variant) -> Ground:
-        size = _size(self.representations[variant.representation], variant.view)
-        return Ground(size.space, size.rows)
-
-    def passes(self, tile: tuple[int, int]) -> list[Pass]:
-        """Return the comparisons of a tile, those that share their ground together."""
-        x, y = (self.panels[side] for side in tile)
-        wanted = self.pairs.mask(x, y)
-        if tile[0] == tile[1]:
-            wanted = np.triu(wanted)
-        x_kinds, y_kinds = self.kinds[x.start : x.stop], self.kinds[y.start : y.stop]
-        kinds = int(self.kinds.max()) + 1
-        names = np.zeros((kinds, kinds), dtype=np.int8)
-        grounds = np.full((kinds, kinds), -1)
-        known: list[Ground] = []
-        for (a, b), meeting in sorted(self.meetings.items()):
-            ground = self._ground(Variant(int(np.argmax(self.kinds == a)), meeting.x))
-            if ground not in known:
-                known.append(ground)
-            names[a, b], grounds[a, b] = 1 + self.names.index(meeting.name), known.index(ground)
-        found = []
-        for number, ground in enumerate(known):
-            here = wanted & (grounds[np.ix_(x_kinds, y_kinds)] == number)
-            rows, columns = here.any(axis=1), here.any(axis=0)
-            if tile[0] == tile[1]:
-                rows = columns = rows | columns
-            x_members, y_members = np.flatnonzero(rows), np.flatnonzero(columns)
-            if x_members.size:
-                found.append(
-                    Pass(
-                        ground.rows,
-                        tuple(self._places[x.start + i, ground] for i in x_members.tolist()),
-                        tuple(self._places[y.start + j, ground] for j in y_members.tolist()),
-                        tuple(x_members.tolist()),
-                        tuple(y_members.tolist()),
-                        ground.space,
-                        here[np.ix_(x_members, y_members)],
-                        names[np.ix_(x_kinds[x_members], y_kinds[y_members])],
-                    )
-                )
-        return found
+    @property
+    def budget(self) -> int:
+        """Bytes of arrays that a task may hold."""
+        return int(self.memory * USABLE) - PROCESS
 
     @cached_property
     def direct(self) -> bool:
@@ -391,7 +224,7 @@ class Plan:
         ):
             return False
         large = any(self._nbytes(i) > self.segment // 2 for i in range(len(self.variants)))
-        if not large or len({self._ground(v) for v in self.variants}) > 1:
+        if not large or len({self._passes.ground(v) for v in self.variants}) > 1:
             return False
         precise = all(rule.rank is None and rule.criterion == "variance" for rule in self.rules) and all(
             size.width * WORST_CONDITION <= 1 - rule.variance for rule in self.rules for size in self.sizes
@@ -450,7 +283,7 @@ class Plan:
                 json.dumps(
                     [
                         self.representations[v.representation].fingerprint,
-                        str(v.view) + _part(self.representations[v.representation], v.view),
+                        str(v.view) + _part_of(self.representations[v.representation], v.view),
                         f"center={self.center if v.view.name in TRANSFORMED else 'all'}",
                         "float32",
                         route,
@@ -465,8 +298,8 @@ class Plan:
     def meaning(self) -> dict[str, Any]:
         """Everything on which the numbers depend, without the representations."""
         rows = {
-            meeting.name: self._ground(Variant(int(np.argmax(self.kinds == kind)), meeting.x)).rows
-            for (kind, _), meeting in sorted(self.meetings.items())
+            meeting.name: self._passes.ground(Variant(int(np.argmax(self._passes.kinds == kind)), meeting.x)).rows
+            for (kind, _), meeting in sorted(self._passes.meetings.items())
         }
         return {
             "pairs": self.pairs.name,
@@ -503,7 +336,7 @@ class Plan:
         """How large each variant is."""
         representations = (self.representations[v.representation] for v in self.variants)
         return tuple(
-            replace(_size(r, v.view), unit=r.unit) for r, v in zip(representations, self.variants, strict=True)
+            replace(variant_size(r, v.view), unit=r.unit) for r, v in zip(representations, self.variants, strict=True)
         )
 
     def assumed_ranks(self) -> list[int]:
@@ -661,7 +494,7 @@ class Plan:
     def _what_is_explained(self) -> str:
         """Return the targets, and by what of maps they are explained."""
         names = ", ".join(f"{t.name} ({t.columns} columns)" if t.columns > 1 else t.name for t in self.targets)
-        maps = any(space and not tokens for space, tokens in map(_kind, self.representations))
+        maps = any(space and not tokens for space, tokens in map(kind_of, self.representations))
         return names + (f"; of maps: {self.target_view}" if maps else "")
 
     def _how_it_goes(self) -> str:
@@ -709,178 +542,6 @@ class Price:
     seconds: float
 
 
-def plan_comparisons(
-    store: Store,
-    pairs: Any = "all",
-    *,
-    view: str = "auto",
-    center: str = "all",
-    variance: float | Sequence[float] = ALL_BUT_NOISE,
-    criterion: str = "variance",
-    rank: int | None = None,
-    measures: str | Sequence[str] = tuple(MEASURES),
-    targets: Any = None,
-    rows: str | None = None,
-    keep: Sequence[str] = (),
-    memory: int | str = "1 GiB",
-    route: str = "auto",
-) -> Plan:
-    """Plan comparisons of a population: choose, cut, price, and refuse what cannot work. Reads no activations.
-
-    Parameters
-    ----------
-    store : Store
-        The population: an opened store, or what `select` left of it.
-    pairs : str or list, default "all"
-        "all": every representation with every other. "over_training": the same layer of the same network at all pairs
-        of steps. "to_last_step": every layer of a network at every step with all its layers at its last step.
-        "across_seeds": the same layer at the same step, between seeds. "to_last_position": every position of sequences
-        with the last one of the same layer (view "auto" is then "each_position"). Or a list of (labels of x, labels of
-        y), such as ``[({"seed": 0, "layer": "fc1"}, {"seed": 1})]``: everything that carries the ones with everything
-        that carries the others.
-    view : str, default "auto"
-        How stored activations become rows and columns. "auto" chooses for every pair what a careful user would:
-        neurons for two dense layers, "dft" for maps of one size, "positions" for sequences of one length, "mean"
-        (over space) for everything else. By name: "mean", "max", "positions", "flatten", "dft" (maps of different
-        sizes meet on the grid of the smaller one, where sizes divide), "lowpass" and "pool" (the same, of the larger
-        one only the low frequencies, or means over blocks). Every number keeps the name of its view. "each_position"
-        makes every position of sequences (datapoint, position, neuron) a representation with a label `position`, read
-        in place.
-    center : {"all", "dc"}, default "all"
-        With view "dft": subtract the mean of every frequency, or that of frequency 0 alone. "dc" gives what all
-        translations of every image would give (Raghu et al. 2017, theorem 1), but then an image that is common to all
-        datapoints counts as signal, and unrelated layers are no longer near the floor.
-    variance : float or list of float, default 0.99
-        Share of variance kept of every representation; a list gives the results a `variance` dimension. 1.0 keeps
-        every non-zero direction.
-    criterion : {"variance", "singular"}, default "variance"
-        Share of squared singular values, or of singular values.
-    rank : int, optional
-        Keep this many directions instead of a share of variance.
-    measures : str or sequence of str, default all
-        Of `MEASURES`. Without the pwcca ones no vectors are computed.
-    targets : array, mapping, or labels, optional
-        What every representation is asked to explain, one row a datapoint: an array (n,) or (n, q); a mapping from
-        names to arrays or labels; or the labels of layers in the store, such as ``{"layer": "logits"}``. Results then
-        hold `r2_target`. Maps explain by their frequency 0. With ``pairs="to_targets"`` nothing else is compared.
-    rows : {"translations"}, optional
-        Say that rows are all translations of their images, with a target for each: then all frequencies explain.
-    keep : sequence of str, default ()
-        What results hold beside the measures: "frequencies" adds `svcca_by_frequency`, the mean canonical correlation
-        at every frequency, which says what spatial scales are shared.
-    memory : int or str, default "1 GiB"
-        Memory of one worker thread; tasks are fitted into 70 % of it.
-    route : {"auto", "bases", "direct", "covariance", "dual", "randomised"}, default "auto"
-        "bases": every representation is whitened once, and its basis kept for later plans. "direct": representations
-        are read once, side by side, and whitened from their moments; nothing is kept. "auto" takes direct for a few
-        representations larger than one task, where it moves fewer bytes and is as exact. Bases are made through the
-        covariance of columns, through the Gram of rows where those are fewer ("dual", exact as well), or, where both
-        are more than 20,000, from random sketches of the largest directions ("randomised", which keeps a bound of what
-        it may have overlooked); these names force one of them for all views that are not transformed.
-
-    Returns
-    -------
-    Plan
-        `print(plan)` shows its price.
-
-    Raises
-    ------
-    DsvccaError
-        If representations cannot be compared, an option is unknown, or a task cannot fit into the memory.
-    """
-    if not isinstance(store, Store):
-        raise DsvccaError(f"a {type(store).__name__} was given instead of a store: open_store(path) first")
-    found = tuple(store.representations)
-    if not found:
-        raise DsvccaError(f"'{store.path}' holds no committed representation: write some first")
-    if pairs == "to_last_position" and view == "auto" and any(r.is_sequence for r in found):
-        view = EACH_POSITION
-    if view == EACH_POSITION:
-        found, view = tuple(_each_position(found)), "neurons"
-    seen: Labels = {}
-    for r in found:
-        check_same_types(r.labels, [seen], f"another representation of '{store.path}'")
-        seen = r.labels | seen
-    for r in found:
-        _check_alike(found[0], r)
-    wanted = find_targets(targets, store, found[0].logical_shape[0])
-    if pairs == "to_targets" and not wanted:
-        raise DsvccaError("pairs='to_targets' needs targets=: an array, or labels of layers such as {'layer': 'out'}")
-    keep = (keep,) if isinstance(keep, str) else tuple(keep)
-    for what in keep:
-        if what not in KEEP:
-            raise DsvccaError(f"keep={what!r} is unknown: {nearest(what, KEEP)}")
-    if rows not in (None, "translations"):
-        raise DsvccaError(f"rows={rows!r} is unknown: 'translations' says that they are all those of their images")
-    if rows and wanted:
-        for r in found:
-            space, sequence = _kind(r)
-            if space and not sequence and r.logical_shape[0] % prod(space):
-                raise DsvccaError(
-                    f"{r}: {r.logical_shape[0]} rows cannot be all {prod(space)} translations of some images of "
-                    f"{spelled(space)}: leave rows= out"
-                )
-    if route not in ROUTES:
-        raise DsvccaError(f"route={route!r} is unknown: {nearest(route, ROUTES)}")
-    if center not in ("all", "dc"):
-        raise DsvccaError(f"center={center!r} is unknown: use 'all' or 'dc'")
-    measures = (measures,) if isinstance(measures, str) else measures
-    if not measures:
-        raise DsvccaError(f"measures is empty: choose from {', '.join(MEASURES)}")
-    for measure in measures:
-        if measure not in MEASURES:
-            raise DsvccaError(f"measure {measure!r} is unknown: {nearest(measure, MEASURES)}")
-    listed = not isinstance(variance, (int, float))
-    if rank is not None and (listed or variance != ALL_BUT_NOISE):
-        raise DsvccaError(f"rank={rank} and variance={variance!r} were both given: give one of them")
-    try:
-        shares = [float(v) for v in variance] if not isinstance(variance, (int, float)) else [float(variance)]
-    except (TypeError, ValueError) as error:
-        raise DsvccaError(f"variance={variance!r} is no share ({error}): give a number, or a list of them") from error
-    if not shares or len(set(shares)) != len(shares):
-        raise DsvccaError(f"variance={variance!r}: give one share, or a list of different ones")
-    try:
-        memory = parse_bytes(memory)
-    except (ValueError, OverflowError) as error:
-        raise DsvccaError(f"memory={memory!r} is no amount of memory: write it as '1.5 GiB'") from error
-    plan = Plan(
-        store=store.path,
-        representations=found,
-        view=view,
-        rules=tuple(RankRule(share, criterion, rank) for share in shares),
-        listed=listed,
-        pairs=choose_pairs(pairs, [r.labels for r in found]),
-        measures=tuple(m for m in MEASURES if m in measures),
-        memory=memory,
-        center=center,
-        route=route,
-        targets=wanted,
-        rows=rows,
-        keep=keep,
-    )
-    if keep and not any(size.space for size in plan.sizes):
-        raise DsvccaError(f"keep={list(keep)}: nothing is compared by frequency here, see print(plan): leave it out")
-    if wanted and route == "direct":
-        raise DsvccaError("route='direct' keeps no basis that could explain targets: leave one of them out")
-    if plan.direct and len({(size.space, size.rows) for size in plan.sizes}) > 1:
-        raise DsvccaError(
-            f"route='direct' takes representations side by side, these meet in views {', '.join(plan.names)}: "
-            "choose one by view=, or use route='bases'"
-        )
-    plan.check()
-    return plan
-
-
-def _kind(representation: Representation) -> tuple[tuple[int, ...], bool]:
-    """Return the space of a representation, and whether it is a sequence."""
-    return representation.logical_shape[1:-1], representation.is_sequence
-
-
-def _size(representation: Representation, view: View) -> Size:
-    mask = representation.mask
-    return size_of(representation.logical_shape, view, mask.rows if mask else None)
-
-
 def _rechunking(representation: Representation) -> str:
     """Return the Python line that copies an array that others wrote into chunks along datapoints, by Dask."""
     along = representation.dims.index("datapoint")
@@ -891,50 +552,8 @@ def _rechunking(representation: Representation) -> str:
     return f"import dask.array as da; da.from_zarr({there!r}).rechunk({chunks}).to_zarr({into!r})"
 
 
-def _part(representation: Representation, view: View) -> str:
+def _part_of(representation: Representation, view: View) -> str:
     """Return which part of the activations a view is of: those that a mask leaves, one position, or all ("")."""
     if representation.position is not None:
         return f" of position {representation.position}"
     return f" of {representation.mask.digest}" if representation.mask and view.name == "positions" else ""
-
-
-def _each_position(representations: Sequence[Representation]) -> list[Representation]:
-    """Return every position of sequences as a representation of its own; dense layers stay.
-
-    Raises
-    ------
-    DsvccaError
-        If there are no sequences, or some positions are not valid for all datapoints.
-    """
-    if not any(r.is_sequence for r in representations):
-        raise DsvccaError(
-            "view='each_position' needs sequences, (datapoint, position, neuron), and there are none: write them with "
-            "dims='ntd' or 'tnd'"
-        )
-    found = []
-    for r in representations:
-        if not r.is_sequence:
-            found.append(r)
-            continue
-        datapoints, positions, _ = r.logical_shape
-        if r.mask is not None and r.mask.rows < datapoints * positions:
-            raise DsvccaError(
-                f"{r}: the mask calls {datapoints * positions - r.mask.rows} of its positions padding, and every "
-                "position needs the same rows: use view='positions', or a store of sequences of one length"
-            )
-        if "position" in r.labels:
-            raise DsvccaError(f"{r} has a label 'position' already: select() others, or use view='positions'")
-        found += [r.at(position) for position in range(positions)]
-    return found
-
-
-def _check_alike(first: Representation, other: Representation) -> None:
-    if 0 in other.logical_shape:
-        raise DsvccaError(f"{other} has the shape {other.logical_shape}: an axis of length 0 holds nothing to compare")
-    if first.logical_shape[0] != other.logical_shape[0]:
-        raise DsvccaError(
-            f"{first} has {first.logical_shape[0]} datapoints and {other} has {other.logical_shape[0]}: all "
-            "representations need the same datapoints in the same order; select() those that have"
-        )
-    if first.ids != other.ids and first.ids and other.ids:
-        raise DsvccaError(f"{first} and {other} were written with other datapoint ids: select() those that agree")

@@ -24,16 +24,16 @@ MATHS = [
     "dft",
     "measures",
 ]
-DATA = ["files", "flat", "labels", "activations", "foreign", "writer", "store", "pairs", "targets", "sizes", "plan"]
-DATA += ["partials", "workspace", "results"]
+DATA = ["files", "flat", "labels", "activations", "foreign", "writer", "store", "pairs", "targets", "sizes"]
+DATA += ["passes", "plan", "planning", "partials", "workspace", "results"]
 DOOR = ["execute", "reduce", "segments", "correlate", "explain", "compare"]
 FACE = ["plot", "demo", "cli"]
 ORDER = ["errors", "progress", *MATHS, *DATA, *DOOR, *FACE]
 
 ALLOWED = {
     "zarr": {"files", "activations", "foreign", "writer", "workspace", "results"},
-    "dask": {"plan", "execute", "demo", "cli"},
-    "distributed": {"execute", "compare", "cli"},
+    "dask": {"plan", "planning", "execute", "demo", "cli"},
+    "distributed": {"execute", "compare", "demo", "cli"},
     "torch": {"demo", "torch"},
     "array_api_compat": {"arrays"},
     "scipy": {"arrays"},

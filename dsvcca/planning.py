@@ -1,0 +1,228 @@
+"""Making a plan: every option is checked, and what cannot work is refused before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+from typing import Any
+
+from dask.utils import parse_bytes
+
+from dsvcca.activations import Representation
+from dsvcca.basis import RankRule
+from dsvcca.errors import DsvccaError
+from dsvcca.labels import Labels, check_same_types, nearest
+from dsvcca.measures import MEASURES
+from dsvcca.pairs import choose_pairs
+from dsvcca.passes import kind_of
+from dsvcca.plan import KEEP, ROUTES, Plan
+from dsvcca.store import Store
+from dsvcca.targets import find_targets
+from dsvcca.views import EACH_POSITION, spelled
+
+ALL_BUT_NOISE = 0.99
+"""Share of variance that is kept unless something else is asked for."""
+
+
+def plan_comparisons(
+    store: Store,
+    pairs: Any = "all",
+    *,
+    view: str = "auto",
+    center: str = "all",
+    variance: float | Sequence[float] = ALL_BUT_NOISE,
+    criterion: str = "variance",
+    rank: int | None = None,
+    measures: str | Sequence[str] = tuple(MEASURES),
+    targets: Any = None,
+    rows: str | None = None,
+    keep: Sequence[str] = (),
+    memory: int | str = "1 GiB",
+    route: str = "auto",
+) -> Plan:
+    """Plan comparisons of a population: choose, cut, price, and refuse what cannot work. Reads no activations.
+
+    Parameters
+    ----------
+    store : Store
+        The population: an opened store, or what `select` left of it.
+    pairs : str or list, default "all"
+        "all": every representation with every other. "over_training": the same layer of the same network at all pairs
+        of steps. "to_last_step": every layer of a network at every step with all its layers at its last step.
+        "across_seeds": the same layer at the same step, between seeds. "to_last_position": every position of sequences
+        with the last one of the same layer (view "auto" is then "each_position"). Or a list of (labels of x, labels of
+        y), such as ``[({"seed": 0, "layer": "fc1"}, {"seed": 1})]``: everything that carries the ones with everything
+        that carries the others.
+    view : str, default "auto"
+        How stored activations become rows and columns. "auto" chooses for every pair what a careful user would:
+        neurons for two dense layers, "dft" for maps of one size, "positions" for sequences of one length, "mean"
+        (over space) for everything else. By name: "mean", "max", "positions", "flatten", "dft" (maps of different
+        sizes meet on the grid of the smaller one, where sizes divide), "lowpass" and "pool" (the same, of the larger
+        one only the low frequencies, or means over blocks). Every number keeps the name of its view. "each_position"
+        makes every position of sequences (datapoint, position, neuron) a representation with a label `position`, read
+        in place.
+    center : {"all", "dc"}, default "all"
+        With view "dft": subtract the mean of every frequency, or that of frequency 0 alone. "dc" gives what all
+        translations of every image would give (Raghu et al. 2017, theorem 1), but then an image that is common to all
+        datapoints counts as signal, and unrelated layers are no longer near the floor.
+    variance : float or list of float, default 0.99
+        Share of variance kept of every representation; a list gives the results a `variance` dimension. 1.0 keeps
+        every non-zero direction.
+    criterion : {"variance", "singular"}, default "variance"
+        Share of squared singular values, or of singular values.
+    rank : int, optional
+        Keep this many directions instead of a share of variance.
+    measures : str or sequence of str, default all
+        Of `MEASURES`. Without the pwcca ones no vectors are computed.
+    targets : array, mapping, or labels, optional
+        What every representation is asked to explain, one row a datapoint: an array (n,) or (n, q); a mapping from
+        names to arrays or labels; or the labels of layers in the store, such as ``{"layer": "logits"}``. Results then
+        hold `r2_target`. Maps explain by their frequency 0. With ``pairs="to_targets"`` nothing else is compared.
+    rows : {"translations"}, optional
+        Say that rows are all translations of their images, with a target for each: then all frequencies explain.
+    keep : sequence of str, default ()
+        What results hold beside the measures: "frequencies" adds `svcca_by_frequency`, the mean canonical correlation
+        at every frequency, which says what spatial scales are shared.
+    memory : int or str, default "1 GiB"
+        Memory of one worker thread; tasks are fitted into 70 % of it.
+    route : {"auto", "bases", "direct", "covariance", "dual", "randomised"}, default "auto"
+        "bases": every representation is whitened once, and its basis kept for later plans. "direct": representations
+        are read once, side by side, and whitened from their moments; nothing is kept. "auto" takes direct for a few
+        representations larger than one task, where it moves fewer bytes and is as exact. Bases are made through the
+        covariance of columns, through the Gram of rows where those are fewer ("dual", exact as well), or, where both
+        are more than 20,000, from random sketches of the largest directions ("randomised", which keeps a bound of what
+        it may have overlooked); these names force one of them for all views that are not transformed.
+
+    Returns
+    -------
+    Plan
+        `print(plan)` shows its price.
+
+    Raises
+    ------
+    DsvccaError
+        If representations cannot be compared, an option is unknown, or a task cannot fit into the memory.
+    """
+    if not isinstance(store, Store):
+        raise DsvccaError(f"a {type(store).__name__} was given instead of a store: open_store(path) first")
+    found = tuple(store.representations)
+    if not found:
+        raise DsvccaError(f"'{store.path}' holds no committed representation: write some first")
+    if pairs == "to_last_position" and view == "auto" and any(r.is_sequence for r in found):
+        view = EACH_POSITION
+    if view == EACH_POSITION:
+        found, view = tuple(_each_position(found)), "neurons"
+    seen: Labels = {}
+    for r in found:
+        check_same_types(r.labels, [seen], f"another representation of '{store.path}'")
+        seen = r.labels | seen
+    for r in found:
+        _check_alike(found[0], r)
+    wanted = find_targets(targets, store, found[0].logical_shape[0])
+    if pairs == "to_targets" and not wanted:
+        raise DsvccaError("pairs='to_targets' needs targets=: an array, or labels of layers such as {'layer': 'out'}")
+    keep = (keep,) if isinstance(keep, str) else tuple(keep)
+    for what in keep:
+        if what not in KEEP:
+            raise DsvccaError(f"keep={what!r} is unknown: {nearest(what, KEEP)}")
+    if rows not in (None, "translations"):
+        raise DsvccaError(f"rows={rows!r} is unknown: 'translations' says that they are all those of their images")
+    if rows and wanted:
+        for r in found:
+            space, sequence = kind_of(r)
+            if space and not sequence and r.logical_shape[0] % prod(space):
+                raise DsvccaError(
+                    f"{r}: {r.logical_shape[0]} rows cannot be all {prod(space)} translations of some images of "
+                    f"{spelled(space)}: leave rows= out"
+                )
+    if route not in ROUTES:
+        raise DsvccaError(f"route={route!r} is unknown: {nearest(route, ROUTES)}")
+    if center not in ("all", "dc"):
+        raise DsvccaError(f"center={center!r} is unknown: use 'all' or 'dc'")
+    measures = (measures,) if isinstance(measures, str) else measures
+    if not measures:
+        raise DsvccaError(f"measures is empty: choose from {', '.join(MEASURES)}")
+    for measure in measures:
+        if measure not in MEASURES:
+            raise DsvccaError(f"measure {measure!r} is unknown: {nearest(measure, MEASURES)}")
+    listed = not isinstance(variance, (int, float))
+    if rank is not None and (listed or variance != ALL_BUT_NOISE):
+        raise DsvccaError(f"rank={rank} and variance={variance!r} were both given: give one of them")
+    try:
+        shares = [float(v) for v in variance] if not isinstance(variance, (int, float)) else [float(variance)]
+    except (TypeError, ValueError) as error:
+        raise DsvccaError(f"variance={variance!r} is no share ({error}): give a number, or a list of them") from error
+    if not shares or len(set(shares)) != len(shares):
+        raise DsvccaError(f"variance={variance!r}: give one share, or a list of different ones")
+    try:
+        memory = parse_bytes(memory)
+    except (ValueError, OverflowError) as error:
+        raise DsvccaError(f"memory={memory!r} is no amount of memory: write it as '1.5 GiB'") from error
+    plan = Plan(
+        store=store.path,
+        representations=found,
+        view=view,
+        rules=tuple(RankRule(share, criterion, rank) for share in shares),
+        listed=listed,
+        pairs=choose_pairs(pairs, [r.labels for r in found]),
+        measures=tuple(m for m in MEASURES if m in measures),
+        memory=memory,
+        center=center,
+        route=route,
+        targets=wanted,
+        rows=rows,
+        keep=keep,
+    )
+    if keep and not any(size.space for size in plan.sizes):
+        raise DsvccaError(f"keep={list(keep)}: nothing is compared by frequency here, see print(plan): leave it out")
+    if wanted and route == "direct":
+        raise DsvccaError("route='direct' keeps no basis that could explain targets: leave one of them out")
+    if plan.direct and len({(size.space, size.rows) for size in plan.sizes}) > 1:
+        raise DsvccaError(
+            f"route='direct' takes representations side by side, these meet in views {', '.join(plan.names)}: "
+            "choose one by view=, or use route='bases'"
+        )
+    plan.check()
+    return plan
+
+
+def _each_position(representations: Sequence[Representation]) -> list[Representation]:
+    """Return every position of sequences as a representation of its own; dense layers stay.
+
+    Raises
+    ------
+    DsvccaError
+        If there are no sequences, or some positions are not valid for all datapoints.
+    """
+    if not any(r.is_sequence for r in representations):
+        raise DsvccaError(
+            "view='each_position' needs sequences, (datapoint, position, neuron), and there are none: write them with "
+            "dims='ntd' or 'tnd'"
+        )
+    found = []
+    for r in representations:
+        if not r.is_sequence:
+            found.append(r)
+            continue
+        datapoints, positions, _ = r.logical_shape
+        if r.mask is not None and r.mask.rows < datapoints * positions:
+            raise DsvccaError(
+                f"{r}: the mask calls {datapoints * positions - r.mask.rows} of its positions padding, and every "
+                "position needs the same rows: use view='positions', or a store of sequences of one length"
+            )
+        if "position" in r.labels:
+            raise DsvccaError(f"{r} has a label 'position' already: select() others, or use view='positions'")
+        found += [r.at(position) for position in range(positions)]
+    return found
+
+
+def _check_alike(first: Representation, other: Representation) -> None:
+    if 0 in other.logical_shape:
+        raise DsvccaError(f"{other} has the shape {other.logical_shape}: an axis of length 0 holds nothing to compare")
+    if first.logical_shape[0] != other.logical_shape[0]:
+        raise DsvccaError(
+            f"{first} has {first.logical_shape[0]} datapoints and {other} has {other.logical_shape[0]}: all "
+            "representations need the same datapoints in the same order; select() those that have"
+        )
+    if first.ids != other.ids and first.ids and other.ids:
+        raise DsvccaError(f"{first} and {other} were written with other datapoint ids: select() those that agree")
