@@ -70,7 +70,10 @@ Keep = Annotated[list[str] | None, typer.Option(help="frequencies: also the numb
 Route = Annotated[str, typer.Option(help="auto, or bases, direct, covariance, dual, randomised.")]
 Targets = Annotated[
     list[str] | None,
-    typer.Option("--target", help="Layers to be explained: LABEL=VALUE; repeat to say more. See --pairs to_targets."),
+    typer.Option(
+        "--target",
+        help="Layers to be explained: LABEL=VALUE; repeat to say more. With --pairs to_targets: nothing else.",
+    ),
 ]
 Memory = Annotated[str, typer.Option(help="Memory of one worker thread, such as '1.5 GiB'.")]
 
@@ -268,7 +271,12 @@ def _options(
 
 def _plan(store: Store, pairs: str, targets: list[str] | None, options: dict[str, Any]) -> Plan:
     if targets:
-        options["targets"] = {name: values[0] for name, values in _where(store, targets, "--target").items()}
+        wanted = _where(store.everything, targets, "--target")
+        if many := [name for name, values in wanted.items() if len(values) > 1]:
+            raise DsvccaError(
+                f"--target gives {many[0]} several values: write each label on its own, --target layer=out"
+            )
+        options["targets"] = {name: values[0] for name, values in wanted.items()}
     return plan_comparisons(store, pairs, **options)
 
 

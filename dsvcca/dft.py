@@ -15,11 +15,11 @@ from dsvcca.correlations import check_excess, checked_array, checked_sides, corr
 from dsvcca.errors import DsvccaError
 from dsvcca.frequencies import half_spectrum, to_frequencies, to_space, unfolded
 from dsvcca.moments import grid_steps
-from dsvcca.views import meet
+from dsvcca.views import meet, spelled
 from dsvcca.whiten import whiten_in_memory
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class FrequencyCorrelations:
     """Canonical correlations of two sets of maps at every frequency, and the directions that give them.
 
@@ -38,7 +38,8 @@ class FrequencyCorrelations:
     x_directions, y_directions : (*space, c, k) float64
         Filters over the space of each side, k the largest of the k_f: circular convolution of the centred maps with
         filter i gives maps whose (orthonormal) transform at every frequency is the i-th canonical variate there
-        (`variates`). Of each pair the largest weight of x is real and positive at every frequency. Nothing at
+        (`variates`). Position [0, 0] is their centre (`numpy.fft.fftshift` moves it to the middle). A pair of filters
+        is defined up to one phase at every frequency: the largest weight of x is real and positive. Nothing at
         frequencies that have fewer.
     x_mean, y_mean : (*space, c) float64
         What is subtracted from the maps before.
@@ -58,6 +59,13 @@ class FrequencyCorrelations:
     y_mean: Array
     x_weights: tuple[Array, ...]
     y_weights: tuple[Array, ...]
+
+    def __repr__(self) -> str:
+        space = spelled(self.x_mean.shape[:-1])
+        return (
+            f"<{self.view} of maps of {space} and {spelled(self.y_mean.shape[:-1])}: {len(self.weights)} frequencies, "
+            f"ranks {self.x_rank} and {self.y_rank}, svcca {self.svcca:.4f}>"
+        )
 
     @property
     def svcca(self) -> float:
@@ -151,7 +159,13 @@ def dft_cca(
         raise DsvccaError(f"center={center!r} is unknown: use 'all' or 'dc'")
     x, y = checked_sides(x, y, maps=True)
     spaces = tuple(x.shape[1:-1]), tuple(y.shape[1:-1])
-    meeting = meet("dft", *spaces)
+    try:
+        meeting = meet("dft", *spaces)
+    except DsvccaError:
+        raise DsvccaError(
+            f"x has maps of {spelled(spaces[0])} and y of {spelled(spaces[1])}: they need one size, or along every "
+            "axis one that divides the other; channels come last, (datapoint, height, width, channel)"
+        ) from None
     rule = RankRule(variance, criterion)
     u_x, b_x = whiten_in_memory(x, rule, "x", view=meeting.x, center=center)
     u_y, b_y = whiten_in_memory(y, rule, "y", view=meeting.y, center=center)

@@ -159,12 +159,18 @@ class Passes:
 
     @property
     def target_view(self) -> str:
-        """What `r2_target` of maps is made of, in words."""
-        if self.view in ("max", "flatten", "mean"):
-            return self.view
-        if self.everywhere:
-            return "dft, all frequencies: rows are all translations of their images"
-        return "dft, frequency 0: the mean over space; the others cannot explain what does not move with the image"
+        """What explains the targets, in words."""
+        kinds = [kind_of(r) for r in self.representations]
+        parts = ["dense layers as they are"] if any(not space for space, _ in kinds) else []
+        parts += ["the mean over positions of sequences"] if any(tokens for _, tokens in kinds) else []
+        if any(space and not tokens for space, tokens in kinds):
+            if self.view in ("max", "flatten", "mean"):
+                parts.append(f"maps as view {self.view!r}")
+            elif self.everywhere:
+                parts.append("all frequencies of maps, whose rows are all translations of their images")
+            else:
+                parts.append("frequency 0 of maps (their mean; what does not move with the image knows no other)")
+        return ", ".join(parts)
 
     @cached_property
     def target_passes(self) -> list[list[Pass]]:

@@ -22,7 +22,7 @@ from dsvcca.basis import RankRule
 from dsvcca.errors import DsvccaError
 from dsvcca.frequencies import half_spectrum
 from dsvcca.pairs import RULES, Pairs
-from dsvcca.passes import Pass, Passes, Variant, kind_of, variant_size
+from dsvcca.passes import Pass, Passes, Variant, variant_size
 from dsvcca.sizes import (
     PROCESS,
     SEGMENT_BYTES,
@@ -168,7 +168,7 @@ class Plan:
 
     @property
     def target_view(self) -> str:
-        """What `r2_target` of maps is made of, in words."""
+        """What explains the targets, in words."""
         return self._passes.target_view
 
     @property
@@ -474,7 +474,7 @@ class Plan:
             [
                 f"plan for {self.store}",
                 f"  representations  {len(self.representations):,} ({count:,} datapoints each: {known})",
-                f"  view             {self.view}: {self._how_it_is_seen()}",
+                f"  view             {self.view}: {self._how_it_is_seen() or 'nothing is compared with each other'}",
                 f"  route            {self._how_it_goes()}",
                 f"  kept             {rules}",
                 f"  pairs            {self.pairs.name}: {what}",
@@ -492,10 +492,9 @@ class Plan:
         )
 
     def _what_is_explained(self) -> str:
-        """Return the targets, and by what of maps they are explained."""
+        """Return the targets, and what explains them."""
         names = ", ".join(f"{t.name} ({t.columns} columns)" if t.columns > 1 else t.name for t in self.targets)
-        maps = any(space and not tokens for space, tokens in map(kind_of, self.representations))
-        return names + (f"; of maps: {self.target_view}" if maps else "")
+        return f"{names}, explained by {self.target_view}"
 
     def _how_it_goes(self) -> str:
         """Return which way from activations to cross blocks was chosen."""

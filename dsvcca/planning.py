@@ -18,7 +18,7 @@ from dsvcca.passes import kind_of
 from dsvcca.plan import KEEP, ROUTES, Plan
 from dsvcca.store import Store
 from dsvcca.targets import find_targets
-from dsvcca.views import EACH_POSITION, spelled
+from dsvcca.views import EACH_POSITION, VIEWS, spelled
 
 ALL_BUT_NOISE = 0.99
 """Share of variance that is kept unless something else is asked for."""
@@ -71,7 +71,8 @@ def plan_comparisons(
     criterion : {"variance", "singular"}, default "variance"
         Share of squared singular values, or of singular values.
     rank : int, optional
-        Keep this many directions instead of a share of variance.
+        Keep this many directions instead of a share of variance (all of them where there are fewer); of transformed
+        maps so many over all frequencies together.
     measures : str or sequence of str, default all
         Of `MEASURES`. Without the pwcca ones no vectors are computed.
     targets : array, mapping, or labels, optional
@@ -110,6 +111,8 @@ def plan_comparisons(
         raise DsvccaError(f"'{store.path}' holds no committed representation: write some first")
     if pairs == "to_last_position" and view == "auto" and any(r.is_sequence for r in found):
         view = EACH_POSITION
+    if view not in (*VIEWS, EACH_POSITION, "auto"):
+        raise DsvccaError(f"unknown view {view!r}: {nearest(view, (*VIEWS, EACH_POSITION, 'auto'))}")
     if view == EACH_POSITION:
         found, view = tuple(_each_position(found)), "neurons"
     seen: Labels = {}

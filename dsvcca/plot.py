@@ -125,7 +125,9 @@ def learning_dynamics(results: xr.Dataset, *, measure: str = "svcca", steps: Seq
         "layer at the end of training (in the order of the store, the first at the left and at the bottom)", fontsize=9
     )
     figure.colorbar(image, ax=panels, label=measure, pad=0.01, fraction=0.05)
-    figure.suptitle(_title(found, measure), fontsize=11)
+    views = results.attrs.get("views", [])
+    mixed = f"\nlooked at in different views, whose numbers are different things: {', '.join(views)}"
+    figure.suptitle(_title(found, measure) + (mixed if len(views) > 1 else ""), fontsize=11)
     return figure
 
 
@@ -183,8 +185,9 @@ def layers(
 ) -> Figure:
     """Draw layers against layers, as figure 7 of Raghu et al. 2017 does for two architectures.
 
-    Every cell is the mean over all pairs of different networks; of one network with itself where there is no other. Its
-    mark says how the two were looked at, since numbers of different views are different things.
+    Every cell is the mean over all pairs of different networks (models, seeds, ... all labels but layer and step); of
+    one network with itself where there is no other. Its mark says how the two were looked at, since numbers of
+    different views are different things. A panel shows one step on each side.
 
     Parameters
     ----------
@@ -201,7 +204,7 @@ def layers(
     Raises
     ------
     DsvccaError
-        If a label or the measure is not in the results, or a panel has no comparison.
+        If a label or the measure is not in the results, or a panel has no comparison, or several steps or positions.
     ImportError
         If matplotlib is not installed.
 
@@ -247,6 +250,14 @@ def layer_means(
     numbers, _ = _of_one_share(results, measure)
     chosen = select(results.assign({measure: numbers}), x=x, y=y)
     values = chosen[measure].transpose("x", "y").values
+    for side, name in (("x", "step"), ("y", "step"), ("x", "position"), ("y", "position")):
+        label = f"{side}_{name}"
+        several = list(dict.fromkeys(chosen[label].values.tolist())) if label in chosen.coords else []
+        if len(several) > 1:
+            raise DsvccaError(
+                f"{side} holds {name}={several[0]!r} and {name}={several[1]!r}, and a mean over both says nothing: "
+                f"give one of them in the labels of the panel, {{{name!r}: {several[-1]!r}}}"
+            )
     names = np.asarray(["", *chosen["view"].attrs["flag_meanings"].split()], dtype=object)
     views = names[chosen["view"].transpose("x", "y").values]
     networks = [_networks(chosen, side) for side in "xy"]
@@ -271,8 +282,9 @@ def layer_means(
 
 
 def _networks(results: xr.Dataset, side: str) -> list[tuple[Any, ...]]:
-    """Return what tells the network (at one step) of each representation apart: all its labels but the layer."""
-    names = [str(c) for c in results.coords if str(c).startswith(f"{side}_") and str(c) != f"{side}_layer"]
+    """Return what tells the network of each representation apart: all its labels but layer, step and position."""
+    others = {f"{side}_{name}" for name in ("layer", "step", "position")}
+    names = [str(c) for c in results.coords if str(c).startswith(f"{side}_") and str(c) not in others]
     columns = [results[name].values.tolist() for name in sorted(names)]
     return list(zip(*columns, strict=True)) if columns else [() for _ in range(results.sizes[side])]
 
@@ -281,7 +293,10 @@ def _of_one_share(results: xr.Dataset, measure: str) -> tuple[xr.DataArray, floa
     """Return a measure of the share of variance nearest to VARIANCE, and that share where there are several."""
     if measure not in results:
         there = [name for name in MEASURES if name in results]
-        raise DsvccaError(f"results have no measure {measure!r}: {nearest(measure, there)}")
+        known = (
+            nearest(measure, there) if there else "they hold no pairs of layers, only what layers explain of targets"
+        )
+        raise DsvccaError(f"results have no measure {measure!r}: {known}")
     numbers = results[measure]
     if "variance" not in numbers.dims:
         return numbers, None

@@ -260,7 +260,7 @@ def to_frame(results: xr.Dataset, *, measures: Sequence[str] | None = None) -> p
         All of them, or what `select` left.
     measures : sequence of str, optional
         Default: all there are of pairs. ``["r2_target"]``, the default where nothing but targets was compared, gives a
-        row for every representation and target.
+        row for every representation and target, ``["svcca_by_frequency"]`` one for every pair and frequency.
 
     Returns
     -------
@@ -270,6 +270,8 @@ def to_frame(results: xr.Dataset, *, measures: Sequence[str] | None = None) -> p
     there = [name for name in MEASURES if name in results]
     if R2 in results and (list(measures or ()) == [R2] or not (there or measures)):
         return _targets_frame(results)
+    if BY_FREQUENCY in results and list(measures or ()) == [BY_FREQUENCY]:
+        return _frequencies_frame(results)
     unknown = [m for m in measures or () if m not in there]
     if unknown:
         raise DsvccaError(f"results have no {unknown}: {nearest(unknown[0], there)}")
@@ -291,6 +293,25 @@ def to_frame(results: xr.Dataset, *, measures: Sequence[str] | None = None) -> p
         columns["variance"] = results["variance"].values[at[:, 2]]
     for name in chosen:
         columns[name] = values[name][tuple(at.T)]
+    return pd.DataFrame(columns)
+
+
+def _frequencies_frame(results: xr.Dataset) -> pd.DataFrame:
+    """Return one row a pair and frequency (and variance): labels, grid, bins along its axes, cycles, weight, number."""
+    values = results[BY_FREQUENCY].transpose("x", "y", "frequency", ...).values
+    xs, ys = results["x"].values, results["y"].values
+    twice = np.isin(xs, ys)[:, None] & np.isin(ys, xs)[None, :]
+    once = ~twice | (xs[:, None] <= ys[None, :])
+    at = np.argwhere(np.isfinite(values) & once.reshape(*once.shape, *(1 for _ in values.shape[2:])))
+    columns: dict[str, Any] = {}
+    for place, side in enumerate("xy"):
+        for coordinate in (str(c) for c in results.coords if str(c).startswith(f"{side}_")):
+            columns[coordinate] = results[coordinate].values[at[:, place]]
+    for coordinate in (str(c) for c in results.coords if str(c).startswith("frequency_")):
+        columns[coordinate] = results[coordinate].values[at[:, 2]]
+    if "variance" in results[BY_FREQUENCY].dims:
+        columns["variance"] = results["variance"].values[at[:, 3]]
+    columns[BY_FREQUENCY] = values[tuple(at.T)]
     return pd.DataFrame(columns)
 
 
@@ -361,7 +382,14 @@ def _write_frequency_arrays(folder: Path, plan: Plan, coordinates: str) -> None:
     """Write the array of what is held by frequency, and which frequency of which grid each is."""
     count, total, panel = len(plan.representations), plan.kept_frequencies, plan.panel
     extra, last = (("variance",), (len(plan.rules),)) if plan.listed else ((), ())
-    names = ("frequency_grid", "frequency_weight", *(f"frequency_{i}" for i in range(max(map(len, plan.grids)))))
+    axes = [f"frequency_{i}" for i in range(max(map(len, plan.grids)))]
+    said = {
+        "frequency_grid": "sizes of the maps whose transform this bin belongs to (of different sizes, of the smaller)",
+        "frequency_weight": "bins that this one stands for: 2 with its conjugate, else 1",
+        "frequency_cycles": "cycles per position, the length of the frequency: 0 is the mean, 0.5 changes everywhere",
+        **{name: f"cycles along axis {i} of the maps, negative ones too" for i, name in enumerate(axes)},
+    }
+    names = tuple(said)
     shape, dims = (count, count, total, *last), ("x", "y", "frequency", *extra)
     array = files.create_array(folder / BY_FREQUENCY, shape, panel, "float64", dims, inner=(panel, total, *last))
     definition = "mean canonical correlation at a frequency, sum(rho) / min(k_x, k_y); NaN where one side keeps nothing"
@@ -372,12 +400,14 @@ def _write_frequency_arrays(folder: Path, plan: Plan, coordinates: str) -> None:
         signed_bins = np.where(2 * half.bins > np.asarray(half.space), half.bins - np.asarray(half.space), half.bins)
         columns["frequency_grid"] += [spelled(half.space)] * len(half.bins)
         columns["frequency_weight"] += half.weights.tolist()
-        for i in range(len(names) - 2):
+        columns["frequency_cycles"] += np.sqrt(((signed_bins / half.space) ** 2).sum(axis=1)).tolist()
+        for i in range(len(axes)):
             columns[f"frequency_{i}"] += signed_bins[:, i].tolist() if i < len(half.space) else [0] * len(half.bins)
     for name, values in columns.items():
-        kind = str if name == "frequency_grid" else "int64"
+        kind: Any = {"frequency_grid": str, "frequency_cycles": "float64"}.get(name, "int64")
         one = files.create_array(folder / name, (total,), total, kind, ("frequency",))
-        one[:] = np.asarray(values, dtype=object if kind is str else "int64")
+        one[:] = np.asarray(values, dtype=object if kind is str else kind)
+        one.update_attributes({"definition": said[name]})
 
 
 def _write_target_arrays(folder: Path, plan: Plan, coordinates: str) -> None:

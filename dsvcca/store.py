@@ -204,7 +204,20 @@ class Store:
             raise DsvccaError("a mask holds true (a token) and false (padding), this one holds other numbers")
         if not values.any():
             raise DsvccaError("the mask leaves no token: true is a token, false is padding")
+        lengths = {r.shape[1] for r in self.representations if r.is_sequence}
+        if lengths and values.shape[1] not in lengths:
+            raise DsvccaError(
+                f"a mask of {values.shape[1]} positions, the sequences of the store have {sorted(lengths)}: give one "
+                "of that length"
+            )
         commit_mask(self._root, values.astype(np.uint8))
+
+    @property
+    def everything(self) -> Store:
+        """The store without what `select` left out."""
+        whole = Store(self._root, self.datapoints, {}, self._foreign)
+        whole._records = self._records
+        return whole
 
     def read(self, **labels: Label) -> NumpyArray:
         """Return the activations (datapoint, ..., channel) of the one representation that carries the labels.

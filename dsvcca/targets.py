@@ -75,6 +75,8 @@ class Target:
 def find_targets(targets: Any, store: Store, datapoints: int) -> tuple[Target, ...]:
     """Return targets from what was given: an array, a mapping from names to arrays or labels, or labels.
 
+    Labels are looked for in the whole store, not only in what was selected of it.
+
     Raises
     ------
     DsvccaError
@@ -82,6 +84,7 @@ def find_targets(targets: Any, store: Store, datapoints: int) -> tuple[Target, .
     """
     if targets is None:
         return ()
+    store = store.everything
     if not isinstance(targets, Mapping):
         return (_given("target", targets, datapoints),)
     if not targets:

@@ -136,7 +136,9 @@ def meet(view: str, x: tuple[int, ...], y: tuple[int, ...], *, tokens: bool = Fa
     if found is None:
         one, other = (f"maps of {spelled(space)}" if space else "a dense layer" for space in (x, y))
         works = [repr(name) for name in VIEWS if _meeting(name, x, y)]
-        raise DsvccaError(f"{one} and {other} cannot be compared as view={view!r}: use view={' or '.join(works)}")
+        divide = len(x) == len(y) and x != y and view in ("dft", "pool")
+        why = " (along every axis one size must divide the other)" if divide else ""
+        raise DsvccaError(f"{one} and {other} cannot be compared as view={view!r}{why}: use view={' or '.join(works)}")
     return found
 
 

@@ -125,4 +125,5 @@ def test_targets_frequencies_and_routes_are_chosen_on_the_command_line(tmp_path)
     said = call("plan", store.path, "-w", "layer=conv", "--center", "dc", "--keep", "frequencies", "--route", "direct")
     assert "direct: activations are read once" in said.output
     assert call("plan", store.path, "--target", "out").exit_code == 1
+    assert "several values" in call("plan", store.path, "--target", "layer=out,conv").stderr
     assert "is not LABEL=VALUE" in call("plan", store.path, "--target", "out").stderr

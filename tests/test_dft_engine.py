@@ -240,6 +240,12 @@ def test_what_is_shared_at_every_frequency_is_kept_on_request(mixed, tmp_path, v
     np.testing.assert_array_equal(shown.values, shown.values.swapaxes(0, 1))
     assert same_bits(dsvcca.compare(replace(plan, panel=2), tmp_path / "r2.zarr"), found)
     assert len(dsvcca.to_frame(found)) == 10 * np.size(variance)
+    frame = dsvcca.to_frame(found, measures=["svcca_by_frequency"])
+    row = frame[(frame.x_layer == "a") & (frame.y_layer == "b") & (frame.frequency_0 == 0) & (frame.frequency_1 == 2)]
+    assert row.frequency_cycles.tolist() == [0.4] * np.size(variance)
+    at = int(np.flatnonzero((found.frequency_0 == 0) & (found.frequency_1 == 2) & (found.frequency_grid == "6x5"))[0])
+    assert row.svcca_by_frequency.iloc[0] == float(shown[0, 1, at])
+    assert len(frame) == np.size(variance) * int(np.isfinite(shown.values[np.triu_indices(4)]).sum())
 
 
 def test_frequencies_that_are_not_there_cannot_be_kept(mixed):

@@ -325,6 +325,7 @@ def test_filters_give_maps_that_are_the_canonical_variates(xp, y_space, y_channe
     there = xp.to_numpy(found.variates(x=xp.asarray(x)))[..., 0]
     np.testing.assert_allclose(there, by_hand[:, :: ratio[0], :: ratio[1]], atol=1e-9)
     assert 0 < found.pwcca_x <= 1
+    assert repr(found).startswith(f"<{found.view} of maps of 4x6 and {'x'.join(map(str, y_space))}: ")
     assert found.by_frequency.shape == found.weights.shape
 
 
@@ -334,7 +335,11 @@ def test_filters_give_maps_that_are_the_canonical_variates(xp, y_space, y_channe
         (np.ones((9, 4)), np.ones((9, 4)), r"x has 2 axes \(9, 4\): give maps"),
         (np.ones((9, 0, 2, 3)), np.ones((9, 2, 2, 3)), "x is empty, shape .* axis of length 0"),
         (np.ones((9, 2, 2, 3)), 1j * np.ones((9, 2, 2, 3)), "y is complex"),
-        (np.ones((9, 4, 4, 3)), np.ones((9, 3, 3, 3)), "maps of 4x4 and maps of 3x3 cannot be compared as view='dft'"),
+        (
+            np.ones((9, 4, 4, 3)),
+            np.ones((9, 3, 3, 3)),
+            "x has maps of 4x4 and y of 3x3: they need one size, or along every axis",
+        ),
         (np.ones((9, 4, 4, 3)), np.ones((8, 4, 4, 3)), "x has 9 datapoints and y has 8"),
     ],
 )

@@ -186,7 +186,12 @@ def test_sequences_of_one_length_are_compared_token_by_token():
     [
         ("fourier", (), (), "unknown view 'fourier': choose one of 'neurons', 'mean', 'max', 'posi"),
         ("neurons", (2, 2), (2, 2), "maps of 2x2 and maps of 2x2 cannot be compared as view='neurons': use view='me"),
-        ("dft", (14, 14), (3, 3), "14x14 and maps of 3x3 .* view='dft': use view='mean' or 'max' or 'flatten'"),
+        (
+            "dft",
+            (14, 14),
+            (3, 3),
+            "14x14 and maps of 3x3 .* view='dft' .along every axis one size must .*: use view='mean' or",
+        ),
         ("pool", (7, 7), (3, 3), "cannot be compared as view='pool'"),
         ("dft", (4, 4), (), "maps of 4x4 and a dense layer cannot be .* view='dft': use view='mean' or 'max' or 'flat"),
         ("positions", (4, 4), (2, 2), "cannot be compared as view='positions'"),

@@ -216,6 +216,22 @@ def test_every_panel_shows_its_layers_and_marks_their_views(architectures):
     assert len(layers(architectures).axes) == 2
 
 
+def test_steps_are_not_averaged(results):
+    with pytest.raises(DsvccaError, match="x holds step=0 and step=40, and a mean over both says nothing: give one"):
+        layers(results)
+    last = {"step": 100}
+    found = layer_means(results, last, last)
+    own = [
+        select(
+            results, x={"layer": "zeta", "seed": seed, **last}, y={"layer": "alpha", "seed": seed, **last}
+        ).svcca.item()
+        for seed in (0, 1)
+    ]
+    i, j = found.x_layers.index("zeta"), found.y_layers.index("alpha")
+    assert found.same  # no two networks were compared
+    assert found.values[i, j] == pytest.approx(sum(own) / 2)
+
+
 def test_panels_that_cannot_be_drawn_are_refused(architectures, monkeypatch):
     with pytest.raises(DsvccaError, match="nothing in these results has model='three'"):
         layers(architectures, {"": ({"model": "three"}, {})})

@@ -88,6 +88,11 @@ def test_masks_that_cannot_be_are_refused(store, tmp_path):
         dsvcca.open_store(tmp_path / "g.zarr").write_mask(np.ones((9, 3)))
 
 
+def test_a_mask_of_no_sequence_there_is_is_refused(store):
+    with pytest.raises(DsvccaError, match=r"a mask of 9 positions, the sequences of the store have \[6\]"):
+        store.write_mask(np.ones((ROWS, 9)))
+
+
 def test_a_mask_that_was_damaged_or_changed_is_told(store, tmp_path):
     store.write_mask(np.arange(POSITIONS) < lengths()[:, None])
     plan = dsvcca.plan_comparisons(store, view="positions")

@@ -74,7 +74,8 @@ def test_every_layer_explains_what_least_squares_explain(store, tmp_path):
     assert len(frame) == 5 * 4
     assert frame.r2_target.iloc[5] == float(found.r2_target[1, 1])
     assert "||U_x^H y||" in found.r2_target.attrs["definition"]
-    assert "frequency 0" in found.r2_target.attrs["view"]
+    assert "frequency 0 of maps" in found.r2_target.attrs["view"]
+    assert "dense layers as they are, the mean over positions of sequences" in found.r2_target.attrs["view"]
 
 
 def test_several_shares_of_variance_and_panels_give_the_same_bits(store, tmp_path):
@@ -93,6 +94,8 @@ def test_targets_stand_beside_comparisons_and_come_back_when_lost(store, tmp_pat
     found = dsvcca.compare(plan, tmp_path / "r.zarr", workspace=tmp_path / "w")
     assert found.svcca.shape == (2, 2)
     assert found.target.values.tolist()[0] == "layer='fc'"
+    elsewhere = dsvcca.plan_comparisons(store.select(layer="noise"), "to_targets", targets={"layer": "logits"})
+    assert "nothing is compared with each other" in str(elsewhere)  # and a target need not be among what was selected
     assert len(dsvcca.to_frame(found)) == 3
     assert len(dsvcca.to_frame(found, measures=["r2_target"])) == 2 * 13
     assert float(found.r2_target[0, 0]) < 1  # one direction in ten was not kept
