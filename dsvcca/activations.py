@@ -268,6 +268,27 @@ def read_positions(representation: Representation) -> Iterator[NumpyArray]:
         yield rows
 
 
+def read_over_tokens(representation: Representation, view: View) -> Iterator[NumpyArray]:
+    """Yield the mean or the maximum of every datapoint over its tokens, padding left out: (m, column) float64."""
+    assert representation.mask is not None
+    valid = read_mask(representation.mask)
+    empty = np.flatnonzero(~valid.any(axis=1))
+    if empty.size:
+        raise DsvccaError(
+            f"{representation}: datapoint {empty[0]} has no token by the mask, and so no {view.name} over tokens: use "
+            "view='positions'"
+        )
+    start = 0
+    for piece in read_pieces(representation):
+        tokens = valid[start : start + len(piece), :, None]
+        start += len(piece)
+        numbers = piece.astype(np.float64)
+        if view.name == "mean":
+            yield np.where(tokens, numbers, 0).sum(axis=1) / tokens.sum(axis=1)
+        else:
+            yield np.where(tokens, numbers, -np.inf).max(axis=1)
+
+
 def find_mask(root: Path) -> Mask | None:
     """Return the mask of a store; None if it has none."""
     about = read_attributes(root / MASK)

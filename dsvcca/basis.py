@@ -43,8 +43,8 @@ class RankRule:
             raise DsvccaError(f"criterion={self.criterion!r} is unknown: use 'variance' or 'singular'")
         if not isinstance(self.variance, (int, float)) or not 0 < self.variance <= 1:
             raise DsvccaError(f"variance={self.variance!r} must lie in (0, 1]: it is a share, 0.99 keeps 99 %")
-        if self.rank is not None and self.rank < 1:
-            raise DsvccaError(f"rank={self.rank} keeps nothing: give 1 or more, or None")
+        if self.rank is not None and (not isinstance(self.rank, (int, np.integer)) or self.rank < 1):
+            raise DsvccaError(f"rank={self.rank} keeps nothing that could be counted: give 1, 2, ... or None")
 
     def keep(self, singular_values: NumpyArray, nonzero: int, weights: NumpyArray | None = None) -> int:
         """Return how many leading directions are kept.

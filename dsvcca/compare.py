@@ -21,9 +21,11 @@ from dsvcca.basis import ranks_of
 from dsvcca.correlate import BasisPairs, CorrelateTask, correlate
 from dsvcca.errors import DsvccaError, DsvccaWarning
 from dsvcca.explain import ExplainTask, commit_targets, explain
+from dsvcca.partials import remove_partials
 from dsvcca.plan import Plan
 from dsvcca.reduce import reduce, reduce_tasks
 from dsvcca.segments import SegmentTask, segment_tasks
+from dsvcca.views import TRANSFORMED
 from dsvcca.workspace import BasisRef, Pack, Receipt, ensure_workspace, find_bases
 
 
@@ -95,6 +97,7 @@ def compare(
         explaining = target_tasks(plan, place, root, panels, bases)
         _, failures = execute.run(explain, explaining, client=client, title="explain")
         execute.raise_failures(failures, len(explaining))
+        remove_partials(place, [explaining[0].targets])
     tasks = tile_tasks(plan, place, root, tiles, bases)
     _, failures = execute.run(correlate, tasks, client=client, title="correlate")
     execute.raise_failures(failures, len(tasks))
@@ -243,6 +246,16 @@ def warn_of_what_misleads(plan: Plan, ranks: NumpyArray, missed: NumpyArray) -> 
     overlooked.
     """
     sentences = []
+    padded = [
+        plan.representations[v.representation]
+        for v in plan.variants
+        if v.view.name in ("flatten", *TRANSFORMED) and plan.representations[v.representation].mask
+    ]
+    if padded:
+        sentences.append(
+            f"the mask calls some positions padding, and they count like all others where {padded[0]} and "
+            f"{len(padded) - 1} more are flattened or transformed: use view='positions' or 'mean'"
+        )
     if plan.center == "dc":
         sentences.append(
             "center='dc': the mean of frequencies other than 0 was not subtracted, so an image common to all "

@@ -208,7 +208,8 @@ def padded(columns: int) -> int:
 
 def correlate(task: CorrelateTask) -> TileReceipt:
     """Compute and commit one tile."""
-    values = {name: np.full((*task.shape, len(task.rules)), np.nan) for name in task.measures}
+    both = dict.fromkeys(one for name in task.measures for one in (name, MIRRORED.get(name, name)))
+    values = {name: np.full((*task.shape, len(task.rules)), np.nan) for name in both}
     values |= {name: np.zeros((*task.shape, len(task.rules)), dtype=np.int64) for name in RANKS}
     values[VIEW] = np.zeros((*task.shape, 1), dtype=np.int8)
     if task.frequencies:

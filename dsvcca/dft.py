@@ -79,7 +79,7 @@ class FrequencyCorrelations:
 
     @property
     def pwcca_x(self) -> float:
-        """Projection weighted CCA with the weights from x, one sum over all frequencies."""
+        """Projection weighted CCA with the weights from x, one sum over all frequencies; NaN where none is shared."""
         return self._weighted(self.x_weights)
 
     @property
@@ -114,7 +114,9 @@ class FrequencyCorrelations:
         return sum(int(w) * float(namespace(one).sum(one)) for w, one in zip(self.weights, parts, strict=True))
 
     def _weighted(self, weights: Sequence[Array]) -> float:
-        return self._sum([a * rho for a, rho in zip(weights, self.correlations, strict=True)]) / self._sum(weights)
+        total = self._sum(weights)
+        weighted = self._sum([a * rho for a, rho in zip(weights, self.correlations, strict=True)])
+        return weighted / total if total else float("nan")
 
 
 def dft_cca(

@@ -16,7 +16,7 @@ from dsvcca.arrays import Array, NumpyArray, like, namespace
 from dsvcca.views import LEAST
 
 BLOCK = LEAST
-"""Rows mixed with each other; those after the last whole block stay as they are."""
+"""Rows mixed with each other; those after the last whole block are mixed among themselves."""
 
 PERIOD = 4096
 """Rows after which the signs repeat."""
@@ -30,10 +30,10 @@ def _signs() -> NumpyArray:
 
 
 @cache
-def _hartley() -> NumpyArray:
+def _hartley(size: int) -> NumpyArray:
     """Return the orthogonal, symmetric matrix of the Hartley transform: no two of its rows have the same numbers."""
-    angles = 2 * np.pi / BLOCK * np.outer(np.arange(BLOCK), np.arange(BLOCK))
-    return np.asarray((np.cos(angles) + np.sin(angles)) / np.sqrt(BLOCK))
+    angles = 2 * np.pi / size * np.outer(np.arange(size), np.arange(size))
+    return np.asarray((np.cos(angles) + np.sin(angles)) / np.sqrt(size))
 
 
 def mix(slab: Array, start: int) -> Array:
@@ -44,14 +44,15 @@ def mix(slab: Array, start: int) -> Array:
     xp = namespace(slab)
     m, k = slab.shape
     whole = m - m % BLOCK
-    rows = np.arange(start, start + whole) % PERIOD
+    rows = np.arange(start, start + m) % PERIOD
     columns = xp.matrix_transpose(slab)  # of columns made by one product this is how they lie in memory
-    signed = columns[:, :whole] * xp.astype(like(_signs()[rows], slab), slab.dtype)
-    hartley = xp.astype(like(_hartley(), slab), slab.dtype)
-    mixed = xp.reshape(xp.matmul(xp.reshape(signed, (-1, BLOCK)), hartley), (k, whole))
-    if whole < m:
-        mixed = xp.concat([mixed, columns[:, whole:]], axis=1)
-    return xp.matrix_transpose(mixed)
+    signed = columns * xp.astype(like(_signs()[rows], slab), slab.dtype)
+    parts = []
+    for part, size in ((signed[:, :whole], BLOCK), (signed[:, whole:], m - whole)):
+        if part.shape[1]:
+            hartley = xp.astype(like(_hartley(size), slab), slab.dtype)
+            parts.append(xp.reshape(xp.matmul(xp.reshape(part, (-1, size)), hartley), (k, part.shape[1])))
+    return xp.matrix_transpose(parts[0] if len(parts) == 1 else xp.concat(parts, axis=1))
 
 
 def mixed_ones(start: int, rows: int) -> NumpyArray:

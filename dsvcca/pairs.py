@@ -89,6 +89,8 @@ def choose_pairs(pairs: Any, labels: Sequence[Labels]) -> Pairs:
     DsvccaError
         If the rule is unknown, needs a label that is missing, or nothing fits.
     """
+    if not isinstance(pairs, (str, list, tuple)):
+        raise DsvccaError(f"pairs={pairs!r}: give a rule such as 'all', or a list of (labels of x, labels of y)")
     if not isinstance(pairs, str):
         return _listed(pairs, labels)
     if pairs not in RULES:

@@ -27,10 +27,11 @@ class Variant(NamedTuple):
 
 
 class Ground(NamedTuple):
-    """What bases must share to be compared: the grid whose bins they have, and the rows."""
+    """What bases must share to be compared: the grid whose bins they have, how many rows, and what a row is."""
 
     space: tuple[int, ...]
     rows: int
+    row: str
 
 
 @dataclass(frozen=True)
@@ -121,6 +122,16 @@ class Passes:
                         found[a, b] = meet(self.view, x_space, y_space, tokens=x_tokens and y_tokens)
                     except DsvccaError as error:
                         raise DsvccaError(f"{r} and {s}: {error}; or select() others, or compare other pairs") from None
+                    grounds = {
+                        self.ground(Variant(first[kind], view))
+                        for kind, view in ((a, found[a, b].x), (b, found[a, b].y))
+                    }
+                    if len(grounds) > 1:
+                        raise DsvccaError(
+                            f"{r} and {s}: as view={found[a, b].name!r} their rows are not the same ones "
+                            f"({' and '.join(str(ground.rows) for ground in sorted(grounds))}): one has a mask of "
+                            "padding and the other has not; use view='mean', or select() others"
+                        )
                     found[b, a] = replace(found[a, b], x=found[a, b].y, y=found[a, b].x)
         return found
 
@@ -213,7 +224,9 @@ class Passes:
     def ground(self, variant: Variant) -> Ground:
         """Return what the basis of a variant must share with those it meets."""
         size = variant_size(self.representations[variant.representation], variant.view)
-        return Ground(size.space, size.rows)
+        representation = self.representations[variant.representation]
+        tokens = variant.view.name == "positions"
+        return Ground(size.space, size.rows, part_of(representation, variant.view) if tokens else "")
 
     def of_tile(self, tile: tuple[int, int]) -> list[Pass]:
         """Return the comparisons of a tile, those that share their ground together."""
@@ -263,3 +276,21 @@ def variant_size(representation: Representation, view: View) -> Size:
     """Return how large a representation is under a view."""
     mask = representation.mask
     return size_of(representation.logical_shape, view, mask.rows if mask else None)
+
+
+def part_of(representation: Representation, view: View) -> str:
+    """Return what the rows of a view are, where they are not simply the datapoints: "" there.
+
+    Tokens that a mask leaves, all positions, or one position of sequences; means over tokens alone.
+    """
+    if representation.position is not None:
+        return f" of position {representation.position}"
+    masked = f" of {representation.mask.digest}" if representation.mask else ""
+    if view.name == "positions":
+        return f" of all positions{masked}"
+    return masked if reads_tokens(representation, view) else ""
+
+
+def reads_tokens(representation: Representation, view: View) -> bool:
+    """Return whether a view of sequences is made of their tokens, piece by piece, before anything else is done."""
+    return view.name == "positions" or (representation.mask is not None and view.name in ("mean", "max"))

@@ -22,7 +22,7 @@ from dsvcca.basis import RankRule
 from dsvcca.errors import DsvccaError
 from dsvcca.frequencies import half_spectrum
 from dsvcca.pairs import RULES, Pairs
-from dsvcca.passes import Pass, Passes, Variant, variant_size
+from dsvcca.passes import Pass, Passes, Variant, part_of, reads_tokens, variant_size
 from dsvcca.sizes import (
     PROCESS,
     SEGMENT_BYTES,
@@ -42,10 +42,10 @@ from dsvcca.sizes import (
     whitening_route,
 )
 from dsvcca.targets import Target
-from dsvcca.views import TRANSFORMED, View
+from dsvcca.views import TRANSFORMED
 from dsvcca.wide import SAMPLES, SPARE, STRIDE
 
-NUMERICS = 2
+NUMERICS = 3
 """Changes whenever the same inputs would give other bits."""
 
 ALL_BUT_NOISE = 0.99
@@ -220,7 +220,7 @@ class Plan:
         if (
             self.targets
             or set(self.whitening) != {"covariance"}
-            or any(v.view.name == "positions" for v in self.variants)
+            or any(self._reads_tokens(i) for i in range(len(self.variants)))
         ):
             return False
         large = any(self._nbytes(i) > self.segment // 2 for i in range(len(self.variants)))
@@ -241,6 +241,9 @@ class Plan:
         """How each variant is whitened: "covariance", "dual" or "randomised"."""
         forced = self.route in ("covariance", "dual", "randomised")
         return tuple(self.route if forced and not size.space else whitening_route(size) for size in self.sizes)
+
+    def _reads_tokens(self, variant: int) -> bool:
+        return reads_tokens(self.representations[self.variants[variant].representation], self.variants[variant].view)
 
     def _nbytes(self, variant: int) -> int:
         return self.representations[self.variants[variant].representation].nbytes
@@ -283,7 +286,7 @@ class Plan:
                 json.dumps(
                     [
                         self.representations[v.representation].fingerprint,
-                        str(v.view) + _part_of(self.representations[v.representation], v.view),
+                        str(v.view) + part_of(self.representations[v.representation], v.view),
                         f"center={self.center if v.view.name in TRANSFORMED else 'all'}",
                         "float32",
                         route,
@@ -402,7 +405,7 @@ class Plan:
     def large(self) -> tuple[bool, ...]:
         """Which variants are larger than one task: read in segments, twice."""
         return tuple(
-            route == "covariance" and self.variants[i].view.name != "positions" and len(self.segments((i,))) > 1
+            route == "covariance" and not self._reads_tokens(i) and len(self.segments((i,))) > 1
             for i, route in enumerate(self.whitening)
         )
 
@@ -549,10 +552,3 @@ def _rechunking(representation: Representation) -> str:
     there = representation.array.rstrip("/")
     into = there.removesuffix(".zarr") + "-by-datapoint.zarr"
     return f"import dask.array as da; da.from_zarr({there!r}).rechunk({chunks}).to_zarr({into!r})"
-
-
-def _part_of(representation: Representation, view: View) -> str:
-    """Return which part of the activations a view is of: those that a mask leaves, one position, or all ("")."""
-    if representation.position is not None:
-        return f" of position {representation.position}"
-    return f" of {representation.mask.digest}" if representation.mask and view.name == "positions" else ""

@@ -14,7 +14,7 @@ from dsvcca.errors import DsvccaError
 from dsvcca.labels import Labels, check_same_types, nearest
 from dsvcca.measures import MEASURES
 from dsvcca.pairs import choose_pairs
-from dsvcca.passes import kind_of
+from dsvcca.passes import kind_of, reads_tokens
 from dsvcca.plan import KEEP, ROUTES, Plan
 from dsvcca.store import Store
 from dsvcca.targets import find_targets
@@ -113,6 +113,8 @@ def plan_comparisons(
         view = EACH_POSITION
     if view not in (*VIEWS, EACH_POSITION, "auto"):
         raise DsvccaError(f"unknown view {view!r}: {nearest(view, (*VIEWS, EACH_POSITION, 'auto'))}")
+    if pairs == "to_last_position":
+        found = tuple(r for r in found if r.is_sequence or "position" in r.labels) or found
     if view == EACH_POSITION:
         found, view = tuple(_each_position(found)), "neurons"
     seen: Labels = {}
@@ -124,8 +126,8 @@ def plan_comparisons(
     wanted = find_targets(targets, store, found[0].logical_shape[0])
     if pairs == "to_targets" and not wanted:
         raise DsvccaError("pairs='to_targets' needs targets=: an array, or labels of layers such as {'layer': 'out'}")
-    keep = (keep,) if isinstance(keep, str) else tuple(keep)
-    for what in keep:
+    kept = tuple(keep) if isinstance(keep, (list, tuple)) else (keep,)
+    for what in kept:
         if what not in KEEP:
             raise DsvccaError(f"keep={what!r} is unknown: {nearest(what, KEEP)}")
     if rows not in (None, "translations"):
@@ -174,12 +176,16 @@ def plan_comparisons(
         route=route,
         targets=wanted,
         rows=rows,
-        keep=keep,
+        keep=kept,
     )
-    if keep and not any(size.space for size in plan.sizes):
-        raise DsvccaError(f"keep={list(keep)}: nothing is compared by frequency here, see print(plan): leave it out")
+    if kept and not any(size.space for size in plan.sizes):
+        raise DsvccaError(f"keep={list(kept)}: nothing is compared by frequency here, see print(plan): leave it out")
     if wanted and route == "direct":
         raise DsvccaError("route='direct' keeps no basis that could explain targets: leave one of them out")
+    if plan.direct and any(reads_tokens(found[v.representation], v.view) for v in plan.variants):
+        raise DsvccaError(
+            "route='direct' takes datapoints as they are, and sequences are seen token by token: use route='bases'"
+        )
     if plan.direct and len({(size.space, size.rows) for size in plan.sizes}) > 1:
         raise DsvccaError(
             f"route='direct' takes representations side by side, these meet in views {', '.join(plan.names)}: "

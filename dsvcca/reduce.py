@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dsvcca import files
-from dsvcca.activations import PIECE, Representation, ahead, read_pieces, read_positions
+from dsvcca.activations import PIECE, Representation, ahead, read_over_tokens, read_pieces, read_positions
 from dsvcca.arrays import Array, NumpyArray, like, significand_bits, to_numpy
 from dsvcca.basis import RankRule
 from dsvcca.errors import DsvccaError
 from dsvcca.moments import Rows
+from dsvcca.passes import reads_tokens
 from dsvcca.plan import Plan
 from dsvcca.sizes import PACK, Size, columns_at_once, holds_whole, most_samples, pack_memory, size_of, streams
 from dsvcca.views import NEURONS, View, grid_datapoints
@@ -106,8 +107,10 @@ def _read_small(representation: Representation, view: View) -> list[NumpyArray] 
 
 
 def _pieces(representation: Representation, view: View) -> Iterator[NumpyArray]:
-    """Yield activations in pieces, of sequences seen token by token the rows."""
-    return read_positions(representation) if view.name == "positions" else read_pieces(representation)
+    """Yield activations in pieces; of sequences seen token by token, or over their tokens, the rows."""
+    if view.name == "positions":
+        return read_positions(representation)
+    return read_over_tokens(representation, view) if reads_tokens(representation, view) else read_pieces(representation)
 
 
 def _add(pack: PackWriter, task: ReduceTask, place: int, size: Size, read: Future[list[NumpyArray] | None]) -> None:
@@ -115,7 +118,7 @@ def _add(pack: PackWriter, task: ReduceTask, place: int, size: Size, read: Futur
     representation, view, fingerprint = task.representations[place], task.views[place], task.fingerprints[place]
     small = read.result()
     shape = representation.logical_shape
-    if view.name == "positions":  # rows are regrouped once padding is left out
+    if reads_tokens(representation, view):  # rows are regrouped once padding is left out
         shape, view = (size.rows, size.columns), NEURONS
     route, bits, name = task.whitening[place], significand_bits(representation.dtype), str(representation)
     columns = _Streamed(pack, size.step_rows) if streams(size, task.budget) else InMemory(rounded=True)

@@ -120,8 +120,8 @@ def write_tile(root: Path, tile: tuple[int, int], values: Mapping[str, NumpyArra
         `rank_x` `rank_y`, of the others themselves.
     """
     about = _results_attributes(root)
-    for name, block in values.items():
-        array = _opened(root / name)
+    for name in _variables(about):
+        block, array = values[name], _opened(root / name)
         mirror = values[MIRRORED.get(name, name)].swapaxes(0, 1)
         for target, (i, j) in ((block, tile), (mirror, tile[::-1]))[: len(set(tile))]:  # a diagonal tile is its mirror
             rows, columns = slice(i * panel, i * panel + target.shape[0]), slice(j * panel, j * panel + target.shape[1])
@@ -278,10 +278,11 @@ def to_frame(results: xr.Dataset, *, measures: Sequence[str] | None = None) -> p
     chosen = list(measures or there)
     values = {name: results[name].transpose("x", "y", ...).values for name in chosen}
     first = values[chosen[0]]
+    compared = results[VIEW].transpose("x", "y").values > 0
     xs, ys = results["x"].values, results["y"].values
     twice = np.isin(xs, ys)[:, None] & np.isin(ys, xs)[None, :]
     once = ~twice | (xs[:, None] <= ys[None, :])
-    at = np.argwhere(np.isfinite(first) & (once if first.ndim == 2 else once[..., None]))
+    at = np.argwhere(np.ones(first.shape, bool) & (once & compared).reshape(once.shape + (1,) * (first.ndim - 2)))
     columns: dict[str, Any] = {}
     for side, axis in (("x", 0), ("y", 1)):
         for coordinate in (str(c) for c in results.coords if str(c).startswith(f"{side}_")):

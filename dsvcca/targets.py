@@ -47,7 +47,7 @@ class Target:
         return [self.name, *(f"{self.name}[{i}]" for i in range(self.columns))]
 
     def read(self) -> NumpyArray:
-        """Return the columns (n, q) float64, centred.
+        """Return the columns (n, q) float64, each divided by its largest number, centred.
 
         Raises
         ------
@@ -63,8 +63,10 @@ class Target:
             raise DsvccaError(
                 f"target {self.name!r} holds NaN or infinite numbers: leave those datapoints out everywhere"
             )
+        largest = np.abs(values).max(axis=0)
+        values = values / np.where(largest > 0, largest, 1)  # shares do not change, and squares stay in range
         centred = values - values.mean(axis=0)
-        constant = np.flatnonzero(np.abs(centred).max(axis=0) <= 1e-12 * np.abs(values).max(axis=0))
+        constant = np.flatnonzero(np.abs(centred).max(axis=0) <= 1e-12)
         if constant.size:
             raise DsvccaError(
                 f"target {self.name!r}: column {constant[0]} is constant, nothing can explain it: leave it out"
@@ -102,6 +104,9 @@ def find_targets(targets: Any, store: Store, datapoints: int) -> tuple[Target, .
             found.append(_stored(str(name), several[0]))
         else:
             found.append(_given(str(name), value, datapoints))
+    names = target_names(found)
+    if len(set(names)) < len(names):
+        raise DsvccaError(f"targets {names} have a name twice: give them names that differ")
     return tuple(found)
 
 

@@ -47,8 +47,8 @@ class OffBlock:
 
     @property
     def share(self) -> float:
-        """Between frequencies, of all; 0 where rows hold all translations, but for what `floor` allows."""
-        return self.between / (self.between + self.within)
+        """Between frequencies, of all, less noise; 0 where rows hold all translations (then there is no noise)."""
+        return 0.0 if self.holds_all else self.between / (self.between + self.within)
 
     @property
     def floor(self) -> float:

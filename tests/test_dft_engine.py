@@ -253,3 +253,19 @@ def test_frequencies_that_are_not_there_cannot_be_kept(mixed):
         dsvcca.plan_comparisons(mixed[0], keep="spectrum")
     with pytest.raises(DsvccaError, match="nothing is compared by frequency here"):
         dsvcca.plan_comparisons(mixed[0].select(layer="dense"), keep="frequencies")
+
+
+def test_layers_that_share_no_frequency_have_no_pwcca_and_say_so(tmp_path):
+    rng = np.random.default_rng(0)
+    still = np.broadcast_to(rng.standard_normal((ROWS, 1, 1, 3)), (ROWS, 4, 4, 3)) + np.zeros((ROWS, 4, 4, 3))
+    moving = rng.standard_normal((ROWS, 4, 4, 2))
+    moving -= moving.mean(axis=(1, 2), keepdims=True)
+    found = dsvcca.dft_cca(still, moving)
+    assert found.svcca == 0
+    assert np.isnan(found.pwcca_x)
+    store = dsvcca.create_store(tmp_path / "s.zarr", datapoints=ROWS)
+    store.write(still, layer="still", dims="nhwc")
+    store.write(moving, layer="moving", dims="nhwc")
+    plan = dsvcca.plan_comparisons(store, view="dft", measures=["pwcca_x"])
+    frame = dsvcca.to_frame(dsvcca.compare(plan, tmp_path / "r.zarr"))
+    assert np.isnan(frame.pwcca_x).tolist() == [False, True, False]

@@ -10,6 +10,7 @@ import textwrap
 import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -610,3 +611,26 @@ def test_a_task_that_kills_its_worker_is_told_in_plain_words(client):
         _, failures = execute.run(os._exit, [9], client=client, title="dying")
     with pytest.raises(DsvccaError, match="was on a worker that died, 4 times over"):
         execute.raise_failures(failures, 1)
+
+
+@pytest.mark.parametrize("rows", [190, 300, 1000])
+def test_neurons_that_rarely_fire_are_compared_as_well(tmp_path, rows):
+    rng = np.random.default_rng(0)
+    store = dsvcca.create_store(tmp_path / "s.zarr", datapoints=rows)
+    for seed in range(12):
+        x = np.maximum(rng.standard_normal((rows, 30)) - 2.5, 0).astype(np.float32)
+        x[: rows // 2, 0] += 1  # so that none is constant
+        store.write(x, layer="relu", seed=seed)
+        store.write((rng.random((rows, 1)) < 0.05) + 1.0 * (np.arange(rows) == 0)[:, None], layer="binary", seed=seed)
+    with pytest.warns(DsvccaWarning, match="fewer than 5 rows") if rows == 190 else nullcontext():
+        found = dsvcca.compare(dsvcca.plan_comparisons(store, variance=1.0), tmp_path / "r.zarr")
+    assert np.abs(np.diag(found.svcca.values) - 1).max() < 8e-7
+
+
+@pytest.mark.parametrize("measures", [["pwcca_x"], ["pwcca_y"], ["svcca", "pwcca_x"]])
+def test_any_choice_of_measures_gives_the_same_numbers(population, results, tmp_path, measures):
+    plan = dsvcca.plan_comparisons(population[0], measures=measures, variance=[0.9, 0.99, 1.0])
+    found = dsvcca.compare(plan, tmp_path / "r.zarr")
+    for name in measures:
+        np.testing.assert_array_equal(found[name].values, results[name].values)
+    assert len(dsvcca.to_frame(found)) == len(dsvcca.to_frame(results))

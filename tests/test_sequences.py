@@ -176,3 +176,53 @@ def test_positions_that_cannot_be_taken_apart_are_refused(store, tmp_path):
     store.write_mask(np.arange(POSITIONS) < lengths()[:, None])
     with pytest.raises(DsvccaError, match=r"calls \d+ of its positions padding, .*: use view='positions'"):
         dsvcca.plan_comparisons(store.select(layer="lstm"), view="each_position")
+
+
+def test_means_are_over_tokens_and_never_mix_with_tokens_as_rows(tmp_path):
+    one = np.arange(POSITIONS) == lengths()[:, None] - 1  # as many tokens as datapoints
+    store = dsvcca.create_store(tmp_path / "s.zarr", datapoints=ROWS)
+    dense = np.random.default_rng(5).standard_normal((ROWS, 4)) + sequences(0, 5)[:, -1, :4]
+    for seed, neurons in enumerate((5, 7)):
+        store.write(sequences(seed, neurons), layer="lstm", seed=seed, dims="ntd")
+    store.write(dense, layer="dense", seed=0)
+    store.write_mask(one)
+    plan = dsvcca.plan_comparisons(store, variance=0.9, targets=dense[:, 0])
+    found = dsvcca.compare(plan, tmp_path / "r.zarr")
+    a, b = (sequences(seed, neurons)[one] for seed, neurons in enumerate((5, 7)))
+    assert dsvcca.to_frame(found).view.tolist() == ["positions", "positions", "mean", "positions", "mean", "neurons"]
+    assert float(found.svcca[0, 1]) == pytest.approx(dsvcca.svcca(a, b, variance=0.9), abs=1e-6)
+    assert float(found.svcca[0, 2]) == pytest.approx(dsvcca.svcca(a, dense, variance=0.9), abs=1e-6)
+    rho = dsvcca.cca(a, dense[:, :1], variance=0.9).correlations
+    assert float(found.r2_target[0, 0]) == pytest.approx(float(rho[0]) ** 2, abs=1e-6)
+
+
+@pytest.mark.parametrize("view", ["mean", "max"])
+def test_padding_does_not_count_in_means_and_maxima(store, tmp_path, view):
+    valid = np.arange(POSITIONS) < lengths()[:, None]
+    before = dsvcca.plan_comparisons(store, view=view).basis_fingerprints
+    store.write_mask(valid)
+    plan = dsvcca.plan_comparisons(store, view=view, variance=1.0)
+    assert not set(before) & set(plan.basis_fingerprints)
+    found = dsvcca.compare(plan, tmp_path / "r.zarr")
+    sides = []
+    for seed, neurons in enumerate((5, 7)):
+        x = np.where(valid[:, :, None], sequences(seed, neurons).astype(float), np.nan)
+        sides.append(np.nanmean(x, axis=1) if view == "mean" else np.nanmax(x, axis=1))
+    assert float(found.svcca[0, 1]) == pytest.approx(dsvcca.svcca(*sides, variance=1.0), abs=1e-6)
+
+
+def test_padding_that_cannot_be_left_out_is_told(store, tmp_path):
+    valid = np.arange(POSITIONS) < lengths()[:, None]
+    valid[7] = False
+    store.write_mask(valid)
+    with pytest.warns(dsvcca.DsvccaWarning, match="calls some positions padding, and they count like all others"):
+        dsvcca.compare(dsvcca.plan_comparisons(store, view="dft"), tmp_path / "r.zarr")
+    with pytest.raises(DsvccaError, match="datapoint 7 has no token by the mask, and so no mean over tokens"):
+        dsvcca.compare(dsvcca.plan_comparisons(store, view="mean"), tmp_path / "r2.zarr")
+    with pytest.raises(DsvccaError, match="route='direct' takes datapoints as they are"):
+        dsvcca.plan_comparisons(store, route="direct")
+    rng = np.random.default_rng(0)
+    store.write(rng.standard_normal((ROWS, POSITIONS, 3)), layer="map", seed=0, dims=("datapoint", "width", "channel"))
+    assert "dft" in str(dsvcca.plan_comparisons(store))
+    with pytest.raises(DsvccaError, match=r"their rows are not the same ones \(\d+ and \d+\): one has a mask"):
+        dsvcca.plan_comparisons(store, view="positions")

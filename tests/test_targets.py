@@ -182,3 +182,12 @@ def test_bad_columns_and_rows_that_cannot_be_all_translations_are_refused(store,
     small.write(np.random.default_rng(0).standard_normal((50, 4, 4, 2)), layer="conv", dims="nhwc")
     with pytest.raises(DsvccaError, match="50 rows cannot be all 16 translations of some images of 4x4"):
         dsvcca.plan_comparisons(small, "to_targets", targets=np.arange(50.0), rows="translations")
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1e200])
+def test_the_scale_of_a_target_does_not_matter(store, tmp_path, scale):
+    chosen = store.select(layer="fc")
+    found = explained(chosen, tmp_path / "a", targets=logits() * scale)
+    expected = explained(chosen, tmp_path / "b", targets=logits())
+    np.testing.assert_allclose(found.r2_target.values, expected.r2_target.values, atol=1e-9)
+    assert not list((tmp_path / "a" / "w").glob("partial-*"))
