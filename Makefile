@@ -21,6 +21,7 @@ slow: env
 
 bench: env
 	$(BIN)/python benchmarks/population.py
+	$(BIN)/python benchmarks/convolutions.py
 
 lint: env
 	$(BIN)/ruff check .

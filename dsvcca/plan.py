@@ -39,6 +39,7 @@ from dsvcca.sizes import (
     segment_rows,
     sketch_memory,
     tile_memory,
+    transform_flops,
     whitening_route,
 )
 from dsvcca.targets import Target
@@ -70,8 +71,9 @@ DIRECT_BYTES = 512 << 20
 WORST_CONDITION = 2.5e-9
 """Least share of variance in a kept direction, of as many as there are columns, for moments alone: to about 1e-7."""
 
-RATES = {"product": 60e9, "double": 30e9, "solve": 1.5e9, "bytes": 1e9}
-"""What one core is assumed to do a second: float32 and float64 products, small solves (flops), storage (bytes)."""
+RATES = {"product": 60e9, "double": 30e9, "solve": 1.5e9, "transform": 120e6, "bytes": 1e9}
+"""What one core is assumed to do a second: float32 and float64 products, small solves (flops), transforms over space
+(values), storage (bytes)."""
 
 
 @dataclass(frozen=True)
@@ -374,6 +376,10 @@ class Plan:
             )
         memory = max(self._reduce_memory(i, int(q)) for i, q in enumerate(k))
         seconds = flops / RATES["double"]
+        for size, times in zip(self.sizes, passes, strict=True):
+            if size.space:
+                flops += times * transform_flops(size)
+                seconds += times * size.rows * size.width / RATES["transform"]
         for tile in self.tiles:
             for one in self.passes(tile):
                 itself = tile[0] == tile[1]
@@ -392,7 +398,7 @@ class Plan:
             written += 8 * len(self.measures) * len(self.rules) * 2 * self.panel**2
         return Price(
             comparisons=self.pairs.count,
-            reduce_tasks=len(self.reduce_tasks(range(len(self.variants)))),
+            reduce_tasks=self._reduce_task_count(),
             tiles=len(self.tiles),
             bytes_read=read,
             bytes_written=written,
@@ -421,6 +427,14 @@ class Plan:
         if self.whitening[variant] == "randomised":
             return sketch_memory(size, SAMPLES if self.widest.rank is None else self.widest.rank + SPARE)
         return reduce_memory(size, width, self.budget)
+
+    def _reduce_task_count(self) -> int:
+        """Return how many tasks it takes until every basis is there, or every cross block."""
+        if self.direct:
+            return len(self.segments(range(len(self.variants)))) + 1
+        small = [i for i, large in enumerate(self.large) if not large]
+        segments = [len(self.segments((i,))) for i, large in enumerate(self.large) if large]
+        return len(self.reduce_tasks(small) if small else []) + sum(2 * count + 2 for count in segments)
 
     def reduce_tasks(self, wanted: Sequence[int], threads: int = 1) -> list[tuple[int, ...]]:
         """Cut the variants that need a basis into tasks of a few seconds, enough of them for the threads."""

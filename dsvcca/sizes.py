@@ -196,10 +196,14 @@ def block_bytes(rank: int, columns: int, weight: int) -> int:
     return 8 * weight * rank * (2 * rank + 2 * columns)
 
 
+def transform_flops(size: Size) -> float:
+    """Return the flops of one transform of all rows; 0 where there is none."""
+    return 2.5 * size.rows * size.width * log2(max(2, prod(size.space))) if size.space else 0.0
+
+
 def reduce_flops(size: Size, width: int) -> float:
-    """Return the flops of whitening: transform, Gram, eigenvectors, projection."""
+    """Return the flops of whitening: Gram, eigenvectors, projection to `width` columns and their Gram."""
     n, c, f = size.rows, size.columns, size.frequencies
     if not size.space:
-        return float(n * c * c + 9 * c**3 + 2 * n * c * width)
-    transform = 2.5 * n * size.width * log2(max(2, prod(size.space)))
-    return transform + f * (4.0 * n * c * c + 36.0 * c**3) + 4.0 * n * c * width
+        return float(n * c * c + 9 * c**3 + 2 * n * c * width + n * width**2)
+    return f * (4.0 * n * c * c + 36.0 * c**3) + 4.0 * n * c * width + n * width**2 / f

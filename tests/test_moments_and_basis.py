@@ -455,7 +455,7 @@ def test_rules_say_what_they_keep(rule, text):
 
 @pytest.mark.parametrize("rank", [0, -3])
 def test_a_rank_that_keeps_nothing_is_refused(rank):
-    with pytest.raises(DsvccaError, match=f"rank={rank} keeps nothing: give 1 or more, or None"):
+    with pytest.raises(DsvccaError, match=f"rank={rank} keeps nothing that could be counted: give 1, 2, ... or None"):
         RankRule(rank=rank)
 
 
