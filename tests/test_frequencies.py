@@ -104,7 +104,7 @@ def test_with_all_translations_the_correlations_are_those_of_the_pixels(space):
         u, s, _ = np.linalg.svd(flat - flat.mean(axis=0), full_matrices=False)
         bases.append(u[:, s > 1e-9 * s[0]])
     pixels = np.linalg.svd(bases[0].T @ bases[1], compute_uv=False)
-    np.testing.assert_allclose(union, pixels[: len(union)], atol=1e-10)
+    np.testing.assert_allclose(union, pixels[: len(union)], atol=1e-12)
 
 
 @pytest.mark.parametrize("space", [(4, 6), (5, 3)])
@@ -280,7 +280,7 @@ def test_layers_of_different_sizes_are_compared_as_pixels_are(space, ratio):
     for x, y in (some, everything):
         found = dft_cca(x, y, center="dc")
         union = np.concatenate([np.repeat(r, w) for r, w in zip(found.correlations, found.weights, strict=True)])
-        np.testing.assert_allclose(np.sort(union)[::-1], pixels[: len(union)], atol=1e-10)
+        np.testing.assert_allclose(np.sort(union)[::-1], pixels[: len(union)], atol=1e-12)
         assert found.view == "alias-empirical"
         assert found.svcca == pytest.approx(pixels.sum() / min(u.shape[1] for u in bases), abs=1e-12)
         assert dft_cca(y, x, center="dc").svcca == pytest.approx(found.svcca, abs=1e-12)

@@ -371,3 +371,28 @@ def test_projection_weights_see_through_noise_dimensions_better_than_the_plain_m
     assert weighted > 0.75
     assert mean < 0.45
     assert svcca(x, y, variance=0.95) > 0.98
+
+
+@pytest.mark.parametrize(("k", "q"), [(4, 6), (5, 3)])
+def test_complex_blocks_have_the_totals_of_their_singular_vectors(xp, k, q):
+    rng = np.random.default_rng(6)
+
+    def unitary(n, m):
+        return np.linalg.qr(rng.standard_normal((n, m)) + 1j * rng.standard_normal((n, m)))[0]
+
+    rho = np.linspace(0.9, 0.2, min(k, q))
+    blocks = [unitary(k, len(rho)) * rho @ unitary(q, len(rho)).conj().T for _ in range(3)]
+    f_x, f_y = (rng.standard_normal((n, 7)) + 1j * rng.standard_normal((n, 7)) for n in (k, q))
+    which = np.zeros(3, dtype=int)
+    found = totals_of_vectors(xp.asarray(np.stack(blocks)), which, which, [xp.asarray(f_x)], [xp.asarray(f_y)])
+    for i, block in enumerate(blocks):
+        a, s, b = np.linalg.svd(block, full_matrices=False)
+        of_x, of_y = np.abs(a.conj().T @ f_x).sum(axis=1), np.abs(b @ f_y).sum(axis=1)
+        expected = {
+            "rho": s.sum(), "rho2": (s**2).sum(), "x_weighted": of_x @ s, "x_weights": of_x.sum(),
+            "y_weighted": of_y @ s, "y_weights": of_y.sum(),
+        }  # fmt: skip
+        for name, value in expected.items():
+            assert float(xp.to_numpy(found[name])[i]) == pytest.approx(value, rel=1e-9), name
+    values = totals_of_values(xp.asarray(np.stack(blocks)))
+    np.testing.assert_allclose(xp.to_numpy(values["rho"]), rho.sum(), rtol=1e-9)

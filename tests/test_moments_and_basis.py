@@ -662,3 +662,37 @@ def test_keeping_fewer_directions_frees_rows_that_were_too_few():
     with pytest.raises(DsvccaError, match="use more datapoints, or keep fewer directions"):
         whitened(x, RankRule(rank=11))
     assert whitened(x, RankRule(rank=10))[1].rank == 10
+
+
+@pytest.mark.parametrize("view", [View("dft"), View("alias", (2, 3)), View("lowpass", (3, 2)), View("pool", (2, 3))])
+def test_views_that_transform_are_the_same_in_every_library(xp, view):
+    x = np.random.default_rng(3).standard_normal((9, 4, 6, 2))
+    found = xp.to_numpy(apply_view(xp.asarray(x), view))
+    assert found.shape == viewed_shape(x.shape, view)
+    np.testing.assert_allclose(found, apply_view(x, view), atol=1e-13)
+
+
+def test_complex_moments_of_different_shifts_merge_in_every_library(xp):
+    x = np.random.default_rng(4).standard_normal((500, 3, 4, 2)) + np.linspace(0, 9, 500)[:, None, None, None]
+    halves = [xp.asarray(x[:230]), xp.asarray(x[230:])]
+    first, second = (
+        moments_over(Rows(lambda half=half: iter((half,)), tuple(half.shape), View("dft"), keep=False))
+        for half in halves
+    )
+    total = merge(first, second)
+    z = np.fft.fft2(x, axes=(1, 2), norm="ortho")
+    z -= z.mean(axis=0)
+    for f, (h, w) in enumerate(half_spectrum((3, 4)).bins):
+        there = z[:, h, w, :]
+        np.testing.assert_allclose(xp.to_numpy(total.comoment(f)), there.conj().T @ there, atol=1e-9)
+
+
+def test_representations_side_by_side_have_the_moments_of_each_and_of_both(xp):
+    rng = np.random.default_rng(5)
+    sides = [rng.standard_normal((200, 3, 2, c)) for c in (2, 3)]
+    rows = [Rows(lambda a=a: iter((xp.asarray(a),)), a.shape, View("dft"), keep=False) for a in sides]
+    joint = moments_over(*rows)
+    both = np.concatenate(sides, axis=-1)
+    alone = moments_over(Rows(lambda: iter((xp.asarray(both),)), both.shape, View("dft"), keep=False))
+    np.testing.assert_allclose(xp.to_numpy(joint.gram), xp.to_numpy(alone.gram), atol=1e-10)
+    assert [one.columns for one in rows] == [2, 3]
