@@ -20,11 +20,11 @@ from dsvcca.measures import svcca as svcca
 from dsvcca.plan import Plan as Plan
 from dsvcca.planning import plan_comparisons as plan_comparisons
 from dsvcca.results import open_results as open_results
-from dsvcca.results import select as select
-from dsvcca.results import to_frame as to_frame
 from dsvcca.store import Store as Store
 from dsvcca.store import create_store as create_store
 from dsvcca.store import open_store as open_store
+from dsvcca.tables import select as select
+from dsvcca.tables import to_frame as to_frame
 
 
 def __getattr__(name: str) -> _Any:

@@ -22,8 +22,8 @@ from dsvcca.errors import DsvccaError, DsvccaWarning
 from dsvcca.labels import Label, label_order
 from dsvcca.plan import Plan
 from dsvcca.planning import plan_comparisons
-from dsvcca.results import to_frame
 from dsvcca.store import Store, open_store
+from dsvcca.tables import to_frame
 
 app = typer.Typer(
     name="dsvcca",

@@ -28,8 +28,8 @@ from dsvcca.execute import local_client
 from dsvcca.planning import plan_comparisons
 from dsvcca.plot import dynamics, layers, learning_dynamics
 from dsvcca.progress import track
-from dsvcca.results import select, to_frame
 from dsvcca.store import Store, create_store
+from dsvcca.tables import select, to_frame
 
 if TYPE_CHECKING:
     import torch

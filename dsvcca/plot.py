@@ -14,7 +14,7 @@ from dsvcca.arrays import NumpyArray
 from dsvcca.errors import DsvccaError
 from dsvcca.labels import describe, nearest
 from dsvcca.measures import MEASURES
-from dsvcca.results import select
+from dsvcca.tables import select
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -25,7 +25,7 @@ MATHS = [
     "measures",
 ]
 DATA = ["files", "flat", "labels", "activations", "foreign", "writer", "store", "pairs", "targets", "sizes"]
-DATA += ["passes", "plan", "planning", "partials", "workspace", "results"]
+DATA += ["passes", "plan", "planning", "partials", "workspace", "results", "tables"]
 DOOR = ["execute", "reduce", "segments", "correlate", "explain", "compare"]
 FACE = ["plot", "demo", "cli"]
 ORDER = ["errors", "progress", *MATHS, *DATA, *DOOR, *FACE]
@@ -39,7 +39,7 @@ ALLOWED = {
     "scipy": {"arrays"},
     "cupy": {"arrays"},
     "matplotlib": {"plot", "demo"},
-    "xarray": {"results", "compare", "plot", "demo"},
+    "xarray": {"results", "tables", "compare", "plot", "demo"},
     "typer": {"cli"},
 }
 

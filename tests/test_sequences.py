@@ -10,7 +10,7 @@ import zarr
 import dsvcca
 from dsvcca import DsvccaError
 from dsvcca.activations import read_pieces
-from dsvcca.results import to_frame
+from dsvcca.tables import to_frame
 from tests.populations import same_bits
 
 ROWS, POSITIONS = 500, 6

@@ -1,0 +1,133 @@
+"""Results in part and as tables: chosen by labels, one row a pair, a target or a frequency."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from dsvcca.errors import DsvccaError
+from dsvcca.labels import nearest
+from dsvcca.measures import MEASURES
+from dsvcca.results import BY_FREQUENCY, FLOOR, R2, VIEW
+
+
+def select(
+    results: xr.Dataset, *, x: Mapping[str, Any] | None = None, y: Mapping[str, Any] | None = None
+) -> xr.Dataset:
+    """Return the part of results whose x and y carry the given labels.
+
+    Parameters
+    ----------
+    results : xarray.Dataset
+    x, y : mapping, optional
+        Label to one value or a list of values, without the ``x_`` and ``y_``.
+
+    Raises
+    ------
+    DsvccaError
+        If a label or a value is nowhere in the results.
+
+    Examples
+    --------
+    ``select(results, x={"seed": 0}, y={"seed": 0, "step": 1000})``
+    """
+    chosen = {}
+    for side, wanted in (("x", x or {}), ("y", y or {})):
+        keep = np.ones(results.sizes[side], dtype=bool)
+        for name, value in wanted.items():
+            coordinate = f"{side}_{name}"
+            if coordinate not in results.coords:
+                known = [str(c)[2:] for c in results.coords if str(c).startswith(f"{side}_")]
+                raise DsvccaError(f"results have no label {name!r}: {nearest(name, known)}")
+            have = results[coordinate].values
+            values = [value] if np.ndim(value) == 0 else list(value)
+            for one in values:
+                if not (have == one).any():
+                    raise DsvccaError(f"nothing in these results has {name}={one!r}: {nearest(one, have.tolist())}")
+            keep &= np.isin(have, values)
+        if not keep.any():
+            raise DsvccaError(f"nothing in these results has all of {dict(wanted)}: leave some of the labels out")
+        chosen[side] = np.flatnonzero(keep)
+    return results.isel(chosen)
+
+
+def to_frame(results: xr.Dataset, *, measures: Sequence[str] | None = None) -> pd.DataFrame:
+    """Return one row per compared pair: labels of x and y, ranks, view, measures; or one per explained target.
+
+    Parameters
+    ----------
+    results : xarray.Dataset
+        All of them, or what `select` left.
+    measures : sequence of str, optional
+        Default: all there are of pairs. ``["r2_target"]``, the default where nothing but targets was compared, gives a
+        row for every representation and target, ``["svcca_by_frequency"]`` one for every pair and frequency.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Each unordered pair once; with several variances one row for each.
+    """
+    there = [name for name in MEASURES if name in results]
+    if R2 in results and (list(measures or ()) == [R2] or not (there or measures)):
+        return _targets_frame(results)
+    if BY_FREQUENCY in results and list(measures or ()) == [BY_FREQUENCY]:
+        return _frequencies_frame(results)
+    unknown = [m for m in measures or () if m not in there]
+    if unknown:
+        raise DsvccaError(f"results have no {unknown}: {nearest(unknown[0], there)}")
+    chosen = list(measures or there)
+    values = {name: results[name].transpose("x", "y", ...).values for name in chosen}
+    first = values[chosen[0]]
+    compared = results[VIEW].transpose("x", "y").values > 0
+    xs, ys = results["x"].values, results["y"].values
+    twice = np.isin(xs, ys)[:, None] & np.isin(ys, xs)[None, :]
+    once = ~twice | (xs[:, None] <= ys[None, :])
+    at = np.argwhere(np.ones(first.shape, bool) & (once & compared).reshape(once.shape + (1,) * (first.ndim - 2)))
+    columns: dict[str, Any] = {}
+    for side, axis in (("x", 0), ("y", 1)):
+        for coordinate in (str(c) for c in results.coords if str(c).startswith(f"{side}_")):
+            columns[coordinate] = results[coordinate].values[at[:, axis]]
+        columns[f"rank_{side}"] = results[f"rank_{side}"].transpose("x", "y", ...).values[tuple(at.T)]
+    meanings = np.asarray(["", *results[VIEW].attrs["flag_meanings"].split()], dtype=object)
+    columns[VIEW] = meanings[results[VIEW].transpose("x", "y").values[at[:, 0], at[:, 1]]]
+    if "variance" in results.dims:
+        columns["variance"] = results["variance"].values[at[:, 2]]
+    for name in chosen:
+        columns[name] = values[name][tuple(at.T)]
+    return pd.DataFrame(columns)
+
+
+def _frequencies_frame(results: xr.Dataset) -> pd.DataFrame:
+    """Return one row a pair and frequency (and variance): labels, grid, bins along its axes, cycles, weight, number."""
+    values = results[BY_FREQUENCY].transpose("x", "y", "frequency", ...).values
+    xs, ys = results["x"].values, results["y"].values
+    twice = np.isin(xs, ys)[:, None] & np.isin(ys, xs)[None, :]
+    once = ~twice | (xs[:, None] <= ys[None, :])
+    at = np.argwhere(np.isfinite(values) & once.reshape(*once.shape, *(1 for _ in values.shape[2:])))
+    columns: dict[str, Any] = {}
+    for place, side in enumerate("xy"):
+        for coordinate in (str(c) for c in results.coords if str(c).startswith(f"{side}_")):
+            columns[coordinate] = results[coordinate].values[at[:, place]]
+    for coordinate in (str(c) for c in results.coords if str(c).startswith("frequency_")):
+        columns[coordinate] = results[coordinate].values[at[:, 2]]
+    if "variance" in results[BY_FREQUENCY].dims:
+        columns["variance"] = results["variance"].values[at[:, 3]]
+    columns[BY_FREQUENCY] = values[tuple(at.T)]
+    return pd.DataFrame(columns)
+
+
+def _targets_frame(results: xr.Dataset) -> pd.DataFrame:
+    """Return one row a representation and target (and variance): labels, target, `r2_target` and its floor."""
+    values = results[R2].transpose("x", "target", ...).values
+    at = np.argwhere(np.isfinite(values))
+    columns: dict[str, Any] = {str(c): results[c].values[at[:, 0]] for c in results.coords if str(c).startswith("x_")}
+    columns["target"] = results["target"].values[at[:, 1]]
+    if "variance" in results[R2].dims:
+        columns["variance"] = results["variance"].values[at[:, 2]]
+    columns[R2] = values[tuple(at.T)]
+    columns[FLOOR] = results[FLOOR].transpose("x", ...).values[tuple(np.delete(at, 1, axis=1).T)]
+    return pd.DataFrame(columns)
