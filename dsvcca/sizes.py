@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import log2, prod
 
+from dsvcca.activations import PIECE
 from dsvcca.frequencies import half_spectrum
 from dsvcca.views import GRID, LEAST, NEURONS, View, grid_datapoints, view_space, viewed_shape
 from dsvcca.wide import MOST_SAMPLES, SAMPLES, STRIDE
@@ -24,9 +25,6 @@ USABLE = 0.7
 
 SEGMENT_BYTES = 2 << 30
 """Bytes of activations in one segment of a representation, or of several side by side, about."""
-
-PIECE = 16 << 20
-"""Bytes of activations as they are read."""
 
 EXACT_UP_TO = 20_000
 """Rows or columns, the fewer of them, up to which the Gram of all is made."""
