@@ -209,7 +209,7 @@ def tile_tasks(
             rules=plan.rules,
             measures=plan.measures,
             frequencies=plan.kept_frequencies,
-            budget=plan.budget,
+            budget=plan.tile_budget,
         )
         for tile in tiles
     ]

@@ -171,17 +171,17 @@ class Passes:
     @property
     def target_view(self) -> str:
         """What explains the targets, in words."""
-        kinds = [kind_of(r) for r in self.representations]
-        parts = ["dense layers as they are"] if any(not space for space, _ in kinds) else []
-        parts += ["the mean over positions of sequences"] if any(tokens for _, tokens in kinds) else []
-        if any(space and not tokens for space, tokens in kinds):
-            if self.view in ("max", "flatten", "mean"):
-                parts.append(f"maps as view {self.view!r}")
-            elif self.everywhere:
-                parts.append("all frequencies of maps, whose rows are all translations of their images")
-            else:
-                parts.append("frequency 0 of maps (their mean; what does not move with the image knows no other)")
-        return ", ".join(parts)
+        by_frequency = (
+            "all frequencies of maps, whose rows are all translations of their images"
+            if self.everywhere
+            else "frequency 0 of maps (their mean; what does not move with the image knows no other)"
+        )
+        said = {"neurons": "dense layers as they are", "dft": by_frequency}
+        found: dict[str, None] = {}
+        for r in self.representations:
+            view = self._view_to_targets(r).name
+            found[said.get(view, f"{'sequences' if r.is_sequence else 'maps'} as view {view!r}")] = None
+        return ", ".join(found)
 
     @cached_property
     def target_passes(self) -> list[list[Pass]]:

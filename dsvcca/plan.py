@@ -49,9 +49,6 @@ from dsvcca.wide import SAMPLES, SPARE, STRIDE
 NUMERICS = 3
 """Changes whenever the same inputs would give other bits."""
 
-ALL_BUT_NOISE = 0.99
-"""Share of variance that is kept unless something else is asked for."""
-
 PANEL = 128
 """Representations in a panel: a fixed count, so that tiles never depend on workers or memory."""
 
@@ -87,7 +84,7 @@ class Plan:
     representations : tuple of Representation
         In the order of the results.
     view : str
-        As it was asked for; every comparison has a view of its own (`meetings`).
+        As it was asked for; every comparison has a view of its own (`names`).
     rules : tuple of RankRule
         One, or one for each share of variance that was asked for.
     listed : bool
@@ -209,6 +206,12 @@ class Plan:
         """Bytes of arrays that a task may hold."""
         return int(self.memory * USABLE) - PROCESS
 
+    @property
+    def tile_budget(self) -> int:
+        """Bytes of arrays that a tile may hold beside what it keeps of every frequency."""
+        count = min(self.panel, len(self.representations))
+        return self.budget - 8 * 4 * count**2 * self.kept_frequencies * len(self.rules)
+
     @cached_property
     def direct(self) -> bool:
         """Whether cross blocks are added up from activations as they are read, and whitened afterwards.
@@ -322,7 +325,9 @@ class Plan:
             "rank_rule": [str(rule) for rule in self.rules],
             "measures": list(self.measures),
             "rows": next(iter(rows.values())) if len(set(rows.values())) == 1 else rows,
-            "precision": "bases float32, products float32 summed in float64 every 4096 rows, solves float64",
+            "precision": "moments, cross blocks and solves float64"
+            if self.direct
+            else "bases float32, products float32 summed in float64 every 4096 rows, solves float64",
             "numerics": NUMERICS,
             "panel": self.panel,
             "segment": self.segment,
@@ -394,7 +399,8 @@ class Plan:
                 flops += product + solve
                 seconds += product / RATES["product"] + solve / RATES["solve"]
                 read += 0 if self.direct else 4 * one.rows * (x + (0 if itself else y))
-                memory = max(memory, min(tile_memory(x, 0 if itself else y, one.rows), self.budget))
+                tile_bytes = min(tile_memory(x, 0 if itself else y, one.rows), self.tile_budget)
+                memory = max(memory, tile_bytes + self.budget - self.tile_budget)
             written += 8 * len(self.measures) * len(self.rules) * 2 * self.panel**2
         return Price(
             comparisons=self.pairs.count,
@@ -457,6 +463,12 @@ class Plan:
             raise DsvccaError(
                 f"memory={format_bytes(self.memory)} a worker is too little: the process alone takes "
                 f"{format_bytes(PROCESS)} and tasks use {USABLE:.0%} of a worker; give at least 1 GiB"
+            )
+        if self.tile_budget <= self.budget // 2:
+            raise DsvccaError(
+                f"keep='frequencies' holds {format_bytes(self.budget - self.tile_budget)} in a tile, more than half of "
+                f"the {format_bytes(self.budget)} that memory={format_bytes(self.memory)} leaves: raise memory, or "
+                "compare fewer representations at once"
             )
         for i, (variant, size) in enumerate(zip(self.variants, self.sizes, strict=True)):
             needed = self._reduce_memory(i, 1 if ranks is None else ranks[i])

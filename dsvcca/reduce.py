@@ -13,9 +13,9 @@ from dsvcca.arrays import Array, NumpyArray, like, significand_bits, to_numpy
 from dsvcca.basis import RankRule
 from dsvcca.errors import DsvccaError
 from dsvcca.moments import Rows
-from dsvcca.passes import reads_tokens
+from dsvcca.passes import reads_tokens, variant_size
 from dsvcca.plan import Plan
-from dsvcca.sizes import PACK, Size, columns_at_once, holds_whole, most_samples, pack_memory, size_of, streams
+from dsvcca.sizes import PACK, Size, columns_at_once, holds_whole, most_samples, pack_memory, streams
 from dsvcca.views import NEURONS, View, grid_datapoints
 from dsvcca.whiten import InMemory, rounded_rows, whiten
 from dsvcca.wide import Wide, whiten_dual, whiten_randomised
@@ -70,18 +70,15 @@ def reduce(task: ReduceTask) -> list[Receipt]:
     """
     commits: list[Future[list[Receipt]]] = []
     failures: list[str] = []
-    sizes = [
-        size_of(r.logical_shape, view, r.mask.rows if r.mask else None)
-        for r, view in zip(task.representations, task.views, strict=True)
-    ]
     both = list(zip(task.representations, task.views, strict=True))
+    sizes = [variant_size(r, view) for r, view in both]
     n, room = sizes[0].rows, pack_memory(task.budget)
     pack = PackWriter(task.workspace, n, task.rule)
     with ThreadPoolExecutor(2, "dsvcca-io") as io, files.disk_errors(Path(task.workspace)):
-        ahead = [io.submit(_read_small, r, v) for r, v in both[:1]]
+        reading = [io.submit(_read_small, r, v) for r, v in both[:1]]
         for place in range(len(task.representations)):
-            read = ahead.pop()
-            ahead += [io.submit(_read_small, r, v) for r, v in both[place + 1 : place + 2]]
+            read = reading.pop()
+            reading += [io.submit(_read_small, r, v) for r, v in both[place + 1 : place + 2]]
             alone = streams(sizes[place], task.budget)
             last = place == len(task.representations) - 1  # apart, so that little is left to write at the end
             if alone or last or pack.columns >= PACK or 4 * n * pack.columns > room:

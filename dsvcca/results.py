@@ -4,6 +4,9 @@ results.zarr/                zarr.json holds what every number means and which p
   svcca, pwcca_x, ...        (x, y[, variance]) float64, NaN where no comparison was asked for
   rank_x, rank_y             (x, y[, variance]) int64, 0 where no comparison was asked for
   view                       (x, y) int8, how the two were looked at: its attributes say what the numbers mean
+  svcca_by_frequency         (x, y, frequency[, variance]), on request
+  off_block, ...             (x), where something was transformed
+  r2_target, ...             (x, target[, variance]), where there are targets
   x_layer, y_layer, ...      labels
   commits/0-3.json           tile (0, 3) and its mirror are complete: checksums of their chunks
 """
@@ -115,8 +118,7 @@ def write_tile(root: Path, tile: tuple[int, int], values: Mapping[str, NumpyArra
     ----------
     values : mapping
         Each variable (rows, columns, variances), `view` (rows, columns, 1), by frequency (rows, columns, frequencies,
-        variances); the mirror of `pwcca_x` is `pwcca_y`, of
-        `rank_x` `rank_y`, of the others themselves.
+        variances); the mirror of `pwcca_x` is `pwcca_y`, of `rank_x` `rank_y`, of the others themselves.
     """
     about = _results_attributes(root)
     for name in _variables(about):

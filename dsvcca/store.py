@@ -180,12 +180,13 @@ class Store:
         return Writer(self._root, self.datapoints, {**labels, "layer": layer}, dims, if_exists, self._records)
 
     def write_mask(self, valid: Any) -> None:
-        """Say which positions of the sequences are tokens; the others are padding and no rows of view "positions".
+        """Say which positions of the sequences are tokens; the others are padding.
 
         Parameters
         ----------
         valid : (datapoints, positions) bool array
-            For all sequences of that many positions, whenever they are written. It cannot be changed later.
+            Padding is no row of view "positions" and counts in no mean or maximum over positions. For all sequences of
+            that many positions, whenever they are written. It cannot be changed later.
 
         Raises
         ------

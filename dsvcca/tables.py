@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from dsvcca.arrays import NumpyArray
 from dsvcca.errors import DsvccaError
 from dsvcca.labels import nearest
 from dsvcca.measures import MEASURES
@@ -83,10 +84,7 @@ def to_frame(results: xr.Dataset, *, measures: Sequence[str] | None = None) -> p
     values = {name: results[name].transpose("x", "y", ...).values for name in chosen}
     first = values[chosen[0]]
     compared = results[VIEW].transpose("x", "y").values > 0
-    xs, ys = results["x"].values, results["y"].values
-    twice = np.isin(xs, ys)[:, None] & np.isin(ys, xs)[None, :]
-    once = ~twice | (xs[:, None] <= ys[None, :])
-    at = np.argwhere(np.ones(first.shape, bool) & (once & compared).reshape(once.shape + (1,) * (first.ndim - 2)))
+    at = np.argwhere(np.ones(first.shape, bool) & _once(results, compared, first.ndim))
     columns: dict[str, Any] = {}
     for side, axis in (("x", 0), ("y", 1)):
         for coordinate in (str(c) for c in results.coords if str(c).startswith(f"{side}_")):
@@ -101,13 +99,19 @@ def to_frame(results: xr.Dataset, *, measures: Sequence[str] | None = None) -> p
     return pd.DataFrame(columns)
 
 
+def _once(results: xr.Dataset, compared: NumpyArray, axes: int) -> NumpyArray:
+    """Return which of the compared pairs count, each unordered one once: (x, y, 1, ...) bool with so many axes."""
+    xs, ys = results["x"].values, results["y"].values
+    twice = np.isin(xs, ys)[:, None] & np.isin(ys, xs)[None, :]
+    once: NumpyArray = compared & (~twice | (xs[:, None] <= ys[None, :]))
+    return once.reshape(once.shape + (1,) * (axes - 2))
+
+
 def _frequencies_frame(results: xr.Dataset) -> pd.DataFrame:
     """Return one row a pair and frequency (and variance): labels, grid, bins along its axes, cycles, weight, number."""
     values = results[BY_FREQUENCY].transpose("x", "y", "frequency", ...).values
-    xs, ys = results["x"].values, results["y"].values
-    twice = np.isin(xs, ys)[:, None] & np.isin(ys, xs)[None, :]
-    once = ~twice | (xs[:, None] <= ys[None, :])
-    at = np.argwhere(np.isfinite(values) & once.reshape(*once.shape, *(1 for _ in values.shape[2:])))
+    compared = results[VIEW].transpose("x", "y").values > 0
+    at = np.argwhere(np.isfinite(values) & _once(results, compared, values.ndim))
     columns: dict[str, Any] = {}
     for place, side in enumerate("xy"):
         for coordinate in (str(c) for c in results.coords if str(c).startswith(f"{side}_")):

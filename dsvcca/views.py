@@ -36,8 +36,8 @@ EACH_POSITION = "each_position"
 
 DEFINITIONS = {
     "neurons": "both as they are stored",
-    "mean": "maps averaged over space",
-    "max": "the largest value of maps over space",
+    "mean": "maps averaged over space, sequences over their tokens",
+    "max": "the largest value of maps over space, of sequences over their tokens",
     "positions": "every position of every datapoint a row",
     "flatten": "every position of every channel a neuron",
     "dft": "correlations at every frequency over space, one rank rule over all (Raghu et al. 2017, section 3)",

@@ -96,7 +96,7 @@ def zero_below(first: float, n: int, c: int, largest: float, bits: int | None) -
 
 
 def check_numbers(largest: float, bits: int | None, name: str) -> None:
-    """Raise if numbers are larger or smaller than float64 can take the squares of."""
+    """Raise if integers are larger than float64 holds exactly."""
     if bits is None and largest > EXACT:
         raise DsvccaError(
             f"{name}: integers up to {largest:.3g} are not exact as float64 (above 2^53): subtract what they "
@@ -263,10 +263,13 @@ def checked_moments(rows: Sequence[Rows], names: Sequence[str], start: int = 0) 
     for one, name in zip(rows, names, strict=True):
         tiny = 0 < one.largest < TINY**0.5
         if tiny and any(bool(xp.any(xp.abs(slab) > 1e-12 * one.largest)) for slab in one()):
-            raise DsvccaError(
-                f"{name}: squares of numbers as small as {one.largest:.3g} underflow float64: scale them up"
-            )
+            raise too_small(one.largest, name)
     return moments
+
+
+def too_small(largest: float, name: str) -> DsvccaError:
+    """Return the error that says that squares underflow."""
+    return DsvccaError(f"{name}: squares of numbers as small as {largest:.3g} underflow float64: scale them up")
 
 
 def whiten(rows: Rows, rule: RankRule, columns: Columns, *, bits: int | None, name: str) -> Basis:

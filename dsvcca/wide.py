@@ -17,7 +17,7 @@ from dsvcca.basis import Basis, Block, RankRule
 from dsvcca.errors import DsvccaError
 from dsvcca.moments import SHIFT_ROWS, grid_steps, on_grid
 from dsvcca.views import View, apply_view
-from dsvcca.whiten import Columns, check_numbers, kept_directions, not_finite, zero_below
+from dsvcca.whiten import TINY, Columns, check_numbers, kept_directions, not_finite, too_small, zero_below
 
 STRIDE = 1024
 """Columns that are added up at once: sums follow this grid, however many of them are in memory."""
@@ -108,13 +108,14 @@ def whiten_dual(wide: Wide, rule: RankRule, columns: Columns) -> Basis:
         largest = max(largest, float(xp.max(xp.abs(x))))
         means.append(xp.mean(x, axis=0))
         z = x - means[-1]
-        norms.append(xp.sqrt(xp.sum(z * z, axis=0)))
+        with np.errstate(over="ignore"):  # what is not finite becomes an error below
+            norms.append(xp.sqrt(xp.sum(z * z, axis=0)))
         if gram is None:
             gram = xp.zeros((wide.rows, wide.rows), dtype=xp.float64, device=device(x))
         add_gram(gram, xp.matrix_transpose(z))
-    check_numbers(largest, wide.bits, wide.name)
-    gram = hermitian(gram)
     row_norms = xp.linalg.diagonal(gram)
+    _check(wide, largest, float(xp.sum(row_norms)))
+    gram = hermitian(gram)
     values, vectors = xp.linalg.eigh(gram)
     del gram
     s2 = np.maximum(to_numpy(values)[::-1], 0.0)
@@ -242,6 +243,15 @@ def _stored(slabs: Iterable[Array], k: int, wide: Wide, columns: Columns) -> tup
     return xp.linalg.cholesky(hermitian(gram) - outer / wide.rows), sums
 
 
+def _check(wide: Wide, largest: float, power: float) -> None:
+    """Raise if numbers, or their squares, leave float64."""
+    check_numbers(largest, wide.bits, wide.name)
+    if not np.isfinite(power):
+        raise not_finite(wide.slabs(), wide.name, 0)
+    if 0 < largest < TINY**0.5:
+        raise too_small(largest, wide.name)
+
+
 @dataclass(frozen=True)
 class _Overview:
     """What one pass says: a shift (p,) near the mean (p,), norms (p,) and total power of the centred columns."""
@@ -265,9 +275,11 @@ def _overview(wide: Wide) -> _Overview:
         if shift is None:
             shift = xp.mean(x[: min(SHIFT_ROWS, x.shape[0]), :], axis=0)
         x = x - shift
-        sums, squares = sums + xp.sum(x, axis=0), squares + xp.sum(x * x, axis=0)
-    check_numbers(largest, wide.bits, wide.name)
-    powers = squares - sums * sums / wide.rows
+        with np.errstate(over="ignore"):  # what is not finite becomes an error below
+            sums, squares = sums + xp.sum(x, axis=0), squares + xp.sum(x * x, axis=0)
+    with np.errstate(over="ignore", invalid="ignore"):
+        powers = squares - sums * sums / wide.rows
+    _check(wide, largest, float(xp.sum(powers)))
     powers = xp.maximum(powers, 0.0 * powers)
     return _Overview(shift, shift + sums / wide.rows, xp.sqrt(powers), float(xp.sum(powers)), largest)
 

@@ -53,6 +53,7 @@ def test_segments_give_the_numbers_of_the_whole(store, whole, tmp_path, route):
         assert np.abs(found[name].values - whole[name].values).max() < (1e-5 if "pwcca" in name else 5e-7)
     assert (found.rank_x.values == whole.rank_x.values).all()
     assert found.attrs["route"] == route
+    assert ("float32" in found.attrs["precision"]) == (route == "bases")
     left = {path.name.split("-")[0] for path in (tmp_path / "w").iterdir()}
     assert left == {"pack", "zarr.json"}
 

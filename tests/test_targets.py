@@ -75,7 +75,10 @@ def test_every_layer_explains_what_least_squares_explain(store, tmp_path):
     assert frame.r2_target.iloc[5] == float(found.r2_target[1, 1])
     assert "||U_x^H y||" in found.r2_target.attrs["definition"]
     assert "frequency 0 of maps" in found.r2_target.attrs["view"]
-    assert "dense layers as they are, the mean over positions of sequences" in found.r2_target.attrs["view"]
+    assert "dense layers as they are" in found.r2_target.attrs["view"]
+    assert "sequences as view 'mean'" in found.r2_target.attrs["view"]
+    flat = dsvcca.plan_comparisons(store, "to_targets", view="flatten", targets=logits())
+    assert flat.target_view == "dense layers as they are, maps as view 'flatten', sequences as view 'flatten'"
 
 
 def test_several_shares_of_variance_and_panels_give_the_same_bits(store, tmp_path):

@@ -145,6 +145,9 @@ def test_bad_numbers_are_refused_by_the_wide_routes(route):
     x[23, 5] = np.nan
     with pytest.raises(DsvccaError, match="x: 1 numbers are NaN or infinite, the first of datapoint 23"):
         route(wide_of(x), RankRule(0.9), InMemory(rounded=False))
+    for scale, message in ((1e200, "squares of numbers as large as .* overflow"), (1e-200, "as small as .* underflow")):
+        with pytest.raises(DsvccaError, match=message):
+            route(wide_of(scale * rng.standard_normal((40, 90))), RankRule(rank=5), InMemory(rounded=False))
     with pytest.raises(DsvccaError, match="39 kept directions in 40 rows leave no freedom"):
         route(wide_of(rng.standard_normal((40, 90))), RankRule(rank=39), InMemory(rounded=False))
 
