@@ -122,6 +122,11 @@ class Representation:
         """Whether positions lie between datapoints and neurons."""
         return self.position is None and "position" in self.dims
 
+    @property
+    def identity(self) -> str:
+        """What is read of it: the stored numbers, which positions, which of them are tokens."""
+        return f"{self.fingerprint} {self.position} {self.mask.digest if self.mask else None}"
+
     def at(self, position: int) -> Representation:
         """Return one position of the sequences as a representation of its own."""
         return replace(

@@ -19,9 +19,11 @@ from dsvcca import execute, files, results, segments
 from dsvcca.arrays import NumpyArray
 from dsvcca.basis import ranks_of
 from dsvcca.correlate import BasisPairs, CorrelateTask, correlate
+from dsvcca.dataset import BETWEEN
 from dsvcca.errors import DsvccaError, DsvccaWarning
 from dsvcca.explain import ExplainTask, commit_targets, explain
 from dsvcca.partials import remove_partials
+from dsvcca.passes import Pass
 from dsvcca.plan import Plan
 from dsvcca.reduce import reduce, reduce_tasks
 from dsvcca.segments import SegmentTask, segment_tasks
@@ -74,44 +76,46 @@ def compare(
         "array_library": "numpy",
         "datapoint_ids": plan.ids or "not known",
     }
-    root = results.create_results(out, plan, about)
-    tiles, panels = results.missing_tiles(root, plan), results.missing_targets(root, plan)
-    known = results.are_bases_known(root)
-    if not tiles and not panels and known:
-        return results.open_results(root)
-    place = str(files.local_path(workspace or f"{plan.store.rstrip('/')}.workspace", "workspace"))
-    ensure_workspace(place)
-    if client is not None:
-        _check_cluster(plan, client)
-
-    needed = _variants_of(plan, tiles, panels) if known else range(len(plan.variants))
-    bases = make_bases(plan, place, needed, client)
-    ranks, deepest, missed, off_block = said_by_bases(plan, place, bases)
-    if not known:
-        if plan.transforms:
-            results.write_off_block(root, off_block)
-        results.add_warnings(root, warn_of_what_misleads(plan, deepest, missed))
-    plan.check(ranks.max(axis=1).tolist())
-
-    if panels:
-        explaining = target_tasks(plan, place, root, panels, bases)
+    begun = results.begin(out, plan, about)
+    root, plan = begun.root, begun.plan
+    learned = results.read_bases(root)
+    unknown = [i for i, name in enumerate(plan.basis_fingerprints) if name not in learned]
+    if begun.tiles or begun.panels or unknown:
+        place = str(files.local_path(workspace or f"{plan.store.rstrip('/')}.workspace", "workspace"))
+        ensure_workspace(place)
+        if client is not None:
+            _check_cluster(plan, client)
+        bases = make_bases(plan, place, sorted({*unknown, *_variants_of(begun)}), client)
+        learned |= learn(plan, place, {i: bases[i] for i in unknown})
+        results.write_bases(root, learned)
+    say_what_bases_say(begun, learned)
+    if begun.panels:
+        explaining = target_tasks(begun, place, bases)
         _, failures = execute.run(explain, explaining, client=client, title="explain")
         execute.raise_failures(failures, len(explaining))
         remove_partials(place, [explaining[0].targets])
-    tasks = tile_tasks(plan, place, root, tiles, bases)
-    _, failures = execute.run(correlate, tasks, client=client, title="correlate")
-    execute.raise_failures(failures, len(tasks))
-    left = [*results.missing_tiles(root, plan), *results.missing_targets(root, plan)]
-    if left:
-        raise DsvccaError(f"{len(left)} of {len(plan.tiles)} tiles are not on storage: run the same line again")
+    if begun.tiles:
+        tasks = tile_tasks(begun, place, bases)
+        _, failures = execute.run(correlate, tasks, client=client, title="correlate")
+        execute.raise_failures(failures, len(tasks))
     return results.open_results(root)
 
 
-def _variants_of(plan: Plan, tiles: Sequence[tuple[int, int]], panels: Sequence[int]) -> list[int]:
-    """Return the variants that are in some tiles, and those that meet the targets in some panels."""
-    passes = [one for tile in tiles for one in plan.passes(tile)]
-    passes += [one for panel in panels for one in plan.target_passes[panel]]
-    return sorted({i for one in passes for i in (*one.x, *one.y)})
+def _variants_of(begun: results.Begun) -> set[int]:
+    """Return the variants that some tiles lack, and those that are to meet the targets."""
+    passes = [one for missing in begun.tiles for one in _passes_of(begun, missing)]
+    found = {i for one in passes for i in (*one.x, *one.y)}
+    for missing in begun.panels:
+        for one in begun.plan.target_passes[missing.sheet.places[0]]:
+            found |= {i for i, member in zip(one.x, one.x_members, strict=True) if missing.wanted[member]}
+    return found
+
+
+def _passes_of(begun: results.Begun, missing: results.Missing) -> list[Pass]:
+    """Return the comparisons that a tile lacks."""
+    i, j = missing.sheet.places
+    passes = (one.only(missing.wanted) for one in begun.plan.passes((i, j)))
+    return [one for one in passes if one is not None]
 
 
 def make_bases(plan: Plan, workspace: str, needed: Sequence[int], client: Client | None) -> dict[int, BasisRef]:
@@ -151,48 +155,59 @@ def _large_bases(plan: Plan, workspace: str, variants: Sequence[int], client: Cl
     return run(segments.seal, merging, "seal")
 
 
-def said_by_bases(
-    plan: Plan, workspace: str, bases: dict[int, BasisRef]
-) -> tuple[NumpyArray, NumpyArray, NumpyArray, NumpyArray]:
-    """Return the ranks (variants, rules), those of the frequency that keeps most, what was missed, and `off_block`.
+def learn(plan: Plan, workspace: str, bases: dict[int, BasisRef]) -> dict[str, Any]:
+    """Return what results keep of bases, by their fingerprints.
 
-    What was missed (variants,) is a share of the largest singular value. All 0 where there is no basis. The last are
-    share and floor (representations, 2), NaN where nothing was transformed.
+    Ranks under each rule, those of the frequency that keeps most, the share of the largest singular value that may have
+    been missed, and share and floor of what lies between frequencies (None where nothing was transformed).
     """
-    ranks = np.zeros((len(plan.variants), len(plan.rules)), dtype=np.int64)
-    deepest, missed = np.zeros_like(ranks), np.zeros(len(plan.variants))
-    off_block = np.full((len(plan.representations), 2), np.nan)
+    found: dict[str, Any] = {}
     packs: dict[str, Pack] = {}
     for i, ref in sorted(bases.items(), key=lambda item: item[1].pack):
         if ref.pack not in packs:
             packs = {ref.pack: Pack(workspace, ref.pack)}
         basis = packs[ref.pack].basis(ref.position)
         kept = ranks_of(plan.rules, basis.weights, basis.singular_values, basis.nonzero)
-        ranks[i] = [int(np.sum(basis.weights * k)) for k in kept]
-        deepest[i] = [int(k.max()) for k in kept]
-        missed[i] = basis.missed / basis.singular_values.max()
-        if basis.off_block is not None and plan.rows and not basis.off_block.holds_all:
+        between = basis.off_block
+        if between is not None and plan.rows and not between.holds_all:
             raise DsvccaError(
                 f"{plan.representations[plan.variants[i].representation]}: rows='translations' says that rows are all "
-                f"translations of their images, but {basis.off_block.share:.2g} of the squared covariance lies between "
+                f"translations of their images, but {between.share:.2g} of the squared covariance lies between "
                 "frequencies, where there would be none: leave rows= out"
             )
-        if basis.off_block is not None and plan.variants[i].view.name == "dft":
-            off_block[plan.variants[i].representation] = basis.off_block.share, basis.off_block.floor
-    return ranks, deepest, missed, off_block
+        found[plan.basis_fingerprints[i]] = {
+            "ranks": [int(np.sum(basis.weights * k)) for k in kept],
+            "deepest": [int(k.max()) for k in kept],
+            "missed": float(basis.missed / basis.singular_values.max()),
+            "between": None if between is None else [between.share, between.floor],
+        }
+    return found
 
 
-def tile_tasks(
-    plan: Plan, workspace: str, out: Path, tiles: Sequence[tuple[int, int]], bases: dict[int, BasisRef]
-) -> list[CorrelateTask]:
-    """Return one task a tile."""
+def say_what_bases_say(begun: results.Begun, learned: dict[str, Any]) -> None:
+    """Keep with the results, and warn of, what bases say; refuse ranks that tasks have no memory for."""
+    plan = begun.plan
+    mine = [learned[name] for name in plan.basis_fingerprints]
+    if plan.transforms:
+        off_block = np.full((begun.count, len(BETWEEN)), np.nan)
+        for variant, one in zip(plan.variants, mine, strict=True):
+            if variant.view.name == "dft" and one["between"] is not None:
+                off_block[plan.places[variant.representation]] = one["between"]
+        results.write_off_block(begun.root, off_block)
+    plan.check([max(one["ranks"]) for one in mine])
+    deepest, missed = np.asarray([one["deepest"] for one in mine]), np.asarray([one["missed"] for one in mine])
+    for sentence in results.add_warnings(begun.root, what_misleads(plan, deepest, missed)):
+        warnings.warn(sentence, DsvccaWarning, stacklevel=3)
+
+
+def tile_tasks(begun: results.Begun, workspace: str, bases: dict[int, BasisRef]) -> list[CorrelateTask]:
+    """Return one task for every tile that lacks something."""
+    plan = begun.plan
+    codes = np.asarray([0, *(1 + begun.views.index(name) for name in plan.names)], dtype=np.int8)
     return [
         CorrelateTask(
             workspace=workspace,
-            out=str(out),
-            tile=tile,
-            shape=(len(plan.panels[tile[0]]), len(plan.panels[tile[1]])),
-            panel=plan.panel,
+            sheet=missing.sheet,
             passes=tuple(
                 BasisPairs(
                     rows=one.rows,
@@ -202,45 +217,48 @@ def tile_tasks(
                     y_members=one.y_members,
                     wanted=zlib.compress(np.packbits(one.wanted).tobytes()),
                     first_frequency=plan.first_frequency(one.space),
-                    names=zlib.compress(one.names.tobytes()),
+                    names=zlib.compress(codes[one.names].tobytes()),
                 )
-                for one in plan.passes(tile)
+                for one in _passes_of(begun, missing)
             ),
             rules=plan.rules,
             measures=plan.measures,
             frequencies=plan.kept_frequencies,
             budget=plan.tile_budget,
         )
-        for tile in tiles
+        for missing in begun.tiles
     ]
 
 
-def target_tasks(
-    plan: Plan, workspace: str, out: Path, panels: Sequence[int], bases: dict[int, BasisRef]
-) -> list[ExplainTask]:
-    """Return one task a panel, after committing the targets to the workspace."""
+def target_tasks(begun: results.Begun, workspace: str, bases: dict[int, BasisRef]) -> list[ExplainTask]:
+    """Return one task for every panel that lacks something, after committing the targets to the workspace."""
+    plan = begun.plan
     with files.disk_errors(Path(workspace)):
         name = commit_targets(workspace, plan.targets)
+
+    def wanted(one: Pass, missing: results.Missing) -> tuple[tuple[int, ...], tuple[BasisRef, ...]]:
+        both = [(m, bases[k]) for m, k in zip(one.x_members, one.x, strict=True) if missing.wanted[m]]
+        return tuple(m for m, _ in both), tuple(ref for _, ref in both)
+
     return [
         ExplainTask(
             workspace=workspace,
-            out=str(out),
-            place=place,
-            panel=plan.panel,
+            sheet=missing.sheet,
             rows=plan.representations[0].logical_shape[0],
-            passes=tuple((one.x_members, tuple(bases[k] for k in one.x)) for one in plan.target_passes[place]),
-            count=len(plan.panels[place]),
+            passes=tuple(
+                part for one in plan.target_passes[missing.sheet.places[0]] if (part := wanted(one, missing))[0]
+            ),
             targets=name,
             rules=plan.rules,
             everywhere=plan.rows == "translations",
             budget=plan.budget,
         )
-        for place in panels
+        for missing in begun.panels
     ]
 
 
-def warn_of_what_misleads(plan: Plan, ranks: NumpyArray, missed: NumpyArray) -> list[str]:
-    """Warn of what makes numbers larger than they should be: few rows, a mean that stayed; return the sentences.
+def what_misleads(plan: Plan, ranks: NumpyArray, missed: NumpyArray) -> list[str]:
+    """Return in words what makes numbers larger than they should be: few rows, a mean that stayed.
 
     `ranks` (variants, rules) are those of the frequency that keeps most, `missed` (variants,) is what routes may have
     overlooked.
@@ -281,8 +299,6 @@ def warn_of_what_misleads(plan: Plan, ranks: NumpyArray, missed: NumpyArray) -> 
                 f"{few} comparisons have fewer than 5 rows a kept direction (up to {most} directions in {rows} rows, "
                 f"{rule}): unrelated layers will look alike; use more datapoints or keep fewer directions"
             )
-    for sentence in sentences:
-        warnings.warn(sentence, DsvccaWarning, stacklevel=3)
     if missed.any():
         worst_of = plan.representations[plan.variants[int(missed.argmax())].representation]
         sentences.append(

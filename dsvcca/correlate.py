@@ -15,9 +15,10 @@ from dsvcca import files
 from dsvcca.arrays import Array, NumpyArray, adjoint, from_pairs, namespace, to_numpy
 from dsvcca.basis import Basis, Block, RankRule, inverse_cholesky, ranks_of
 from dsvcca.correlations import corrected
+from dsvcca.dataset import BY_FREQUENCY, RANKS, VIEW
 from dsvcca.measures import TOTALS, exchanged, measures_of, totals_of_values, totals_of_vectors
 from dsvcca.moments import grid_steps
-from dsvcca.results import BY_FREQUENCY, MIRRORED, RANKS, VIEW, write_tile
+from dsvcca.results import MIRRORED, Sheet, read_tile, write_tile
 from dsvcca.sizes import STRIP, block_bytes, tile_memory
 from dsvcca.views import GRID
 from dsvcca.workspace import BasisRef, Pack
@@ -63,10 +64,7 @@ class CorrelateTask:
     """One tile: where the bases of its two panels are, which pairs are wanted, where the numbers go. Never data."""
 
     workspace: str
-    out: str
-    tile: tuple[int, int]
-    shape: tuple[int, int]
-    panel: int
+    sheet: Sheet
     passes: tuple[BasisPairs, ...]
     rules: tuple[RankRule, ...]
     measures: tuple[str, ...]
@@ -74,14 +72,14 @@ class CorrelateTask:
     budget: int
 
     def __str__(self) -> str:
-        return f"tile {self.tile[0]}-{self.tile[1]}"
+        return f"tile {self.sheet.name}"
 
 
 @dataclass(frozen=True)
 class TileReceipt:
     """What the driver hears of a finished tile."""
 
-    tile: tuple[int, int]
+    tile: tuple[int, ...]
     comparisons: int
 
 
@@ -208,12 +206,7 @@ def padded(columns: int) -> int:
 
 def correlate(task: CorrelateTask) -> TileReceipt:
     """Compute and commit one tile."""
-    both = dict.fromkeys(one for name in task.measures for one in (name, MIRRORED.get(name, name)))
-    values = {name: np.full((*task.shape, len(task.rules)), np.nan) for name in both}
-    values |= {name: np.zeros((*task.shape, len(task.rules)), dtype=np.int64) for name in RANKS}
-    values[VIEW] = np.zeros((*task.shape, 1), dtype=np.int8)
-    if task.frequencies:
-        values[BY_FREQUENCY] = np.full((*task.shape, task.frequencies, len(task.rules)), np.nan)
+    values = _before(task)
     comparisons = 0
     for pairs in task.passes:
         shape = len(pairs.x), len(pairs.y)
@@ -231,18 +224,34 @@ def correlate(task: CorrelateTask) -> TileReceipt:
             else:
                 target[x, y] = found[name][i, j]
         comparisons += len(i)
-    if task.tile[0] == task.tile[1]:
+    if len(set(task.sheet.places)) == 1:
         _fill_below(values)
-    with files.disk_errors(Path(task.out)):
-        write_tile(Path(task.out), task.tile, values, task.panel)
-    return TileReceipt(task.tile, comparisons)
+    with files.disk_errors(Path(task.sheet.out)):
+        write_tile(task.sheet, values)
+    return TileReceipt(task.sheet.places, comparisons)
+
+
+def _before(task: CorrelateTask) -> dict[str, NumpyArray]:
+    """Return the numbers of the version before that stay, and of everything else that there is none."""
+    shape, rules = task.sheet.shape, len(task.rules)
+    both = dict.fromkeys(one for name in task.measures for one in (name, MIRRORED.get(name, name)))
+    values = {name: np.full((*shape, rules), np.nan) for name in both}
+    values |= {name: np.zeros((*shape, rules), dtype=np.int64) for name in RANKS}
+    values[VIEW] = np.zeros((*shape, 1), dtype=np.int8)
+    if task.frequencies:
+        values[BY_FREQUENCY] = np.full((*shape, task.frequencies, rules), np.nan)
+    kept = task.sheet.kept
+    if kept is not None:
+        for name, block in read_tile(task.sheet).items():
+            values[name][kept] = block[kept]
+    return values
 
 
 def _compared(task: CorrelateTask, pairs: BasisPairs, wanted: NumpyArray) -> dict[str, NumpyArray]:
     """Return ranks and measures (x, y, rules) of the wanted pairs of some bases."""
     weighted = any(name.startswith("pwcca") for name in task.measures)
     x = Panel(task.workspace, pairs.x, task.rules)
-    y = x if task.tile[0] == task.tile[1] else Panel(task.workspace, pairs.y, task.rules)
+    y = x if pairs.x == pairs.y else Panel(task.workspace, pairs.y, task.rules)
     totals = {name: np.zeros((*wanted.shape, len(task.rules))) for name in (TOTALS if weighted else TOTALS[:2])}
     kept = pairs.first_frequency >= 0
     means = np.full((*wanted.shape, len(x.weights) if kept else 0, len(task.rules)), np.nan)

@@ -14,10 +14,11 @@ from dsvcca import files
 from dsvcca.arrays import NumpyArray
 from dsvcca.basis import RankRule
 from dsvcca.correlate import ROWS, Panel, padded
+from dsvcca.dataset import FLOOR, R2
 from dsvcca.mixing import mix
 from dsvcca.moments import grid_steps
 from dsvcca.partials import read_partial, write_partial
-from dsvcca.results import FLOOR, R2, write_targets
+from dsvcca.results import Sheet, read_targets, write_targets
 from dsvcca.targets import Target
 from dsvcca.views import GRID
 from dsvcca.workspace import BasisRef
@@ -29,8 +30,8 @@ class ExplainTask:
 
     Attributes
     ----------
-    count : int
-        Representations in the panel.
+    sheet : Sheet
+        Where the numbers go.
     passes : tuple of (members, bases)
         Bases that share their frequencies, and whose they are: places within the panel.
     everywhere : bool
@@ -38,11 +39,8 @@ class ExplainTask:
     """
 
     workspace: str
-    out: str
-    place: int
-    panel: int
+    sheet: Sheet
     rows: int
-    count: int
     passes: tuple[tuple[tuple[int, ...], tuple[BasisRef, ...]], ...]
     targets: str
     rules: tuple[RankRule, ...]
@@ -50,7 +48,7 @@ class ExplainTask:
     budget: int
 
     def __str__(self) -> str:
-        return f"targets of panel {self.place}"
+        return f"targets of panel {self.sheet.places[0]}"
 
 
 def commit_targets(workspace: str, targets: Sequence[Target]) -> str:
@@ -77,7 +75,7 @@ def explain(task: ExplainTask) -> str:
     """Compute and commit how much of every target the bases of one panel explain."""
     arrays, about = read_partial(task.workspace, task.targets)
     y = arrays["y"]
-    explained = np.zeros((task.count, len(task.rules), y.shape[1]))
+    explained = np.zeros((*task.sheet.shape, len(task.rules), y.shape[1]))
     floor = np.zeros(explained.shape[:2])
     for members, bases in task.passes:
         panel = Panel(task.workspace, bases, task.rules)
@@ -85,9 +83,13 @@ def explain(task: ExplainTask) -> str:
     groups = np.split(explained, np.cumsum(about["widths"])[:-1], axis=2)
     parts = [g.mean(axis=2, keepdims=True) if joint else g for g, joint in zip(groups, about["joint"], strict=True)]
     values = {R2: np.concatenate(parts, axis=2).swapaxes(1, 2), FLOOR: floor}
-    with files.disk_errors(Path(task.out)):
-        write_targets(Path(task.out), task.place, values, task.panel)
-    return f"targets-{task.place}"
+    kept = task.sheet.kept
+    if kept is not None:
+        for name, before in read_targets(task.sheet).items():
+            values[name][kept] = before[kept]
+    with files.disk_errors(Path(task.sheet.out)):
+        write_targets(task.sheet, values)
+    return task.sheet.name
 
 
 def _explained(task: ExplainTask, panel: Panel, y: NumpyArray) -> tuple[NumpyArray, NumpyArray]:

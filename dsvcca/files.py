@@ -129,6 +129,36 @@ def create_array(
     return array
 
 
+def open_array(folder: Path) -> zarr.Array[Any]:
+    """Return an array to be written, of which no chunk is left out because nothing but what fills gaps is in it."""
+    with zarr.config.set({"array.write_empty_chunks": True}):
+        return zarr.open_array(str(folder), mode="r+", zarr_format=3)
+
+
+def fit_array(
+    folder: Path,
+    shape: tuple[int, ...],
+    chunks: tuple[int, ...],
+    dtype: Any,
+    dims: Sequence[str],
+    attributes: dict[str, Any],
+) -> zarr.Array[Any]:
+    """Return an array that has this shape: the one that is there, grown where it is smaller, or a new one."""
+    if (folder / "zarr.json").exists():
+        array = open_array(folder)
+        kind = "" if dtype is str else np.dtype(dtype)
+        if array.chunks == chunks and (array.fill_value == "" if dtype is str else array.dtype == kind):
+            if array.shape != shape:
+                array.resize(shape)
+            if dict(array.attrs) != attributes:
+                array.attrs.put(attributes)
+            return array
+        shutil.rmtree(folder)
+    array = create_array(folder, shape, chunks[0], dtype, dims, chunks[1:])
+    array.attrs.put(attributes)
+    return array
+
+
 def even_rows(rows: int, row_bytes: int, target: int = CHUNK) -> int:
     """Return the rows of a chunk near `target` bytes that waste nothing on the last one.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -66,14 +66,32 @@ class Pairs:
         hubs = Counter(g for g, hub in zip(self.groups, self.hubs, strict=True) if hub)
         return sum(h * (h + 1) // 2 + h * (size[g] - h) for g, h in hubs.items())
 
+    def places(self, count: int) -> list[int]:
+        """Return a place for each representation, so that those that are compared stand close together."""
+        order = sorted(range(count), key=lambda i: self.groups[i]) if self.groups else range(count)
+        found = [0] * count
+        for place, i in enumerate(order):
+            found[i] = place
+        return found
+
+    def reordered(self, order: Sequence[int]) -> Pairs:
+        """Return the same pairs of representations that stand in another order: first `order[0]`, and so on."""
+        if self.name == "list":
+            there = {old: new for new, old in enumerate(order)}
+            moved = ((there[i], there[j]) for i, j in self.listed)
+            return replace(self, listed=tuple(sorted((min(pair), max(pair)) for pair in moved)))
+        groups, hubs = tuple(self.groups[i] for i in order), tuple(self.hubs[i] for i in order)
+        return replace(self, groups=groups, hubs=hubs)
+
     def mask(self, rows: range, columns: range) -> NumpyArray:
         """Return which pairs are wanted, (len(rows), len(columns)) bool; symmetric in its arguments."""
         if self.name == "list":
             found = np.zeros((len(rows), len(columns)), dtype=bool)
-            for i, j in self.listed:
-                for a, b in ((i, j), (j, i)):
-                    if a in rows and b in columns:
-                        found[a - rows.start, b - columns.start] = True
+            one_way = np.asarray(self.listed)
+            for pairs in (one_way, one_way[:, ::-1]):
+                i, j = pairs[:, 0] - rows.start, pairs[:, 1] - columns.start
+                here = (i >= 0) & (i < len(rows)) & (j >= 0) & (j < len(columns))
+                found[i[here], j[here]] = True
             return found
         g, h = np.asarray(self.groups), np.asarray(self.hubs)
         r, c = slice(rows.start, rows.stop), slice(columns.start, columns.stop)

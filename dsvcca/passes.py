@@ -62,6 +62,24 @@ class Pass:
     wanted: NumpyArray
     names: NumpyArray
 
+    def only(self, missing: NumpyArray) -> Pass | None:
+        """Return what is left of a pass where only some pairs are missing, (panel, panel) bool; None if nothing is."""
+        wanted = self.wanted & missing[np.ix_(self.x_members, self.y_members)]
+        if (wanted == self.wanted).all():
+            return self
+        rows, columns = np.flatnonzero(wanted.any(axis=1)), np.flatnonzero(wanted.any(axis=0))
+        if not rows.size:
+            return None
+        return replace(
+            self,
+            x=tuple(self.x[i] for i in rows.tolist()),
+            y=tuple(self.y[j] for j in columns.tolist()),
+            x_members=tuple(self.x_members[i] for i in rows.tolist()),
+            y_members=tuple(self.y_members[j] for j in columns.tolist()),
+            wanted=wanted[np.ix_(rows, columns)],
+            names=self.names[np.ix_(rows, columns)],
+        )
+
 
 @dataclass(frozen=True)
 class Passes:
@@ -74,6 +92,9 @@ class Passes:
         As it was asked for.
     pairs : Pairs
     panels : tuple of range
+        Runs of representations, possibly empty ones.
+    places : tuple of int
+        Where each representation stands in its panel.
     explaining : bool
         Whether all representations meet targets as well.
     everywhere : bool
@@ -84,6 +105,7 @@ class Passes:
     view: str
     pairs: Pairs
     panels: tuple[range, ...]
+    places: tuple[int, ...]
     explaining: bool
     everywhere: bool
 
@@ -197,9 +219,9 @@ class Passes:
                 [
                     Pass(
                         ground.rows,
-                        tuple(self._places[i, ground] for i in members),
+                        tuple(self._variants_at[i, ground] for i in members),
                         (),
-                        tuple(i - panel.start for i in members),
+                        tuple(self.places[i] for i in members),
                         (),
                         ground.space,
                         none.astype(bool),
@@ -217,7 +239,7 @@ class Passes:
         return tuple(sorted(found, key=lambda grid: (len(grid), grid)))
 
     @cached_property
-    def _places(self) -> dict[tuple[int, Ground], int]:
+    def _variants_at(self) -> dict[tuple[int, Ground], int]:
         """The variant of a representation on some ground."""
         return {(v.representation, self.ground(v)): place for place, v in enumerate(self.variants)}
 
@@ -255,10 +277,10 @@ class Passes:
                 found.append(
                     Pass(
                         ground.rows,
-                        tuple(self._places[x.start + i, ground] for i in x_members.tolist()),
-                        tuple(self._places[y.start + j, ground] for j in y_members.tolist()),
-                        tuple(x_members.tolist()),
-                        tuple(y_members.tolist()),
+                        tuple(self._variants_at[x.start + i, ground] for i in x_members.tolist()),
+                        tuple(self._variants_at[y.start + j, ground] for j in y_members.tolist()),
+                        tuple(self.places[x.start + i] for i in x_members.tolist()),
+                        tuple(self.places[y.start + j] for j in y_members.tolist()),
                         ground.space,
                         here[np.ix_(x_members, y_members)],
                         names[np.ix_(x_kinds[x_members], y_kinds[y_members])],

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 from math import ceil
 from typing import Any
 
@@ -82,7 +83,7 @@ class Plan:
     store : str
         Path of the activation store.
     representations : tuple of Representation
-        In the order of the results.
+        In the order of their places: those that are compared stand close together.
     view : str
         As it was asked for; every comparison has a view of its own (`names`).
     rules : tuple of RankRule
@@ -104,7 +105,12 @@ class Plan:
     keep : tuple of str
         What results hold beside the measures: "frequencies".
     panel : int
-        Representations in a panel.
+        Places in a panel.
+    shown : tuple of int
+        Which of the representations results show first, and so on; by default as they stand.
+    places : tuple of int
+        Where results hold each representation, in rising order; by default one after another. Those of earlier plans
+        that this one does not have keep their places.
     segment : int
         Bytes of activations in a segment of a representation that is larger than one task, about.
     """
@@ -123,7 +129,21 @@ class Plan:
     rows: str | None = None
     keep: tuple[str, ...] = ()
     panel: int = PANEL
+    shown: tuple[int, ...] = ()
+    places: tuple[int, ...] = ()
     segment: int = SEGMENT_BYTES
+
+    def laid_out(self, places: Sequence[int]) -> Plan:
+        """Return the same plan with every representation in its place, and in the order of places."""
+        order = sorted(range(len(places)), key=lambda i: places[i])
+        at = {old: new for new, old in enumerate(order)}
+        return replace(
+            self,
+            representations=tuple(self.representations[i] for i in order),
+            pairs=self.pairs.reordered(order),
+            shown=tuple(at[i] for i in self.shown or range(len(order))),
+            places=tuple(places[i] for i in order),
+        )
 
     @property
     def ids(self) -> str | None:
@@ -142,13 +162,20 @@ class Plan:
     @cached_property
     def panels(self) -> tuple[range, ...]:
         """Runs of representations that share memory."""
-        count = len(self.representations)
-        return tuple(range(i, min(i + self.panel, count)) for i in range(0, count, self.panel))
+        places = self.places or range(len(self.representations))
+        bounds = [i * self.panel for i in range(places[-1] // self.panel + 2)]
+        return tuple(range(start, end) for start, end in pairwise(np.searchsorted(places, bounds).tolist()))
 
     @cached_property
     def _passes(self) -> Passes:
         return Passes(
-            self.representations, self.view, self.pairs, self.panels, bool(self.targets), self.rows == "translations"
+            self.representations,
+            self.view,
+            self.pairs,
+            self.panels,
+            tuple(place % self.panel for place in self.places or range(len(self.representations))),
+            bool(self.targets),
+            self.rows == "translations",
         )
 
     @property
@@ -303,43 +330,49 @@ class Plan:
         )
 
     @cached_property
-    def meaning(self) -> dict[str, Any]:
-        """Everything on which the numbers depend, without the representations."""
+    def definition(self) -> dict[str, Any]:
+        """Everything on which a number depends but the two representations it is about."""
+        return {
+            "view": self.view,
+            "center": self.center,
+            "route": "direct" if self.direct else "bases" if self.route in ("auto", "direct") else self.route,
+            "targets": [[target.name, target.digest] for target in self.targets],
+            "known_of_rows": self.rows,
+            "keep": list(self.keep),
+            "grids": [list(grid) for grid in self.grids] if self.kept_frequencies else [],
+            "variance": [rule.variance for rule in self.rules],
+            "criterion": self.rules[0].criterion,
+            "rank": self.rules[0].rank,
+            "rank_rule": [str(rule) for rule in self.rules],
+            "measures": list(self.measures),
+            "precision": "moments, cross blocks and solves float64"
+            if self.direct
+            else "bases float32, products float32 summed in float64 every 4096 rows, solves float64",
+            "numerics": NUMERICS,
+            "datapoints": self.representations[0].logical_shape[0],
+            "panel": self.panel,
+            "segment": self.segment,
+        }
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """What else is to be known of a population: which pairs, what is a row, how bases were made."""
         rows = {
             meeting.name: self._passes.ground(Variant(int(np.argmax(self._passes.kinds == kind)), meeting.x)).rows
             for (kind, _), meeting in sorted(self._passes.meetings.items())
         }
         return {
             "pairs": self.pairs.name,
-            "view": self.view,
             "views": list(self.names),
-            "center": self.center,
-            "route": "direct" if self.direct else "bases",
-            "targets": [[target.name, target.digest] for target in self.targets],
-            "known_of_rows": self.rows,
-            "keep": list(self.keep),
             "whitening": sorted(set(self.whitening)),
-            "variance": [rule.variance for rule in self.rules],
-            "criterion": self.rules[0].criterion,
-            "rank": self.rules[0].rank,
-            "rank_rule": [str(rule) for rule in self.rules],
-            "measures": list(self.measures),
             "rows": next(iter(rows.values())) if len(set(rows.values())) == 1 else rows,
-            "precision": "moments, cross blocks and solves float64"
-            if self.direct
-            else "bases float32, products float32 summed in float64 every 4096 rows, solves float64",
-            "numerics": NUMERICS,
-            "panel": self.panel,
-            "segment": self.segment,
         }
 
     @cached_property
-    def fingerprint(self) -> str:
-        """Digest of everything on which the results depend."""
-        explicit = [list(p) for p in self.pairs.listed]
-        labels = [r.labels for r in self.representations]
-        content = [self.meaning, self.listed, self.basis_fingerprints, explicit, labels]
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    def digests(self) -> tuple[bytes, ...]:
+        """What each representation is (8 bytes); on the direct route with all that lie beside it."""
+        beside = self.basis_fingerprints[0] if self.direct else ""
+        return tuple(hashlib.sha256(f"{r.identity} {beside}".encode()).digest()[:8] for r in self.representations)
 
     @cached_property
     def sizes(self) -> tuple[Size, ...]:

@@ -191,6 +191,7 @@ def plan_comparisons(
             f"route='direct' takes representations side by side, these meet in views {', '.join(plan.names)}: "
             "choose one by view=, or use route='bases'"
         )
+    plan = plan.laid_out(plan.pairs.places(len(found)))
     plan.check()
     return plan
 

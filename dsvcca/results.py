@@ -1,6 +1,6 @@
 """The results store: one Zarr v3 group that xarray opens, one chunk a tile, one commit marker a tile.
 
-results.zarr/                zarr.json holds what every number means and which plan made it
+results.zarr/                zarr.json holds what every number means, and which representation stands in which place
   svcca, pwcca_x, ...        (x, y[, variance]) float64, NaN where no comparison was asked for
   rank_x, rank_y             (x, y[, variance]) int64, 0 where no comparison was asked for
   view                       (x, y) int8, how the two were looked at: its attributes say what the numbers mean
@@ -8,7 +8,11 @@ results.zarr/                zarr.json holds what every number means and which p
   off_block, ...             (x), where something was transformed
   r2_target, ...             (x, target[, variance]), where there are targets
   x_layer, y_layer, ...      labels
-  commits/0-3.json           tile (0, 3) and its mirror are complete: checksums of their chunks
+  commits/0-3.json           tile (0, 3) and its mirror are complete: of what, and checksums of their chunks
+  commits/bases.json         what was learned of every basis: ranks, what its route may have overlooked
+
+Every representation has a place, given when it first came, and keeps it: new ones come last and the arrays grow. One
+that a plan does not have is hidden, not forgotten; of one that was replaced the old numbers count for nothing.
 """
 
 from __future__ import annotations
@@ -16,55 +20,123 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
-import zarr
 
 from dsvcca import files
-from dsvcca.activations import FORMAT, KEY, read_attributes, signed
+from dsvcca.activations import KEY, read_attributes, signed
 from dsvcca.arrays import NumpyArray
+from dsvcca.dataset import (
+    BETWEEN,
+    BY_FREQUENCY,
+    EXPLAINED,
+    FLOOR,
+    LABELS_CHUNK,
+    R2,
+    RANKS,
+    VIEW,
+    Column,
+    columns_of,
+    described,
+    fit,
+)
 from dsvcca.errors import DsvccaError, DsvccaWarning
-from dsvcca.frequencies import half_spectrum
-from dsvcca.labels import Label, label_order
-from dsvcca.measures import MEASURES
+from dsvcca.labels import Labels, check_same_types, label_order
 from dsvcca.plan import Plan
-from dsvcca.targets import target_names
-from dsvcca.views import DEFINITIONS, spelled
 
-COMMITS, BASES = "commits", "bases"
+FORMAT = 2
 
-RANKS = ("rank_x", "rank_y")
+COMMITS, BETWEEN_MARKER, BASES = "commits", "between", "commits/bases.json"
 
-R2, FLOOR = "r2_target", "r2_target_floor"
-
-EXPLAINED = {
-    R2: "share of the variance of a target that the kept directions of x explain, ||U_x^H y||^2 / ||y||^2; of several "
-    "columns together the mean squared canonical correlation over their rank",
-    FLOOR: "what r2_target of a target that has nothing to do with x is expected to be",
-}
-"""Name and definition of what results hold of targets."""
-
-BETWEEN = {
-    "off_block": "share of squared covariance that lies between different frequencies of x, less what noise shows; 0 "
-    "where rows hold all translations of their images (Raghu et al. 2017, theorem 1 and figure App. 2)",
-    "off_block_floor": "what noise shows of it in so many rows, and was taken off",
-}
-"""Name and definition of what results hold of every representation that was transformed."""
-
-VIEW, BY_FREQUENCY = "view", "svcca_by_frequency"
+NOBODY = bytes(8)
+"""Digest of a place where nobody stands."""
 
 MIRRORED = {"pwcca_x": "pwcca_y", "pwcca_y": "pwcca_x", "rank_x": "rank_y", "rank_y": "rank_x"}
 """Variables that exchange when x and y do."""
 
 
-def create_results(out: str | os.PathLike[str], plan: Plan, about: Mapping[str, Any]) -> Path:
-    """Create the results store of a plan, or check that the one that is there belongs to it.
+@dataclass(frozen=True)
+class Sheet:
+    """Where a tile of results is kept, or a panel of them, and of whom its numbers are: all that a task has to know.
+
+    Attributes
+    ----------
+    out : str
+    places : (int,) or (int, int)
+        The panel, or the tile: its two panels.
+    panel : int
+        Places in a panel.
+    count : int
+        Places in all.
+    listed : bool
+        Whether arrays have a `variance` dimension.
+    variables : tuple of str
+    version : str
+        Of what the tile will be committed.
+    digests : bytes
+        Who stands in the places of the panels, 8 bytes each.
+    keep : bytes
+        Which numbers of the version before stay, bits (panel,) or (panel, panel), compressed; empty where none do.
+    """
+
+    out: str
+    places: tuple[int, ...]
+    panel: int
+    count: int
+    listed: bool
+    variables: tuple[str, ...]
+    version: str
+    digests: bytes
+    keep: bytes = b""
+
+    @property
+    def name(self) -> str:
+        """What its commit marker is called."""
+        return _name(self.places)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Places that are there, of each panel."""
+        return tuple(min(self.panel, self.count - place * self.panel) for place in self.places)
+
+    @property
+    def kept(self) -> NumpyArray | None:
+        """Which numbers stay, bool of `shape`; None where none do."""
+        return _unpacked(self.keep, self.shape) if self.keep else None
+
+
+@dataclass(frozen=True)
+class Missing:
+    """What a tile or a panel still lacks: where it goes, and which pairs (or representations) of the panels."""
+
+    sheet: Sheet
+    wanted: NumpyArray
+
+
+@dataclass(frozen=True)
+class Begun:
+    """Results that are being filled: where they are, the plan laid out in them, and what they lack.
+
+    `views` are what they call views, in the order of the numbers in `view` (from 1); `count` is that of places.
+    """
+
+    root: Path
+    plan: Plan
+    views: tuple[str, ...]
+    count: int
+    tiles: list[Missing]
+    panels: list[Missing]
+
+
+def begin(out: str | os.PathLike[str], plan: Plan, about: Mapping[str, Any]) -> Begun:
+    """Create the results of a plan, or take up those that are there: give places to what is new, hide what is gone.
 
     Raises
     ------
@@ -72,46 +144,63 @@ def create_results(out: str | os.PathLike[str], plan: Plan, about: Mapping[str, 
         If something else lies at `out`, or the results of a plan whose numbers would differ.
     """
     root = files.local_path(out, "results")
-    if files.is_free(root):
-        with files.disk_errors(root):
-            files.make_parents(root)
-            folder = files.stage(root.parent)
-            try:
-                _skeleton(folder, plan)
-                record = {
-                    "format": FORMAT,
-                    "kind": "results",
-                    "plan": plan.fingerprint,
-                    "meaning": plan.meaning,
-                    "listed": plan.listed,
-                    "tiles": len(plan.tiles),
-                    "targets": len(plan.panels) if plan.targets else 0,
-                    "off_block": plan.transforms,
-                    "frequencies": plan.kept_frequencies,
-                    "warnings": None,
-                    "checksums": files.seal(folder),
-                }
-                record["metadata"] = _metadata(folder)
-                files.write_group(folder, **{KEY: signed(record)}, **plan.meaning, **about, warnings=[])
-                files.publish(folder, root)
-            finally:
-                files.discard(folder)
-    there = _results_attributes(root)
-    if there["plan"] != plan.fingerprint:
-        raise DsvccaError(
-            f"'{root}' holds the results of another plan ({_difference(root, there, plan)}): choose another "
-            "results folder, which costs little as bases are kept and used again, or remove this one"
-        )
-    return root
+    there: dict[str, Any] = {"members": [], "views": [], "tiles": {}, "panels": {}, "warnings": [], "metadata": None}
+    is_new = files.is_free(root)
+    if not is_new:
+        there = _record(root)
+        _check_same_numbers(root, there, plan)
+    members = [dict(one) for one in there["members"]]
+    known = {json.dumps(one["labels"], sort_keys=True): place for place, one in enumerate(members)}
+    places = [-1 for _ in plan.representations]
+    for i, r in enumerate(plan.representations):
+        places[i] = known.get(json.dumps(r.labels, sort_keys=True), len(members))
+        own = {"labels": r.labels, "identity": r.identity, "digest": plan.digests[i].hex()}
+        members[places[i] : places[i] + 1] = [own]
+    _check_types(root, [one["labels"] for one in members])
+    laid = plan.laid_out(places)
+    record: dict[str, Any] = {
+        "format": FORMAT,
+        "kind": "results",
+        "definition": plan.definition,
+        "listed": plan.listed,
+        "members": members,
+        "shown": [places[i] for i in plan.shown or range(len(places))],
+        "views": [*there["views"], *(name for name in plan.names if name not in there["views"])],
+        "pairs": bool(plan.tiles),
+        "rule": plan.pairs.name,
+        "targets": bool(plan.targets),
+        "off_block": plan.transforms,
+        "frequencies": plan.kept_frequencies,
+        "warnings": there["warnings"],
+    }
+    columns = columns_of(laid, [one["labels"] for one in members], record["views"])
+    if is_new:
+        files.make_parents(root)
+    with files.disk_errors(root):
+        if there["metadata"] is None:
+            _grow(root, record, columns, plan, about)
+        record["tiles"], tiles = _missing_tiles(root, laid, record, there)
+        record["panels"], panels = _missing_panels(root, laid, record)
+        if there["metadata"] is not None:
+            if any(there[key] != record[key] for key in ("members", "views", "off_block", "pairs")):
+                _grow(root, record, columns, plan, about)
+            else:
+                record["metadata"], record["checksums"] = there["metadata"], there["checksums"]
+        if any(there.get(key) != value for key, value in record.items()):
+            _write_record(root, record, plan, about)
+    return Begun(root, laid, tuple(record["views"]), len(members), tiles, panels)
 
 
-def missing_tiles(root: Path, plan: Plan) -> list[tuple[int, int]]:
-    """Return the tiles of the plan that are not committed, or whose chunks are not those committed."""
-    about = _results_attributes(root)
-    return [tile for tile in plan.tiles if not _is_committed(root, _name(tile), _tile_keys(about, tile))]
+def read_tile(sheet: Sheet) -> dict[str, NumpyArray]:
+    """Return the numbers of the version before, as `write_tile` takes them."""
+    found = {}
+    for name in sheet.variables:
+        block = np.asarray(files.open_array(Path(sheet.out) / name)[_rows(sheet, 0), _rows(sheet, 1)])
+        found[name] = block if sheet.listed and name != VIEW else block[..., None]
+    return found
 
 
-def write_tile(root: Path, tile: tuple[int, int], values: Mapping[str, NumpyArray], panel: int) -> None:
+def write_tile(sheet: Sheet, values: Mapping[str, NumpyArray]) -> None:
     """Write one tile and its mirror, and then the marker that makes them count.
 
     Parameters
@@ -120,24 +209,24 @@ def write_tile(root: Path, tile: tuple[int, int], values: Mapping[str, NumpyArra
         Each variable (rows, columns, variances), `view` (rows, columns, 1), by frequency (rows, columns, frequencies,
         variances); the mirror of `pwcca_x` is `pwcca_y`, of `rank_x` `rank_y`, of the others themselves.
     """
-    about = _results_attributes(root)
-    for name in _variables(about):
-        block, array = values[name], _opened(root / name)
+    root = Path(sheet.out)
+    for name in sheet.variables:
+        block, array = values[name], files.open_array(root / name)
         mirror = values[MIRRORED.get(name, name)].swapaxes(0, 1)
-        for target, (i, j) in ((block, tile), (mirror, tile[::-1]))[: len(set(tile))]:  # a diagonal tile is its mirror
-            rows, columns = slice(i * panel, i * panel + target.shape[0]), slice(j * panel, j * panel + target.shape[1])
-            array[rows, columns] = target if about["listed"] and name != VIEW else target[..., 0]
-    _commit(root, _name(tile), _tile_keys(about, tile))
+        rows, columns = _rows(sheet, 0), _rows(sheet, 1)
+        targets = ((block, (rows, columns)), (mirror, (columns, rows)))
+        for target, where in targets[: len(set(sheet.places))]:  # a tile on the diagonal is its own mirror
+            array[where] = target if sheet.listed and name != VIEW else target[..., 0]
+    _commit(root, sheet, _tile_keys(sheet))
 
 
-def missing_targets(root: Path, plan: Plan) -> list[int]:
-    """Return the panels for which it is not committed what they explain of the targets."""
-    about = _results_attributes(root)
-    count = len(plan.panels) if plan.targets else 0
-    return [i for i in range(count) if not _is_committed(root, f"targets-{i}", _target_keys(about, i))]
+def read_targets(sheet: Sheet) -> dict[str, NumpyArray]:
+    """Return what the version before says of targets, as `write_targets` takes it."""
+    found = {name: np.asarray(files.open_array(Path(sheet.out) / name)[_rows(sheet, 0)]) for name in sheet.variables}
+    return {name: block if sheet.listed else block[..., None] for name, block in found.items()}
 
 
-def write_targets(root: Path, place: int, values: Mapping[str, NumpyArray], panel: int) -> None:
+def write_targets(sheet: Sheet, values: Mapping[str, NumpyArray]) -> None:
     """Write what one panel explains of the targets, and then the marker that makes it count.
 
     Parameters
@@ -145,35 +234,51 @@ def write_targets(root: Path, place: int, values: Mapping[str, NumpyArray], pane
     values : mapping
         `r2_target` (rows, targets, variances) and `r2_target_floor` (rows, variances).
     """
-    about = _results_attributes(root)
-    for name, block in values.items():
-        array = _opened(root / name)
-        array[place * panel : place * panel + len(block)] = block if about["listed"] else block[..., 0]
-    _commit(root, f"targets-{place}", _target_keys(about, place))
+    for name in sheet.variables:
+        files.open_array(Path(sheet.out) / name)[_rows(sheet, 0)] = (
+            values[name] if sheet.listed else values[name][..., 0]
+        )
+    _commit(Path(sheet.out), sheet, _panel_keys(sheet))
 
 
-def are_bases_known(root: Path) -> bool:
-    """Return whether it is there what the bases say: what to warn of, and how far rows are from all translations."""
-    about = _results_attributes(root)
-    return about["warnings"] is not None and (not about["off_block"] or _is_committed(root, BASES, _base_keys()))
+def read_bases(root: Path) -> dict[str, Any]:
+    """Return what was learned of every basis, by its fingerprint."""
+    try:
+        found = files.read_json(root / BASES)
+    except FileNotFoundError:
+        return {}
+    return dict(found) if isinstance(found, dict) else {}
+
+
+def write_bases(root: Path, learned: Mapping[str, Any]) -> None:
+    """Keep what was learned of bases, beside what was known before."""
+    before = read_bases(root)
+    if any(before.get(name) != one for name, one in learned.items()):
+        files.write_json(root / BASES, {**before, **learned})
 
 
 def write_off_block(root: Path, values: NumpyArray) -> None:
-    """Write `off_block` and `off_block_floor` (representations, 2); NaN where there is none."""
-    for name, column in zip(BETWEEN, values.T, strict=True):
-        _opened(root / name)[:] = column
-    _commit(root, BASES, _base_keys())
+    """Write `off_block` and `off_block_floor` (places, 2); NaN where there is none."""
+    keys = _between_keys(len(values))
+    version = hashlib.sha256(values.tobytes()).hexdigest()[:24]
+    there = _marker(root, BETWEEN_MARKER, keys)
+    if there is None or there["version"] != version:
+        for name, column in zip(BETWEEN, values.T, strict=True):
+            files.open_array(root / name)[:] = column
+        _commit_chunks(root, BETWEEN_MARKER, keys, {"version": version})
 
 
-def add_warnings(root: Path, sentences: Sequence[str]) -> None:
-    """Keep warnings with the results."""
+def add_warnings(root: Path, sentences: Sequence[str]) -> list[str]:
+    """Keep warnings with the results; return those that were not there before."""
     metadata = files.read_json(root / "zarr.json")
     about = metadata["attributes"][KEY]
-    if about["warnings"] != list(sentences):
+    before = about["warnings"]
+    if before != list(sentences):
         about["warnings"] = list(sentences)
         metadata["attributes"][KEY] = signed(about)
         metadata["attributes"]["warnings"] = list(sentences)
         files.write_json(root / "zarr.json", metadata)
+    return [sentence for sentence in sentences if sentence not in before]
 
 
 def open_results(out: str | os.PathLike[str]) -> xr.Dataset:
@@ -190,7 +295,7 @@ def open_results(out: str | os.PathLike[str]) -> xr.Dataset:
         If some of the plan's tiles are not there: their numbers read as NaN.
     """
     root = files.local_path(out, "results")
-    about = _results_attributes(root)
+    about = _checked_record(root)
     found: xr.Dataset = xr.open_zarr(str(root), consolidated=False, chunks=None, mask_and_scale=False)
     names = label_order({str(c)[2:] for c in found.coords if str(c).startswith("x_")})
     coordinates = ["x", *(f"x_{n}" for n in names), "y", *(f"y_{n}" for n in names), "variance"]
@@ -199,132 +304,42 @@ def open_results(out: str | os.PathLike[str]) -> xr.Dataset:
         coordinates.insert(-1, "target")
     if about["frequencies"]:
         coordinates += sorted(str(name) for name in found.coords if str(name).startswith("frequency"))
-    if not about["tiles"]:
+    if not about["pairs"]:
         coordinates = [name for name in coordinates if name != "y" and not name.startswith("y_")]
     left = _what_is_missing(root, about)
     if left:
         sentence = f"'{root}' is not complete: {left}; compare(plan, out) does what is missing"
         warnings.warn(sentence, DsvccaWarning, stacklevel=2)
-    return xr.Dataset(
+    shown = np.asarray(about["shown"])
+    dataset = xr.Dataset(
         {name: found[name].variable for name in variables},
         {name: found[name].variable for name in coordinates if name in found},
         {name: value for name, value in found.attrs.items() if name != KEY},
     )
+    if not np.array_equal(shown, np.arange(len(about["members"]))):
+        dataset = dataset.isel({side: shown for side in "xy" if side in dataset.dims})
+        dataset = dataset.assign_coords({side: (side, np.arange(len(shown))) for side in "xy" if side in dataset.dims})
+    return dataset
 
 
-def _skeleton(folder: Path, plan: Plan) -> None:
-    """Write everything but the numbers."""
-    count, variances = len(plan.representations), len(plan.rules)
-    extra = ("variance",) if plan.listed else ()
-    labels = [r.labels for r in plan.representations]
-    names = label_order({name for one in labels for name in one})
-    coordinates = " ".join(f"{side}_{name}" for side in "xy" for name in names)
-    definitions = {name: MEASURES[name] for name in plan.measures}
-    definitions |= {name: f"directions of {name[-1]} kept by the rank rule" for name in RANKS}
-    for name, definition in definitions.items() if plan.tiles else ():
-        array = files.create_array(
-            folder / name,
-            (count, count, *((variances,) if extra else ())),
-            plan.panel,
-            "int64" if name in RANKS else "float64",
-            ("x", "y", *extra),
-            inner=(plan.panel, *((variances,) if extra else ())),
-        )
-        array.update_attributes({"definition": definition, "coordinates": coordinates})
-    if plan.tiles:
-        _write_view_array(folder, plan, coordinates)
-    if plan.kept_frequencies and plan.tiles:
-        _write_frequency_arrays(folder, plan, coordinates)
-    if plan.transforms:
-        for name, definition in BETWEEN.items():
-            array = files.create_array(folder / name, (count,), count, "float64", ("x",))
-            own = " ".join(f"x_{label}" for label in names)
-            array.update_attributes({"definition": definition, "coordinates": own})
-    if plan.targets:
-        _write_target_arrays(folder, plan, " ".join(f"x_{name}" for name in names))
-    for side in "xy":
-        numbers = files.create_array(folder / side, (count,), count, "int64", (side,))
-        numbers[:] = np.arange(count)
-        for name in names:
-            _write_labels(folder / f"{side}_{name}", [one.get(name) for one in labels], side)
-    if plan.listed:
-        shares = files.create_array(folder / "variance", (variances,), variances, "float64", ("variance",))
-        shares[:] = np.asarray([rule.variance for rule in plan.rules])
-    (folder / COMMITS).mkdir()
-    files.write_group(folder / COMMITS)
+def _write_record(root: Path, record: Mapping[str, Any], plan: Plan, about: Mapping[str, Any]) -> None:
+    said = {**plan.definition, **plan.description, **about, "warnings": record["warnings"]}
+    root.mkdir(exist_ok=True)
+    files.write_group(root, **{KEY: signed(record)}, **said)
+    if not (root / COMMITS / "zarr.json").exists():
+        (root / COMMITS).mkdir(exist_ok=True)
+        files.write_group(root / COMMITS)
 
 
-def _write_view_array(folder: Path, plan: Plan, coordinates: str) -> None:
-    count = len(plan.representations)
-    views = files.create_array(folder / VIEW, (count, count), plan.panel, "int8", ("x", "y"), inner=(plan.panel,))
-    flags: dict[str, Any] = {"flag_values": list(range(1, len(plan.names) + 1)), "flag_meanings": " ".join(plan.names)}
-    flags |= {"flag_definitions": {name: DEFINITIONS[name] for name in plan.names}}
-    views.update_attributes({"definition": "how the two were looked at", "coordinates": coordinates, **flags})
+def _grow(root: Path, record: dict[str, Any], columns: Sequence[Column], plan: Plan, about: Mapping[str, Any]) -> None:
+    """Make the arrays fit. Until they do, the record says so: who is interrupted here finds it again."""
+    versions = {"tiles": record.get("tiles", {}), "panels": record.get("panels", {})}
+    _write_record(root, {**record, **versions, "metadata": None, "checksums": {}}, plan, about)
+    record["metadata"], record["checksums"] = fit(root, columns)
 
 
-def _write_frequency_arrays(folder: Path, plan: Plan, coordinates: str) -> None:
-    """Write the array of what is held by frequency, and which frequency of which grid each is."""
-    count, total, panel = len(plan.representations), plan.kept_frequencies, plan.panel
-    extra, last = (("variance",), (len(plan.rules),)) if plan.listed else ((), ())
-    axes = [f"frequency_{i}" for i in range(max(map(len, plan.grids)))]
-    said = {
-        "frequency_grid": "sizes of the maps whose transform this bin belongs to (of different sizes, of the smaller)",
-        "frequency_weight": "bins that this one stands for: 2 with its conjugate, else 1",
-        "frequency_cycles": "cycles per position, the length of the frequency: 0 is the mean, 0.5 changes everywhere",
-        **{name: f"cycles along axis {i} of the maps, negative ones too" for i, name in enumerate(axes)},
-    }
-    names = tuple(said)
-    shape, dims = (count, count, total, *last), ("x", "y", "frequency", *extra)
-    array = files.create_array(folder / BY_FREQUENCY, shape, panel, "float64", dims, inner=(panel, total, *last))
-    definition = "mean canonical correlation at a frequency, sum(rho) / min(k_x, k_y); NaN where one side keeps nothing"
-    array.update_attributes({"definition": definition, "coordinates": f"{coordinates} {' '.join(names)}"})
-    halves = [half_spectrum(grid) for grid in plan.grids]
-    columns: dict[str, list[Any]] = {name: [] for name in names}
-    for half in halves:
-        signed_bins = np.where(2 * half.bins > np.asarray(half.space), half.bins - np.asarray(half.space), half.bins)
-        columns["frequency_grid"] += [spelled(half.space)] * len(half.bins)
-        columns["frequency_weight"] += half.weights.tolist()
-        columns["frequency_cycles"] += np.sqrt(((signed_bins / half.space) ** 2).sum(axis=1)).tolist()
-        for i in range(len(axes)):
-            columns[f"frequency_{i}"] += signed_bins[:, i].tolist() if i < len(half.space) else [0] * len(half.bins)
-    for name, values in columns.items():
-        kind: Any = {"frequency_grid": str, "frequency_cycles": "float64"}.get(name, "int64")
-        one = files.create_array(folder / name, (total,), total, kind, ("frequency",))
-        one[:] = np.asarray(values, dtype=object if kind is str else kind)
-        one.update_attributes({"definition": said[name]})
-
-
-def _write_target_arrays(folder: Path, plan: Plan, coordinates: str) -> None:
-    count, explained, variances = len(plan.representations), target_names(plan.targets), len(plan.rules)
-    extra, last = (("variance",), (variances,)) if plan.listed else ((), ())
-    shapes = {R2: ((count, len(explained), *last), ("x", "target", *extra)), FLOOR: ((count, *last), ("x", *extra))}
-    for name, (shape, dims) in shapes.items():
-        array = files.create_array(folder / name, shape, plan.panel, "float64", dims)
-        array.update_attributes({"definition": EXPLAINED[name], "coordinates": coordinates, "view": plan.target_view})
-    array = files.create_array(folder / "target", (len(explained),), len(explained), str, ("target",))
-    array[:] = np.asarray(explained, dtype=object)
-
-
-def _write_labels(folder: Path, values: list[Label | None], side: str) -> None:
-    """Write one label of every representation; a missing one is "" or NaN."""
-    present = [v for v in values if v is not None]
-    kind = type(present[0])
-    missing = len(present) < len(values)
-    if kind is int and missing and max(abs(int(v)) for v in present) > 2**53:
-        raise DsvccaError(
-            f"label {folder.name[2:]} is an integer above 2^53 that some representations do not have: it would lose "
-            "digits beside them; give it to all of them, or write it as a str"
-        )
-    if kind is str:
-        array = files.create_array(folder, (len(values),), len(values), str, (side,))
-        array[:] = np.asarray(["" if v is None else v for v in values], dtype=object)
-        return
-    dtype = "float64" if missing else {int: "int64", float: "float64", bool: "bool"}[kind]
-    numbers = files.create_array(folder, (len(values),), len(values), dtype, (side,))
-    numbers[:] = np.asarray([np.nan if v is None else v for v in values], dtype=dtype)
-
-
-def _results_attributes(root: Path) -> dict[str, Any]:
+def _record(root: Path) -> dict[str, Any]:
+    """Return what results say of themselves; they may be unfinished."""
     if not root.exists():
         raise DsvccaError(f"there are no results at '{root}': check the path, or compare(plan, out) first")
     about = read_attributes(root)
@@ -332,104 +347,266 @@ def _results_attributes(root: Path) -> dict[str, Any]:
         raise DsvccaError(f"'{root}' does not hold results of dsvcca: choose another path")
     if about.get("format") != FORMAT:
         raise DsvccaError(f"'{root}' has format {about.get('format')}, this version reads {FORMAT}: update dsvcca")
-    for name, digest in _metadata(root, about["metadata"]).items():
-        if digest != about["metadata"][name]:
-            raise DsvccaError(
-                f"'{root / name}' is gone or was changed: restore it, or remove '{root}' and compare again"
-            )
-    for key, checksum in about["checksums"].items():
-        if files.chunk_tail(root / key) != checksum:
-            raise DsvccaError(
-                f"'{root / key}' is missing or not what was written: restore it, or remove '{root}' and compare again"
-            )
+    if about["metadata"] is not None:
+        for name, digest in described(root, list(about["metadata"])).items():
+            if digest != about["metadata"][name]:
+                raise DsvccaError(
+                    f"'{root / name / 'zarr.json'}' is gone or was changed: restore it, or remove '{root}' and compare "
+                    "again"
+                )
+        for key, checksum in about["checksums"].items():
+            if files.chunk_tail(root / key) != checksum:
+                raise DsvccaError(
+                    f"'{root / key}' is missing or not what was written: restore it, or remove '{root}' and compare "
+                    "again"
+                )
     return about
 
 
-def _metadata(root: Path, names: Iterable[str] = ()) -> dict[str, str]:
-    """Return the SHA-256 of what describes each array, "" where it is gone; by default of all arrays there are."""
-    found = {}
-    for name in names or sorted(str(path.relative_to(root)) for path in root.glob("*/zarr.json")):
-        path = root / name
-        found[name] = hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else ""
+def _checked_record(root: Path) -> dict[str, Any]:
+    """Return what results say of themselves, which are there to be read."""
+    about = _record(root)
+    if about["metadata"] is None:
+        raise DsvccaError(
+            f"'{root}' was left while representations were added to it: compare(plan, out) again finishes that"
+        )
+    return about
+
+
+def _check_same_numbers(root: Path, there: Mapping[str, Any], plan: Plan) -> None:
+    """Raise if numbers of this plan would mean something else than those that are there."""
+    different = ""
+    for name, value in plan.definition.items():
+        if there["definition"].get(name) != value:
+            different = f"{name} is {there['definition'].get(name)!r} there and {value!r} here"
+            break
+    identities = {one["identity"] for one in there["members"]}
+    if not different and not any(r.identity in identities for r in plan.representations):
+        different = f"none of the {len(identities)} representations there is among the {len(plan.representations)} here"
+    if different:
+        raise DsvccaError(
+            f"'{root}' holds the results of another plan ({different}): choose another results folder, which costs "
+            "little as bases are kept and used again, or remove this one"
+        )
+
+
+def _check_types(root: Path, labels: Sequence[Labels]) -> None:
+    seen: Labels = {}
+    for one in labels:
+        check_same_types(one, [seen], f"another representation in '{root}'")
+        seen = one | seen
+
+
+def _missing_tiles(
+    root: Path, plan: Plan, record: Mapping[str, Any], there: Mapping[str, Any]
+) -> tuple[dict[str, str], list[Missing]]:
+    """Return of every tile what version counts, and what is missing of those that have another one or none.
+
+    Raises
+    ------
+    DsvccaError
+        If the plan has other pairs than those before it, and theirs would be dropped.
+    """
+    digests = _digests(plan, record)
+    versions, found = {}, []
+    shown = np.zeros(len(digests), dtype=bool)
+    shown[list(plan.places)] = True
+    before = {(int(i), int(j)) for i, j in (name.split("-") for name in there["tiles"])}
+    for tile in sorted({*plan.tiles, *before}):
+        wanted = np.zeros((plan.panel, plan.panel), dtype=bool)
+        for one in plan.passes(tile):
+            wanted[np.ix_(one.x_members, one.y_members)] |= one.wanted
+        sides = [range(side * plan.panel, min((side + 1) * plan.panel, len(digests))) for side in tile]
+        wanted = wanted[: len(sides[0]), : len(sides[1])]
+        own = b"".join(b"".join(digests[i] for i in side) for side in sides)
+        sheet = Sheet(
+            out=str(root),
+            places=tile,
+            panel=plan.panel,
+            count=len(digests),
+            listed=record["listed"],
+            variables=tuple(_variables(record)),
+            version=hashlib.sha256(own + _packed(wanted)).hexdigest()[:24],
+            digests=own,
+        )
+        marker = _marker(root, sheet.name, _tile_keys(sheet))
+        if marker is not None and marker["version"] != sheet.version:
+            done = _done(sheet, marker)
+            stale = done & ~wanted & shown[sides[0]][:, None] & shown[sides[1]][None, :]
+            if tile[0] == tile[1]:
+                stale &= ~wanted.T
+            if stale.any() and (plan.pairs.name == "list" or plan.pairs.name != there["rule"]):
+                raise DsvccaError(
+                    f"'{root}' holds comparisons that pairs={plan.pairs.name!r} does not ask for ({there['rule']!r} "
+                    "were asked for there): choose another results folder, which costs little as bases are kept and "
+                    "used again, or remove this one"
+                )
+            if not (wanted & ~done).any() and not stale.any():
+                sheet = replace(sheet, version=marker["version"])
+            else:
+                sheet = replace(sheet, keep=_packed(done & ~stale))
+                wanted = wanted & ~done
+        elif marker is None and tile not in plan.tiles:
+            continue
+        versions[sheet.name] = sheet.version
+        if marker is None or marker["version"] != sheet.version:
+            found.append(Missing(sheet, wanted))
+    return versions, found
+
+
+def _done(sheet: Sheet, marker: Mapping[str, Any]) -> NumpyArray:
+    """Return which pairs of a committed tile were compared and are still the same (places of both panels)."""
+    before, now = (np.frombuffer(one, "V8") for one in (bytes.fromhex(marker["digests"]), sheet.digests))
+    rows = sheet.shape[0]
+    old_rows = marker["rows"]
+    same = [
+        _same(before[:old_rows], now[:rows]),
+        _same(before[old_rows:], now[rows:]),
+    ]
+    there = np.zeros(sheet.shape, dtype=bool)  # and nowhere else, where the array is about to grow
+    ranks = np.asarray(files.open_array(Path(sheet.out) / RANKS[0])[_rows(sheet, 0), _rows(sheet, 1)])
+    there[: ranks.shape[0], : ranks.shape[1]] = ranks.reshape(*ranks.shape[:2], -1).any(axis=2)
+    found: NumpyArray = there & same[0][:, None] & same[1][None, :]
     return found
 
 
-def _name(tile: tuple[int, int]) -> str:
-    return f"{tile[0]}-{tile[1]}"
+def _same(before: NumpyArray, now: NumpyArray) -> NumpyArray:
+    found = np.zeros(len(now), dtype=bool)
+    found[: len(before)] = now[: len(before)] == before
+    return found
+
+
+def _missing_panels(root: Path, plan: Plan, record: Mapping[str, Any]) -> tuple[dict[str, str], list[Missing]]:
+    """Return of every panel what version of what it explains counts, and what is missing of the others."""
+    if not plan.targets:
+        return {}, []
+    digests = _digests(plan, record)
+    versions, found = {}, []
+    for place, passes in enumerate(plan.target_passes):
+        wanted = np.zeros(min(plan.panel, len(digests) - place * plan.panel), dtype=bool)
+        for one in passes:
+            wanted[list(one.x_members)] = True
+        if not wanted.any():
+            continue
+        own = b"".join(digests[place * plan.panel : (place + 1) * plan.panel])
+        sheet = Sheet(
+            out=str(root),
+            places=(place,),
+            panel=plan.panel,
+            count=len(digests),
+            listed=record["listed"],
+            variables=(R2, FLOOR),
+            version=hashlib.sha256(own + _packed(wanted)).hexdigest()[:24],
+            digests=own,
+        )
+        there = _marker(root, sheet.name, _panel_keys(sheet))
+        if there is not None and there["version"] != sheet.version:
+            before, now = (np.frombuffer(one, "V8") for one in (bytes.fromhex(there["digests"]), own))
+            floors = np.asarray(files.open_array(root / FLOOR)[_rows(sheet, 0)])
+            done = _same(before, now)
+            done[: len(floors)] &= np.isfinite(floors.reshape(len(floors), -1)).all(axis=1)
+            done[len(floors) :] = False
+            if not (wanted & ~done).any():
+                sheet = replace(sheet, version=there["version"])
+            else:
+                sheet = replace(sheet, keep=_packed(done))
+                wanted = wanted & ~done
+        versions[sheet.name] = sheet.version
+        if there is None or there["version"] != sheet.version:
+            found.append(Missing(sheet, wanted))
+    return versions, found
+
+
+def _digests(plan: Plan, record: Mapping[str, Any]) -> list[bytes]:
+    return [bytes.fromhex(one["digest"]) for one in record["members"]]
+
+
+def _packed(mask: NumpyArray) -> bytes:
+    return zlib.compress(np.packbits(mask).tobytes())
+
+
+def _unpacked(bits: bytes, shape: tuple[int, ...]) -> NumpyArray:
+    flat = np.unpackbits(np.frombuffer(zlib.decompress(bits), np.uint8), count=int(np.prod(shape)))
+    return flat.astype(bool).reshape(shape)
+
+
+def _rows(sheet: Sheet, side: int) -> slice:
+    start = sheet.places[side] * sheet.panel
+    return slice(start, start + sheet.shape[side])
+
+
+def _name(places: Sequence[int]) -> str:
+    return f"{places[0]}-{places[1]}" if len(places) == 2 else f"targets-{places[0]}"
 
 
 def _variables(about: Mapping[str, Any]) -> list[str]:
     """Return what results hold of pairs; nothing where there are none."""
-    if not about["tiles"]:
+    if not about["pairs"]:
         return []
-    return [*about["meaning"]["measures"], *RANKS, VIEW, *([BY_FREQUENCY] if about["frequencies"] else [])]
+    measures = about["definition"]["measures"]
+    return [*measures, *RANKS, VIEW, *([BY_FREQUENCY] if about["frequencies"] else [])]
 
 
-def _base_keys() -> list[str]:
-    return [f"{name}/c.0" for name in BETWEEN]
+def _between_keys(count: int) -> list[str]:
+    return [f"{name}/c.{i}" for name in BETWEEN for i in range(-(-count // LABELS_CHUNK))]
 
 
-def _target_keys(about: Mapping[str, Any], place: int) -> list[str]:
+def _panel_keys(sheet: Sheet) -> list[str]:
     """Return the chunks of what one panel explains of the targets."""
-    end = ".0" if about["listed"] else ""
-    return [f"{R2}/c.{place}.0{end}", f"{FLOOR}/c.{place}{end}"]
+    end = ".0" if sheet.listed else ""
+    return [f"{R2}/c.{sheet.places[0]}.0{end}", f"{FLOOR}/c.{sheet.places[0]}{end}"]
 
 
-def _tile_keys(about: Mapping[str, Any], tile: tuple[int, int]) -> list[str]:
+def _tile_keys(sheet: Sheet) -> list[str]:
     """Return the chunks of a tile and its mirror."""
-    places = dict.fromkeys((tile, tile[::-1]))
-    ends = {name: ".0" if about["listed"] and name != VIEW else "" for name in _variables(about)}
-    if about["frequencies"]:
+    ends = {name: ".0" if sheet.listed and name != VIEW else "" for name in sheet.variables}
+    if BY_FREQUENCY in ends:
         ends[BY_FREQUENCY] += ".0"
-    return [f"{name}/c.{i}.{j}{end}" for name, end in ends.items() for i, j in places]
+    both = dict.fromkeys((sheet.places, sheet.places[::-1]))
+    return [f"{name}/c.{i}.{j}{end}" for name, end in ends.items() for i, j in both]
 
 
-def _opened(path: Path) -> zarr.Array[Any]:
-    """Return an array to be written, of which no chunk is left out because nothing but NaN is in it."""
-    with zarr.config.set({"array.write_empty_chunks": True}):
-        return zarr.open_array(str(path), mode="r+")
+def _commit(root: Path, sheet: Sheet, keys: Sequence[str]) -> None:
+    about = {"version": sheet.version, "rows": sheet.shape[0], "digests": sheet.digests.hex()}
+    _commit_chunks(root, sheet.name, keys, about)
 
 
-def _commit(root: Path, name: str, keys: Sequence[str]) -> None:
+def _commit_chunks(root: Path, name: str, keys: Sequence[str], about: Mapping[str, Any]) -> None:
     """Bring chunks to the disk, and then the marker that makes them count."""
     for key in keys:
         files.sync(root / key)
     for folder in dict.fromkeys((root / key).parent for key in keys):
         files.sync_folder(folder)
-    files.write_json(root / COMMITS / f"{name}.json", {key: files.chunk_tail(root / key) for key in keys})
+    chunks = {key: files.chunk_tail(root / key) for key in keys}
+    files.write_json(root / COMMITS / f"{name}.json", {**about, "chunks": chunks})
 
 
-def _is_committed(root: Path, name: str, keys: Sequence[str]) -> bool:
-    """Return whether a marker is there and every chunk is the one it names."""
+def _marker(root: Path, name: str, keys: Sequence[str] | None = None) -> dict[str, Any] | None:
+    """Return a commit marker if it is there and every chunk is the one it names; else None."""
     try:
         marker = json.loads((root / COMMITS / f"{name}.json").read_bytes())
-    except (OSError, ValueError):
-        return False
-    if not isinstance(marker, dict) or set(marker) != set(keys):
-        return False
-    return all(marker[key] is not None and files.chunk_tail(root / key) == marker[key] for key in keys)
+        chunks = marker["chunks"]
+        if keys is not None and set(chunks) != set(keys):
+            return None
+        sound = all(tail is not None and files.chunk_tail(root / key) == tail for key, tail in chunks.items())
+        return dict(marker) if sound and isinstance(marker["version"], str) else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
 
 
 def _what_is_missing(root: Path, about: Mapping[str, Any]) -> str:
     """Return in words what is not committed, "" where everything is."""
-    names = [path.stem for path in (root / COMMITS).glob("*.json")]
-    tiles = [(int(i), int(j)) for i, j in (name.split("-") for name in names if re.fullmatch(r"\d+-\d+", name))]
-    there = sum(_is_committed(root, _name(tile), _tile_keys(about, tile)) for tile in tiles)
-    if about["off_block"] and not _is_committed(root, BASES, _base_keys()):
+
+    def count(versions: Mapping[str, str]) -> int:
+        markers = ((_marker(root, name), version) for name, version in versions.items())
+        return sum(marker is not None and marker["version"] == version for marker, version in markers)
+
+    between = _between_keys(len(about["members"]))
+    if about["off_block"] and _marker(root, BETWEEN_MARKER, between) is None:
         return "how far rows are from all translations is not there, and reads as NaN"
-    explained = sum(_is_committed(root, f"targets-{i}", _target_keys(about, i)) for i in range(about["targets"]))
-    if explained < about["targets"]:
-        return f"of {about['targets'] - explained} of {about['targets']} panels it is not there what they explain"
-    if there < about["tiles"]:
-        return f"{there} of {about['tiles']} tiles are there, the numbers of the others read as NaN"
+    panels, tiles = len(about["panels"]), len(about["tiles"])
+    if (explained := count(about["panels"])) < panels:
+        return f"of {panels - explained} of {panels} panels it is not there what they explain"
+    if (there := count(about["tiles"])) < tiles:
+        return f"{there} of {tiles} tiles are there, the numbers of the others read as NaN"
     return ""
-
-
-def _difference(root: Path, there: Mapping[str, Any], plan: Plan) -> str:
-    for name, value in plan.meaning.items():
-        if there["meaning"].get(name) != value:
-            return f"{name} is {there['meaning'].get(name)!r} there and {value!r} here"
-    count = int(zarr.open_array(str(root / "x"), mode="r").shape[0])
-    if count != len(plan.representations):
-        return f"it compares {count} representations, {len(plan.representations)} are asked for here"
-    return "it compares other representations, or other activations under the same labels"

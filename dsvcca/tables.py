@@ -10,10 +10,10 @@ import pandas as pd
 import xarray as xr
 
 from dsvcca.arrays import NumpyArray
+from dsvcca.dataset import BY_FREQUENCY, FLOOR, R2, VIEW
 from dsvcca.errors import DsvccaError
 from dsvcca.labels import nearest
 from dsvcca.measures import MEASURES
-from dsvcca.results import BY_FREQUENCY, FLOOR, R2, VIEW
 
 
 def select(

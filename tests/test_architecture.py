@@ -25,13 +25,13 @@ MATHS = [
     "measures",
 ]
 DATA = ["files", "flat", "labels", "activations", "foreign", "writer", "store", "pairs", "targets", "sizes"]
-DATA += ["passes", "plan", "planning", "partials", "workspace", "results", "tables"]
+DATA += ["passes", "plan", "planning", "partials", "workspace", "dataset", "results", "tables"]
 DOOR = ["execute", "reduce", "segments", "correlate", "explain", "compare"]
 FACE = ["plot", "demo", "cli"]
 ORDER = ["errors", "progress", *MATHS, *DATA, *DOOR, *FACE]
 
 ALLOWED = {
-    "zarr": {"files", "activations", "foreign", "writer", "workspace", "results"},
+    "zarr": {"files", "activations", "foreign", "writer", "workspace"},
     "dask": {"plan", "planning", "execute", "demo", "cli"},
     "distributed": {"execute", "compare", "demo", "cli"},
     "torch": {"demo", "torch"},

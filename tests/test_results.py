@@ -11,7 +11,7 @@ import xarray as xr
 import dsvcca
 from dsvcca import DsvccaError, DsvccaWarning
 from dsvcca.plan import NUMERICS
-from tests.populations import activations, same_bits
+from tests.populations import activations, same_bits, write_population
 
 
 @pytest.fixture
@@ -77,8 +77,10 @@ def test_results_of_another_plan_are_refused(population, plan, results, tmp_path
     dsvcca.compare(plan, out)
     with pytest.raises(DsvccaError, match=r"results of another plan \(variance is \[0.9, 0.99, 1.0\] there"):
         dsvcca.compare(dsvcca.plan_comparisons(population[0], variance=0.5), out)
-    with pytest.raises(DsvccaError, match="it compares 12 representations, 4 are asked for here"):
-        dsvcca.compare(dsvcca.plan_comparisons(population[0].select(seed=0), variance=[0.9, 0.99, 1.0]), out)
+    others, _ = write_population(tmp_path / "others.zarr", seeds=4, steps=(10,))
+    others = others.select(seed=3)
+    with pytest.raises(DsvccaError, match="none of the 12 representations there is among the 2 here"):
+        dsvcca.compare(dsvcca.plan_comparisons(others, variance=[0.9, 0.99, 1.0]), out)
     with pytest.raises(DsvccaError, match="does not hold results"):
         dsvcca.compare(plan, population[0].path)
     with pytest.raises(DsvccaError, match="there are no results at"):
