@@ -6,13 +6,20 @@ torch. Decisions about a few numbers (ranks, thresholds) are made in NumPy after
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import partial
+from importlib import import_module
 from typing import Any
 
 import array_api_compat as compat
 import numpy as np
 import numpy.typing as npt
 import scipy.fft
+from numpy.lib.stride_tricks import as_strided
 from scipy.linalg.blas import dsyrk, zherk
+from scipy.linalg.lapack import dormqr, dstein, dsterf, dsytrd
 
 from dsvcca.errors import DsvccaError
 
@@ -22,8 +29,13 @@ Array = Any
 NumpyArray = npt.NDArray[Any]
 
 
+NUMPY: Any = compat.array_namespace(np.zeros(0))
+
+
 def namespace(*arrays: Array) -> Any:
     """Return the array API namespace that `arrays` share."""
+    if all(type(array) is np.ndarray for array in arrays):
+        return NUMPY  # what follows says the same, a hundred thousand times a task
     return compat.array_namespace(*arrays)
 
 
@@ -52,6 +64,69 @@ def to_numpy(array: Array) -> NumpyArray:
         return np.asarray(array)
     except RuntimeError:  # array_api_strict refuses its other devices, as CuPy would
         return np.asarray(compat.to_device(array, namespace(array).Device("CPU_DEVICE")))
+
+
+@contextmanager
+def computing_on(device: str | None) -> Iterator[None]:
+    """Let `put` bring arrays to a device meanwhile: the name of a library, and a device where it has several.
+
+    Raises
+    ------
+    DsvccaError
+        If the library is not there.
+    """
+    token = _DEVICE.set(None if device is None else (device.partition(":")[0], _bringing(device)))
+    try:
+        yield
+    finally:
+        _DEVICE.reset(token)
+
+
+def put(array: NumpyArray) -> Array:
+    """Return an array where this task computes: itself, or a copy on the device of the worker."""
+    here = _DEVICE.get()
+    return array if here is None else here[1](array)
+
+
+def library() -> str:
+    """Return the name of the array library that this task computes with."""
+    here = _DEVICE.get()
+    return "numpy" if here is None else here[0]
+
+
+def _bringing(device: str) -> Callable[[NumpyArray], Array]:
+    """Return what brings an array to a device named like "cupy", "torch:cuda" or "array_api_strict:device1"."""
+    library, _, where = device.partition(":")
+    try:
+        xp = import_module(f"array_api_compat.{library}" if library in ("cupy", "torch") else library)
+    except ImportError as error:
+        raise DsvccaError(
+            f"a worker was given the device {device!r}, and {library} is not there ({error}): install it, for CuPy by "
+            "pip install cupy-cuda12x, or start workers without a GPU resource"
+        ) from error
+    if library == "array_api_strict":
+        where = xp.Device(where)
+    return lambda array: xp.asarray(array, device=where or None)
+
+
+_DEVICE: ContextVar[tuple[str, Callable[[NumpyArray], Array]] | None] = ContextVar("device", default=None)
+
+
+def windows(block: Array, rows: NumpyArray, columns: NumpyArray, height: int, width: int) -> Array:
+    """Return the (height, width) pieces of a matrix that begin at the given rows and columns, stacked."""
+    if isinstance(block, np.ndarray):  # a view of all that there could be: a third of the time of stacking
+        every = as_strided(
+            block,
+            (block.shape[0] - height + 1, block.shape[1] - width + 1, height, width),
+            block.strides * 2,
+            writeable=False,
+        )
+        return every[rows, columns]
+    xp = namespace(block)
+    places = (rows[:, None] + np.arange(height))[:, :, None] * block.shape[1]
+    places = places + (columns[:, None] + np.arange(width))[:, None, :]
+    taken = xp.take(xp.reshape(block, (-1,)), like(places.ravel(), block), axis=0)
+    return xp.reshape(taken, (len(rows), height, width))
 
 
 def like(values: npt.ArrayLike, array: Array) -> Array:
@@ -115,6 +190,42 @@ def hermitian(total: Array) -> Array:
     xp = namespace(total)
     lower = xp.tril(total, k=-1)
     return lower + adjoint(lower) + total * like(np.eye(total.shape[-1]), total)
+
+
+def eigen(matrix: Array, every: bool = False) -> tuple[NumpyArray, Callable[[int], Array]]:
+    """Return the eigenvalues of a Hermitian matrix (c, c), largest first, and what gives its first k vectors (c, k).
+
+    In NumPy only the vectors that are asked for are made, which for a few costs half; unless `every` one will be.
+    """
+    if isinstance(matrix, np.ndarray) and matrix.dtype.kind == "f" and not every and len(matrix) > 1:
+        reduced, diagonal, beside, reflectors, failed = dsytrd(matrix, lower=1, lwork=64 * len(matrix))
+        values, more = dsterf(diagonal, beside)
+        if not failed and not more:
+            return values[::-1], partial(_leading, matrix, values, reduced, diagonal, beside, reflectors)
+    values, vectors = namespace(matrix).linalg.eigh(matrix)
+    return to_numpy(values)[::-1], lambda k: namespace(matrix).flip(vectors, axis=1)[:, :k]
+
+
+def _leading(
+    matrix: NumpyArray,
+    values: NumpyArray,
+    reduced: NumpyArray,
+    diagonal: NumpyArray,
+    beside: NumpyArray,
+    reflectors: NumpyArray,
+    k: int,
+) -> NumpyArray:
+    """Return the vectors of the k largest eigenvalues from the tridiagonal form of a matrix (LAPACK's dsytrd)."""
+    c = len(matrix)
+    if k == 0:
+        return np.zeros((c, 0))
+    if 3 * k < c:
+        one_block = np.ones(c, dtype=np.int32), np.full(c, c, dtype=np.int32)
+        vectors, failed = dstein(diagonal, beside, values[c - k :], *one_block)
+        vectors[1:], _, wrong = dormqr("L", "N", reduced[1:, :-1], reflectors, vectors[1:], lwork=64 * k)
+        if not failed and not wrong:
+            return np.ascontiguousarray(vectors[:, ::-1])
+    return np.linalg.eigh(matrix)[1][:, ::-1][:, :k]
 
 
 def real_part(array: Array) -> Array:

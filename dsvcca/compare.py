@@ -73,7 +73,6 @@ def compare(
         )
     about = {
         "dsvcca_version": version("dsvcca"),
-        "array_library": "numpy",
         "datapoint_ids": plan.ids or "not known",
     }
     begun = results.begin(out, plan, about)
@@ -96,7 +95,8 @@ def compare(
         remove_partials(place, [explaining[0].targets])
     if begun.tiles:
         tasks = tile_tasks(begun, place, bases)
-        _, failures = execute.run(correlate, tasks, client=client, title="correlate")
+        receipts, failures = execute.run(correlate, tasks, client=client, title="correlate")
+        results.add_libraries(root, {one.library for one in receipts})
         execute.raise_failures(failures, len(tasks))
     return results.open_results(root)
 
@@ -159,7 +159,8 @@ def learn(plan: Plan, workspace: str, bases: dict[int, BasisRef]) -> dict[str, A
     """Return what results keep of bases, by their fingerprints.
 
     Ranks under each rule, those of the frequency that keeps most, the share of the largest singular value that may have
-    been missed, and share and floor of what lies between frequencies (None where nothing was transformed).
+    been missed, the array library that made it, and share and floor of what lies between frequencies (None where
+    nothing was transformed).
     """
     found: dict[str, Any] = {}
     packs: dict[str, Pack] = {}
@@ -179,6 +180,7 @@ def learn(plan: Plan, workspace: str, bases: dict[int, BasisRef]) -> dict[str, A
             "ranks": [int(np.sum(basis.weights * k)) for k in kept],
             "deepest": [int(k.max()) for k in kept],
             "missed": float(basis.missed / basis.singular_values.max()),
+            "library": packs[ref.pack].library,
             "between": None if between is None else [between.share, between.floor],
         }
     return found
@@ -195,6 +197,7 @@ def say_what_bases_say(begun: results.Begun, learned: dict[str, Any]) -> None:
                 off_block[plan.places[variant.representation]] = one["between"]
         results.write_off_block(begun.root, off_block)
     plan.check([max(one["ranks"]) for one in mine])
+    results.add_libraries(begun.root, {one["library"] for one in mine})
     deepest, missed = np.asarray([one["deepest"] for one in mine]), np.asarray([one["missed"] for one in mine])
     for sentence in results.add_warnings(begun.root, what_misleads(plan, deepest, missed)):
         warnings.warn(sentence, DsvccaWarning, stacklevel=3)

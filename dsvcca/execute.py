@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import logging
+import os
+import pickle
 import threading
+import time
+import zlib
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
+from uuid import uuid4
 
 import dask
-from distributed import Client, LocalCluster, as_completed, default_client
+from distributed import Client, Future, LocalCluster, as_completed, default_client, get_worker
 from distributed.scheduler import KilledWorker
 from threadpoolctl import threadpool_info, threadpool_limits
 
+from dsvcca.arrays import computing_on
 from dsvcca.errors import DsvccaError
 from dsvcca.progress import track
 
@@ -27,6 +34,15 @@ ALONE = 30
 
 AHEAD = 2
 """Tasks in the window for each worker thread: one running, one waiting."""
+
+LOOK = 5
+"""Seconds after which it is looked again which workers there are."""
+
+GPU = "GPU"
+"""The Dask resource by which a worker says that it has one."""
+
+DEVICE = "DSVCCA_DEVICE"
+"""Environment variable: the array library, and device, of a process (see `arrays.computing_on`)."""
 
 WORKER_ENVIRONMENT = {
     # Read when a process starts: it must come from Dask's configuration, `env=` is too late. By default Dask's nanny
@@ -140,52 +156,118 @@ def _here(
 def _on_cluster(
     function: Callable[[Task], Receipt], tasks: Sequence[Task], client: Client, title: str
 ) -> Iterator[tuple[Task, Any, BaseException | None]]:
-    waiting = iter(tasks)
-    name = title.replace(" ", "-")
-
-    def submit(task: Task) -> Any:
-        future = client.submit(guarded, function, task, pure=False)
-        running[future.key] = task
-        return future
-
-    running: dict[Any, Task] = {}
-    window = max(2, AHEAD * threads_of(client))
-    first = [submit(task) for _, task in zip(range(window), waiting, strict=False)]
-    log.info("%s: %d tasks, %d at a time", name, len(tasks), window)
-    completed = as_completed(first, loop=client.loop)
-    for future in _watched(completed, client, name):
-        task = running.pop(future.key)
-        if future.cancelled() or future.status == "lost":
+    _wait_for_workers(client)
+    queue = _Queue(function, tasks, client, title.replace(" ", "-"))
+    log.info("%s: %d tasks, %d at a time", queue.name, len(tasks), sum(queue.windows.values()))
+    completed = as_completed(queue.fill(), loop=client.loop)
+    for future in _watched(completed, queue):
+        task = queue.running.pop(future.key)
+        if future.cancelled() and future.key in queue.recalled:  # nobody was left who could have done it
+            queue.waiting.appendleft(task)
+        elif future.cancelled() or future.status == "lost":
             raise DsvccaError(
                 f"the connection to the Dask scheduler was lost while {task} was running: what was finished is kept, "
                 "connect to a cluster and run the same line again"
             )
-        error = future.exception()
-        yield task, None if error else future.result(), _translated(error, task)
-        future.release()
-        for following in waiting:
-            completed.add(submit(following))
-            break
-    if running:
+        else:
+            error = future.exception()
+            yield task, None if error else future.result(), _translated(error, task)
+            future.release()
+        completed.update(queue.fill())
+    if queue.running:
         raise DsvccaError(
-            f"the Dask scheduler went away with {len(running)} tasks unfinished: what was finished is kept, connect "
-            "to a cluster and run the same line again"
+            f"the Dask scheduler went away with {len(queue.running)} tasks unfinished: what was finished is kept, "
+            "connect to a cluster and run the same line again"
         )
 
 
-def _watched(completed: Iterator[Any], client: Client, name: str) -> Iterator[Any]:
-    """Yield what completes; meanwhile say so if there is no worker any more, for then nothing will."""
+class _Queue:
+    """Tasks that wait for workers, and how many each kind of worker may have at once.
+
+    Where some workers have a GPU and others have none, both are kept busy from one queue: so many tasks are bound to
+    GPUs as keep those busy, the others may run anywhere. Tasks are handed over as compressed bytes.
+
+    Attributes
+    ----------
+    waiting : deque of tasks
+    running : dict
+        Tasks by the keys of their futures.
+    windows : dict
+        Tasks at once of those bound to a GPU (True), and of the others (False).
+    recalled : set
+        Keys of those that were called back, since no worker was left who could do them.
+    """
+
+    def __init__(self, function: Callable[[Any], Any], tasks: Sequence[Any], client: Client, name: str) -> None:
+        self.function, self.client, self.name = function, client, name
+        self.waiting = deque(tasks)
+        self.running: dict[Any, Any] = {}
+        self.recalled: set[Any] = set()
+        self.windows: dict[bool, int] = {}
+        self._bound: dict[Any, Future[Any]] = {}
+        self._looked = 0.0
+        self.look()
+
+    def look(self) -> bool:
+        """See which workers there are; return whether there is any."""
+        workers = _workers(self.client)
+        threads = {kind: sum(w["nthreads"] for w in workers if _has_gpu(w) is kind) for kind in (True, False)}
+        if threads[False] == 0:  # all alike: nothing has to be bound
+            threads = {True: 0, False: threads[True]}
+        self.windows = {kind: max(2, AHEAD * count) if count else 0 for kind, count in threads.items()}
+        self._looked = time.monotonic()
+        return bool(workers)
+
+    def fill(self) -> list[Future[Any]]:
+        """Submit as many tasks as there is room for."""
+        if time.monotonic() > self._looked + LOOK:
+            self.look()
+        found = []
+        for bound in (True, False):
+            while self.waiting and self._room(bound):
+                future = self.client.submit(
+                    unpacked,
+                    self.function,
+                    zlib.compress(pickle.dumps(self.waiting[0])),
+                    key=f"{self.name}-{uuid4().hex}",
+                    resources={GPU: 1} if bound else None,
+                )
+                self.running[future.key] = self.waiting.popleft()
+                if bound:
+                    self._bound[future.key] = future
+                found.append(future)
+        return found
+
+    def _room(self, bound: bool) -> bool:
+        self._bound = {key: future for key, future in self._bound.items() if key in self.running}
+        here = len(self._bound) if bound else len(self.running) - len(self._bound)
+        # Without a worker at all the window of before stays: tasks wait with the scheduler for one to come.
+        return here < (self.windows[bound] or (0 if bound or self.windows[True] else 2))
+
+    def recall(self) -> None:
+        """Take back what is bound to a GPU, if there is none any more."""
+        if not self.windows[True] and self._bound:
+            lost = [future for key, future in list(self._bound.items()) if key in self.running]
+            log.warning("%s: no worker with a GPU is left, %d tasks go to others", self.name, len(lost))
+            self.recalled |= {future.key for future in lost}
+            self.client.cancel(lost)
+
+
+def _watched(completed: Iterator[Any], queue: _Queue) -> Iterator[Any]:
+    """Yield what completes; meanwhile see to it that something can."""
     done = threading.Event()
 
     def watch() -> None:
         missing = False
         while not done.wait(ALONE / 2):
             try:
-                none = not _workers(client)
+                none = not queue.look()
+                if not none:
+                    queue.recall()
             except Exception:  # the scheduler is gone: the loop over futures ends by itself
                 return
             if none and missing:
-                log.warning("%s: no workers for %d s, waiting for some to come", name, ALONE)
+                log.warning("%s: no workers for %d s, waiting for some to come", queue.name, ALONE)
             missing = none
 
     watcher = threading.Thread(target=watch, name="dsvcca-watch", daemon=True)
@@ -196,10 +278,28 @@ def _watched(completed: Iterator[Any], client: Client, name: str) -> Iterator[An
         done.set()
 
 
+def unpacked(function: Callable[[Any], Receipt], task: bytes) -> Receipt:
+    """Run one task that came as bytes."""
+    return guarded(function, pickle.loads(zlib.decompress(task)))
+
+
 def guarded(function: Callable[[Task], Receipt], task: Task) -> Receipt:
-    """Run one task with one BLAS thread, whatever the process is set to."""
-    with _one_blas_thread():
+    """Run one task with one BLAS thread, whatever the process is set to, on the device of the worker."""
+    with _one_blas_thread(), computing_on(_device()):
         return function(task)
+
+
+def _device() -> str | None:
+    """Return what this process computes on: None for NumPy. On a cluster, workers with the resource GPU have one."""
+    try:
+        has_gpu = get_worker().state.total_resources.get(GPU, 0) > 0
+    except ValueError:
+        return os.environ.get(DEVICE)
+    return os.environ.get(DEVICE, "cupy") if has_gpu else None
+
+
+def _has_gpu(worker: dict[str, Any]) -> bool:
+    return bool(worker.get("resources", {}).get(GPU, 0) > 0)
 
 
 class _BlasThreads:

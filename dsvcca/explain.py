@@ -12,11 +12,11 @@ import numpy as np
 
 from dsvcca import files
 from dsvcca.arrays import NumpyArray
-from dsvcca.basis import RankRule
-from dsvcca.correlate import ROWS, Panel, padded
+from dsvcca.basis import RankRule, inverse_cholesky
 from dsvcca.dataset import FLOOR, R2
 from dsvcca.mixing import mix
 from dsvcca.moments import grid_steps
+from dsvcca.panel import Panel
 from dsvcca.partials import read_partial, write_partial
 from dsvcca.results import Sheet, read_targets, write_targets
 from dsvcca.targets import Target
@@ -101,13 +101,13 @@ def _explained(task: ExplainTask, panel: Panel, y: NumpyArray) -> tuple[NumpyArr
     for f in range(len(panel.weights) if task.everywhere else 1):
         floor = np.maximum(floor, panel.ranks[:, :, f] / freedom)
         for run in panel.runs(f, most):
-            for i, m, kept in zip(run, _products(panel, run, f, y), panel.at(f, run), strict=True):
+            for i, m, block in zip(run, _products(panel, run, f, y), panel.at(f, run).blocks, strict=True):
                 if not len(m):
                     continue
                 weight = int(panel.weights[f])
                 m = m[0::2] - 1j * m[1::2] if weight == 2 else m
                 # Targets sum to zero: nothing has to be subtracted for the sums of columns.
-                squares = np.cumsum(np.abs(kept.inverse @ m) ** 2, axis=0)
+                squares = np.cumsum(np.abs(inverse_cholesky(block.cholesky) @ m) ** 2, axis=0)
                 for place, k in enumerate(panel.ranks[i, :, f].tolist()):
                     explained[i, place] += weight * squares[k - 1] if k else 0.0
     return explained, floor
@@ -119,7 +119,7 @@ def _products(panel: Panel, run: range, f: int, y: NumpyArray) -> list[NumpyArra
     Each is a product of its own, so that its bits do not depend on the others.
     """
     ends = np.cumsum([0, *panel.widths[run.start : run.stop, f].tolist()]).tolist()
-    slab = np.empty((max(min(len(y), GRID), ROWS), padded(ends[-1])), dtype=np.float32)
+    slab = panel.slabs(run, range(f, f + 1), len(y))[0]
     total = [np.zeros((b - a, y.shape[1])) for a, b in pairwise(ends)]
     for step in grid_steps(len(y)):
         [u] = panel.fill(slab, step, run, range(f, f + 1))

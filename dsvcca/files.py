@@ -262,10 +262,15 @@ def write_rows(array: zarr.Array[Any], folder: Path, start: int, rows: npt.NDArr
                 whole = np.full((height, width), array.fill_value, dtype=array.dtype)
                 whole[: chunk.shape[0], : chunk.shape[1]] = chunk
                 chunk = whole
-            numbers = chunk.tobytes()
-            with open(folder / f"c.{(start + top) // height}.{left // width}", "wb") as file:
-                file.write(numbers)
-                file.write(google_crc32c.value(numbers).to_bytes(TAIL, "little"))
+            write_chunk(folder / f"c.{(start + top) // height}.{left // width}", chunk)
+
+
+def write_chunk(path: Path, numbers: npt.NDArray[Any]) -> None:
+    """Write one whole chunk as `read_chunk` reads it, without a copy where its numbers lie one after another."""
+    numbers = np.ascontiguousarray(numbers).reshape(-1).view(np.uint8)
+    with open(path, "wb", buffering=0) as file:
+        file.write(numbers.data)
+        file.write(google_crc32c.value(numbers).to_bytes(TAIL, "little"))
 
 
 def chunk_tail(path: Path) -> str | None:

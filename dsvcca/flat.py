@@ -16,11 +16,13 @@ def write_flat(folder: Path, parts: Iterable[Array], chunk: int) -> None:
     """Write arrays end to end, in chunks of so many numbers."""
     flat = [as_pairs(np.ascontiguousarray(to_numpy(part))).ravel() for part in parts]
     size = sum(part.size for part in flat)
-    array = files.create_array(folder, (size,), min(chunk, max(size, 1)), "float64", ("value",))
-    start = 0
-    for stretch in _stretches(flat, chunk):
-        array[start : start + stretch.size] = stretch
-        start += stretch.size
+    chunk = min(chunk, max(size, 1))
+    files.create_array(folder, (size,), chunk, "float64", ("value",))
+    for place, stretch in enumerate(_stretches(flat, chunk)):
+        short = chunk - stretch.size
+        files.write_chunk(
+            folder / f"c.{place}", np.pad(stretch, (0, short), constant_values=np.nan) if short else stretch
+        )
 
 
 class Flat:

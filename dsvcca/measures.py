@@ -102,7 +102,12 @@ def totals_of_values(c: Array) -> dict[str, Array]:
 
 
 def totals_of_vectors(
-    c: Array, x: NumpyArray, y: NumpyArray, x_loadings: Loadings, y_loadings: Loadings
+    c: Array,
+    x: NumpyArray,
+    y: NumpyArray,
+    x_loadings: Loadings,
+    y_loadings: Loadings,
+    ranks: tuple[NumpyArray, NumpyArray] | None = None,
 ) -> dict[str, Array]:
     """Return all `TOTALS` of cross blocks, without touching a row of data.
 
@@ -114,15 +119,21 @@ def totals_of_vectors(
         Which representation each side is, an index into the loadings.
     x_loadings, y_loadings : sequence of (K, p), (K, q), or mapping to them
         Loadings F of the representations; the first k_x (k_y) rows are used.
+    ranks : (b,) and (b,) int, optional
+        Ranks of both sides where cross blocks and loadings are filled up with zeros; those of x are then the smaller.
     """
     xp = namespace(c)
-    if c.shape[1] > c.shape[2]:
+    if ranks is None and c.shape[1] > c.shape[2]:
         return exchanged(totals_of_vectors(adjoint(c), y, x, y_loadings, x_loadings))
+    k_x, k_y = ranks or (np.full(len(x), c.shape[1]), np.full(len(x), c.shape[2]))
     rho, a = smaller_side(c)
     b = xp.matmul(adjoint(c), a) / xp.maximum(rho, xp.full_like(rho, UNSAFE))[:, None, :]
-    for i in np.flatnonzero(to_numpy(rho[:, -1]) < UNSAFE):
-        left, values, right = xp.linalg.svd(c[int(i), :, :], full_matrices=False)
-        rho[int(i), :], a[int(i), :, :], b[int(i), :, :] = xp.clip(values, 0.0, 1.0), left, adjoint(right)
+    smallest = to_numpy(rho)[np.arange(len(x)), k_x - 1]
+    for i in np.flatnonzero(smallest < UNSAFE).tolist():
+        p, q = int(k_x[i]), int(k_y[i])
+        left, values, right = xp.linalg.svd(c[i, :p, :q], full_matrices=False)
+        rho[i, :p], a[i, :p, :p], b[i, :q, :p] = xp.clip(values, 0.0, 1.0), left, adjoint(right)
+        a[i, p:, :p], b[i, q:, :p] = 0.0, 0.0
     of_x, of_y = _weights(a, x, x_loadings), _weights(b, y, y_loadings)
     sums = (rho, rho * rho, of_x * rho, of_x, of_y * rho, of_y)
     return {name: xp.sum(one, axis=-1) for name, one in zip(TOTALS, sums, strict=True)}
@@ -163,14 +174,16 @@ def _weights(vectors: Array, which: NumpyArray, loadings: Loadings) -> Array:
     """
     xp = namespace(vectors)
     k, c = vectors.shape[1:]
-    found, order = [], []
-    for one in np.unique(which):
-        rows = np.flatnonzero(which == one)
-        f = loadings[int(one)][:k, :]
+    order = np.argsort(which, kind="stable")
+    is_sorted = bool((order[1:] > order[:-1]).all())
+    ordered = vectors if is_sorted else xp.take(vectors, like(order, vectors), axis=0)
+    ones, starts = np.unique(which, return_index=True) if is_sorted else np.unique(which[order], return_index=True)
+    found = []
+    for one, start, stop in zip(ones.tolist(), starts.tolist(), [*starts[1:].tolist(), len(which)], strict=True):
+        f = loadings[one][:k, :]
         step = max(1, SLICE // (c * f.shape[1]))
-        for start in range(0, len(rows), step):
-            chosen = rows[start : start + step]
-            g = xp.matmul(adjoint(xp.take(vectors, like(chosen, vectors), axis=0)), f)
+        for first in range(start, stop, step):
+            g = xp.matmul(adjoint(ordered[first : min(first + step, stop), :, :]), f)
             found.append(xp.sum(xp.abs(g), axis=-1))
-            order.append(chosen)
-    return xp.take(xp.concat(found, axis=0), like(np.argsort(np.concatenate(order)), vectors), axis=0)
+    together = xp.concat(found, axis=0)
+    return together if is_sorted else xp.take(together, like(np.argsort(order), vectors), axis=0)

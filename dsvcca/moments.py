@@ -91,7 +91,8 @@ class Rows:
         (n, *space, c) of the whole.
     view : View
     keep : bool
-        Whether shifted rows stay in memory after the first pass; otherwise each pass calls `pieces` again.
+        Whether rows stay in memory after the first pass, transformed ones shifted, others as they were read; otherwise
+        each pass calls `pieces` again.
     center : {"all", "dc"}
         Subtract the mean of every frequency, or of frequency 0 alone.
     grid : int, optional
@@ -135,10 +136,11 @@ class Rows:
     def __call__(self) -> Iterator[Array]:
         """Yield the shifted rows, (f, rows, c) float64 or complex128, one step of the grid at a time.
 
-        Unless they are kept, they hold their numbers until the next step is asked for.
+        They hold their numbers until the next step is asked for.
         """
         if self._kept is not None:
-            yield from self._kept
+            for slab in self._kept:
+                yield slab if _is_complex(slab) else self._shifted(slab)
             return
         kept = []
         for stored in on_grid(self._pieces(), self._grid):
@@ -152,14 +154,23 @@ class Rows:
                 self.shift = self.shift * like(self.centred[:, None].astype(np.float64), self.shift)
             if _is_complex(slab):
                 slab -= self.shift[:, None, :]  # nobody else holds it
-                self._buffer = shifted = slab
-            else:
-                shifted = slab - self.shift[:, None, :]
+                self._buffer = slab
             if self._keep:
-                kept.append(shifted)
-            yield shifted
+                kept.append(slab)
+            yield slab if _is_complex(slab) else self._shifted(slab)
         if self._keep:
             self._kept = kept
+
+    def _shifted(self, slab: Array) -> Array:
+        """Return real rows less the shift, float64, in a buffer where they are NumPy's."""
+        if not isinstance(slab, np.ndarray):
+            return as_float64(slab) - self.shift[:, None, :]
+        if self._buffer is None or self._buffer.shape[1] < slab.shape[1]:
+            self._buffer = np.empty(slab.shape)
+        shifted = self._buffer[:, : slab.shape[1], :]
+        shifted[...] = slab  # converted first: one ufunc that converts as it subtracts takes twice as long
+        shifted -= self.shift[:, None, :]
+        return shifted
 
     def stored(self) -> Iterator[Array]:
         """Yield the activations as they are stored, read anew."""

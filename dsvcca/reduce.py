@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dsvcca import files
 from dsvcca.activations import PIECE, Representation, ahead, read_over_tokens, read_pieces, read_positions
-from dsvcca.arrays import Array, NumpyArray, like, significand_bits, to_numpy
+from dsvcca.arrays import Array, NumpyArray, like, put, significand_bits, to_numpy
 from dsvcca.basis import RankRule
 from dsvcca.errors import DsvccaError
 from dsvcca.moments import Rows
@@ -113,7 +113,8 @@ def _pieces(representation: Representation, view: View) -> Iterator[NumpyArray]:
 def _add(pack: PackWriter, task: ReduceTask, place: int, size: Size, read: Future[list[NumpyArray] | None]) -> None:
     """Whiten one representation into the pack, its columns held in memory or, if they are too many, sent to disk."""
     representation, view, fingerprint = task.representations[place], task.views[place], task.fingerprints[place]
-    small = read.result()
+    read_whole = read.result()
+    small = None if read_whole is None else [put(piece) for piece in read_whole]
     shape = representation.logical_shape
     if reads_tokens(representation, view):  # rows are regrouped once padding is left out
         shape, view = (size.rows, size.columns), NEURONS
@@ -121,7 +122,7 @@ def _add(pack: PackWriter, task: ReduceTask, place: int, size: Size, read: Futur
     columns = _Streamed(pack, size.step_rows) if streams(size, task.budget) else InMemory(rounded=True)
     if route == "covariance":
         rows = Rows(
-            lambda: small or _pieces(representation, task.views[place]),
+            lambda: small or map(put, _pieces(representation, task.views[place])),
             shape,
             view,
             keep=holds_whole(size, task.budget),
@@ -130,7 +131,7 @@ def _add(pack: PackWriter, task: ReduceTask, place: int, size: Size, read: Futur
         basis = whiten(rows, task.rule, columns, bits=bits, name=name)
     else:
         wide = Wide(
-            pieces=lambda: small or ahead(_pieces(representation, task.views[place])),
+            pieces=lambda: small or map(put, ahead(_pieces(representation, task.views[place]))),
             view=view,
             rows=size.rows,
             columns=size.columns,

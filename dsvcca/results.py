@@ -22,7 +22,7 @@ import json
 import os
 import warnings
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -281,6 +281,15 @@ def add_warnings(root: Path, sentences: Sequence[str]) -> list[str]:
     return [sentence for sentence in sentences if sentence not in before]
 
 
+def add_libraries(root: Path, names: Collection[str]) -> None:
+    """Keep with the results which array libraries made them."""
+    metadata = files.read_json(root / "zarr.json")
+    before = metadata["attributes"].get("array_library", [])
+    if not set(names) <= set(before):
+        metadata["attributes"]["array_library"] = sorted({*before, *names})
+        files.write_json(root / "zarr.json", metadata)
+
+
 def open_results(out: str | os.PathLike[str]) -> xr.Dataset:
     """Open results: variables over x and y (and variance), labels as coordinates, read when they are used.
 
@@ -323,8 +332,12 @@ def open_results(out: str | os.PathLike[str]) -> xr.Dataset:
 
 
 def _write_record(root: Path, record: Mapping[str, Any], plan: Plan, about: Mapping[str, Any]) -> None:
-    said = {**plan.definition, **plan.description, **about, "warnings": record["warnings"]}
     root.mkdir(exist_ok=True)
+    try:
+        made_by = files.read_json(root / "zarr.json")["attributes"].get("array_library", [])
+    except FileNotFoundError:
+        made_by = []
+    said = {**plan.definition, **plan.description, **about, "array_library": made_by, "warnings": record["warnings"]}
     files.write_group(root, **{KEY: signed(record)}, **said)
     if not (root / COMMITS / "zarr.json").exists():
         (root / COMMITS).mkdir(exist_ok=True)

@@ -25,7 +25,7 @@ import numpy as np
 
 from dsvcca import files
 from dsvcca.activations import Representation, ahead, read_pieces
-from dsvcca.arrays import Array, NumpyArray, adjoint, like, namespace, real_part, significand_bits, to_numpy
+from dsvcca.arrays import Array, NumpyArray, adjoint, like, namespace, put, real_part, significand_bits, to_numpy
 from dsvcca.basis import Basis, RankRule
 from dsvcca.errors import DsvccaError
 from dsvcca.frequencies import half_spectrum
@@ -96,7 +96,7 @@ class SegmentTask:
     def _rows(self, r: Representation, view: View) -> Rows:
         start, stop = self.segments[self.segment]
         return Rows(
-            lambda: ahead(read_pieces(r, start, stop)),
+            lambda: map(put, ahead(read_pieces(r, start, stop))),
             r.logical_shape,
             view,
             keep=False,
@@ -174,7 +174,7 @@ def project(task: SegmentTask) -> str:
     """Write the columns of one segment into the pack, and commit what was measured of them."""
     name = task.partial("columns")
     if not has_partial(task.workspace, name):
-        kept, [rows] = _kept(task), task.rows()
+        kept, [rows] = _kept(task, put), task.rows()
         slabs = rows()
         first = next(slabs)
         projection = Projection(kept, rows.shift)
@@ -291,18 +291,18 @@ def _arrays_of(kept: Cut) -> dict[str, Array]:
     return arrays | {f"vectors{f}": vectors for f, vectors in enumerate(kept.vectors)}
 
 
-def _kept(task: SegmentTask) -> Cut:
+def _kept(task: SegmentTask, bring: Callable[[NumpyArray], Array] = np.asarray) -> Cut:
     arrays, about = read_partial(task.workspace, task.partial("kept", -1))
     return Cut(
         count=int(about["count"]),
         space=task.rows()[0].space,
         centred=arrays["centred"] > 0,
-        mean=arrays["mean"],
-        neuron_norms=arrays["neuron_norms"],
+        mean=bring(arrays["mean"]),
+        neuron_norms=bring(arrays["neuron_norms"]),
         ranks=arrays["ranks"].astype(np.int64),
         singular_values=arrays["singular_values"],
         nonzero=int(about["nonzero"]),
-        vectors=tuple(arrays[f"vectors{f}"] for f in range(len(arrays["ranks"]))),
+        vectors=tuple(bring(arrays[f"vectors{f}"]) for f in range(len(arrays["ranks"]))),
     )
 
 

@@ -100,7 +100,7 @@ def segment_rows(sizes: Sequence[Size], row_bytes: int, segment: int) -> int:
 
 def segment_memory(sizes: Sequence[Size]) -> int:
     """Return the bytes of arrays that adding up a segment takes, or merging the segments, whichever is more."""
-    adding = moments_bytes(sizes) + sum(14 * size.step + 3 * PIECE for size in sizes)
+    adding = moments_bytes(sizes) + sum(14 * size.step + 3 * min(PIECE, 8 * size.rows * size.width) for size in sizes)
     merging = 2 * moments_bytes(sizes) + sum(4 * moments_bytes([size]) for size in sizes)
     return max(adding, merging) + (64 << 20)
 

@@ -59,7 +59,13 @@ LEAST = 64
 """Datapoints in one step, at least."""
 
 STEP_BYTES = 64 << 20
-"""Bytes, as float64, of the activations in one step: wide ones have shorter steps."""
+"""Bytes, as float64, of the activations in one step, at most: wide ones have shorter steps."""
+
+CACHED_BYTES = 2 << 20
+"""Bytes of a step that is still near the processor when it is used a second time."""
+
+ENOUGH = 512
+"""Rows in a step for which a Gram matrix costs more than bringing it from memory and back."""
 
 
 @dataclass(frozen=True)
@@ -211,11 +217,13 @@ def grid_datapoints(shape: tuple[int, ...], view: View) -> int:
     their blocks at the same rows, however long their steps are.
 
     >>> grid_datapoints((10_000, 256), View("neurons")), grid_datapoints((20_000, 32, 32, 64), View("dft"))
-    (4096, 128)
+    (1024, 128)
     """
     _, *space, c = shape
     positions = prod(space)
     most = min(STEP_BYTES // (8 * positions * c), GRID // (positions if view.name == "positions" else 1))
+    if view.name not in TRANSFORMED:
+        most = min(most, max(CACHED_BYTES // (8 * positions * c), ENOUGH))
     return max(LEAST, 1 << max(0, most.bit_length() - 1))
 
 

@@ -7,7 +7,7 @@ the columns.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -21,6 +21,7 @@ from dsvcca.arrays import (
     as_float64,
     as_pairs,
     device,
+    eigen,
     from_pairs,
     hermitian,
     like,
@@ -55,33 +56,32 @@ class Spectrum:
     ----------
     singular_values : (f, c) float64, NumPy
         All of them, largest first within a frequency; s² / (n - 1) is a variance.
-    vectors : f arrays (c, c), float64 or complex128
-        Columns in the same order; real where a frequency is its own conjugate.
+    vectors : f functions
+        Each returns the first k of them, (c, k) float64 or complex128; real where a frequency is its own conjugate.
     nonzero : int
         How many singular values, over all frequencies, stand above the rounding of the arithmetic and of the stored
         numbers.
     """
 
     singular_values: NumpyArray
-    vectors: tuple[Array, ...]
+    vectors: tuple[Callable[[int], Array], ...]
     nonzero: int
 
 
-def decompose(moments: Moments, weights: NumpyArray, largest: float, bits: int | None) -> Spectrum:
+def decompose(moments: Moments, weights: NumpyArray, largest: float, bits: int | None, every: bool = False) -> Spectrum:
     """Return the spectrum of centred activations from their co-moments.
 
     A direction is zero if its eigenvalue is at most max(n, c) eps of the largest of all frequencies, or at most what
     rounding the stored numbers to `bits` significand bits can make of nothing: 4 max(n, c) u² / 12, u the spacing of
     stored numbers at `largest`, the largest absolute value as stored. A channel that is constant after batch norm is
-    zero by this rule, whatever its constant.
+    zero by this rule, whatever its constant. `every` says that all vectors will be asked for.
     """
     eigenvalues, vectors = [], []
     for f, weight in enumerate(weights):
         comoment = moments.comoment(f)
-        xp = namespace(comoment)
-        values, found = xp.linalg.eigh(real_part(comoment) if weight == 1 else comoment)
-        eigenvalues.append(to_numpy(values)[::-1])
-        vectors.append(xp.flip(found, axis=1))
+        values, leading = eigen(real_part(comoment) if weight == 1 else comoment, every)
+        eigenvalues.append(values)
+        vectors.append(leading)
     s2 = np.maximum(np.stack(eigenvalues), 0.0)
     zero = zero_below(float(s2.max()), moments.count, s2.shape[1], largest, bits)
     return Spectrum(np.sqrt(s2), tuple(vectors), int(np.count_nonzero(s2 > zero)))
@@ -219,7 +219,8 @@ def cut(
     check_numbers(largest, bits, name)
     weights = half_spectrum(space).weights
     n = moments.count
-    spectrum = decompose(moments, weights, largest, bits)
+    every = rule.rank is None and rule.variance == 1
+    spectrum = decompose(moments, weights, largest, bits, every)
     ranks = kept_directions(rule, spectrum.singular_values, spectrum.nonzero, n, name, weights)
     powers = neuron_powers(moments, weights)
     xp = namespace(powers)
@@ -232,7 +233,7 @@ def cut(
         ranks=ranks,
         singular_values=spectrum.singular_values,
         nonzero=spectrum.nonzero,
-        vectors=tuple(v[:, :k] for v, k in zip(spectrum.vectors, ranks.tolist(), strict=True)),
+        vectors=tuple(leading(k) for leading, k in zip(spectrum.vectors, ranks.tolist(), strict=True)),
     )
 
 

@@ -28,7 +28,7 @@ import zarr
 
 from dsvcca import files
 from dsvcca.activations import FORMAT, KEY, read_attributes, signed
-from dsvcca.arrays import Array, NumpyArray, to_numpy
+from dsvcca.arrays import Array, NumpyArray, library, to_numpy
 from dsvcca.basis import Basis, Block, RankRule
 from dsvcca.errors import DsvccaError
 from dsvcca.flat import Flat, Stretch, write_flat
@@ -68,7 +68,10 @@ class Receipt:
 
 
 class Pack:
-    """A committed pack, opened for reading; every chunk is compared with the commit record when it is read."""
+    """A committed pack, opened for reading; every chunk is compared with the commit record when it is read.
+
+    `library` is the array library that made it.
+    """
 
     def __init__(self, workspace: str, name: str) -> None:
         self._folder = Path(workspace, name)
@@ -80,6 +83,7 @@ class Pack:
         self._about = about["bases"]
         self._checksums = about["checksums"]
         self._rows = int(about["rows"])
+        self.library = str(about["library"])
         self.pairs = None if about["pairs"] is None else [(int(i), int(j)) for i, j in about["pairs"]]
         self._places = _places([_widths(one["space"], one["ranks"]) for one in self._about])
         self._width = max(place.stop for place in self._places.values())
@@ -107,6 +111,10 @@ class Pack:
             row_norms=head.take(self._rows),
             blocks=_Blocks(self, position, f),
         )
+
+    def key(self, position: int) -> str:
+        """Return the digest of what a basis was made from, its numbers: it orders bases in the same way everywhere."""
+        return str(self._about[position]["key"])
 
     def block(self, position: int, frequency: int) -> Block:
         """Return what belongs to one frequency of a basis."""
@@ -199,6 +207,7 @@ class PackWriter:
     def __init__(self, workspace: str, rows: int, rule: RankRule) -> None:
         self._root = Path(workspace)
         self._rows, self._rule = rows, rule
+        self._library = library()  # of this thread; another one may commit
         self._bases: list[tuple[str, Basis]] = []
         self._held: list[NumpyArray] = []
         self._folder: Path | None = None
@@ -243,7 +252,7 @@ class PackWriter:
             for start in range(0, self._rows, GRID):
                 rows = np.concatenate([held[start : start + GRID] for held in self._held], axis=1)
                 files.write_rows(array, folder / COLUMNS, start, rows if order is None else rows[:, order])
-        return _commit(folder, self._root, self._bases, self._rule)
+        return _commit(folder, self._root, self._bases, self._rule, self._library)
 
     def _order(self) -> NumpyArray | None:
         """Return which of the columns, basis by basis, comes where in the pack; None if they stay as they are."""
@@ -286,7 +295,7 @@ class Filled:
     def commit(self, fingerprint: str, basis: Basis, rule: RankRule) -> list[Receipt]:
         """Add what belongs to the columns, seal and publish."""
         shutil.rmtree(self._folder / "parts", ignore_errors=True)  # of a task that was killed
-        return _commit(self._folder, self._root, [(fingerprint, basis)], rule)
+        return _commit(self._folder, self._root, [(fingerprint, basis)], rule, library())
 
 
 def commit_joint(
@@ -301,7 +310,7 @@ def commit_joint(
     folder = files.stage(Path(workspace))
     try:
         write_flat(folder / CROSS, cross, PARTS)
-        return _commit(folder, Path(workspace), list(zip(fingerprints, bases, strict=True)), rule, pairs)
+        return _commit(folder, Path(workspace), list(zip(fingerprints, bases, strict=True)), rule, library(), pairs)
     finally:
         files.discard(folder)
 
@@ -342,6 +351,7 @@ def _commit(
     root: Path,
     bases: Sequence[tuple[str, Basis]],
     rule: RankRule,
+    made_by: str,
     pairs: Sequence[tuple[int, int]] | None = None,
 ) -> list[Receipt]:
     """Write what belongs to bases beside their columns or cross blocks, seal the pack and publish it."""
@@ -355,6 +365,7 @@ def _commit(
             "nonzero": basis.nonzero,
             "missed": basis.missed,
             "off_block": None if basis.off_block is None else asdict(basis.off_block),
+            "key": _key(basis),
             "rule": asdict(rule),
         }
         for fingerprint, basis in bases
@@ -363,6 +374,7 @@ def _commit(
         "format": FORMAT,
         "kind": "pack",
         "rows": bases[0][1].count,
+        "library": made_by,
         "bases": about,
         "pairs": None if pairs is None else [list(pair) for pair in pairs],
         "checksums": files.seal(folder),
@@ -376,11 +388,17 @@ def _commit(
     return _receipts(name, about)
 
 
+def _key(basis: Basis) -> str:
+    parts = (to_numpy(part) for part in (basis.singular_values, basis.row_norms, basis.blocks[0].components))
+    return hashlib.blake2b(b"".join(part.tobytes() for part in parts), digest_size=16).hexdigest()
+
+
 def _create_columns(folder: Path, rows: int, columns: int, step: int = GRID // 2) -> zarr.Array[Any]:
     """Create the array of columns of a pack, of which `step` rows are written at once."""
     half = GRID // 2  # of a step of the grid: less is wasted on the last chunk
     height = min(half if step % half == 0 else step, rows)
-    inner = (min(columns, PACK * (GRID // 2) // height),)  # about 4 MiB
+    chunks = max(1, round(columns * height / (PACK * half)))  # about 4 MiB each, and nothing wasted on the last
+    inner = (-(-columns // chunks),)
     return files.create_array(folder / COLUMNS, (rows, columns), height, "float32", ("row", "direction"), inner)
 
 

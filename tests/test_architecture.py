@@ -26,7 +26,7 @@ MATHS = [
 ]
 DATA = ["files", "flat", "labels", "activations", "foreign", "writer", "store", "pairs", "targets", "sizes"]
 DATA += ["passes", "plan", "planning", "partials", "workspace", "dataset", "results", "tables"]
-DOOR = ["execute", "reduce", "segments", "correlate", "explain", "compare"]
+DOOR = ["execute", "reduce", "segments", "panel", "products", "solves", "correlate", "explain", "compare"]
 FACE = ["plot", "demo", "cli"]
 ORDER = ["errors", "progress", *MATHS, *DATA, *DOOR, *FACE]
 

@@ -1,0 +1,207 @@
+"""The bases of one panel on a worker: small parts in memory, columns read step by step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from dsvcca.arrays import Array, NumpyArray, put, to_numpy
+from dsvcca.basis import Block, RankRule, inverse_cholesky, ranks_of
+from dsvcca.moments import grid_steps
+from dsvcca.sizes import block_bytes
+from dsvcca.views import GRID
+from dsvcca.workspace import BasisRef, Pack
+
+SHAPE, ROWS = 64, 16
+"""Both sides of a product are multiples of SHAPE columns, and it runs over ROWS rows or more: no edges."""
+
+
+SLACK = 16
+"""Columns of zeros after the last basis, at least: pairs are cut out in sizes up to that much larger than they are."""
+
+
+def padded(columns: int) -> int:
+    """Return the columns of a slab that holds so many."""
+    return -(-(columns + SLACK) // SHAPE) * SHAPE
+
+
+@dataclass
+class Kept:
+    """What a run of bases brings to the solves of one frequency.
+
+    Attributes
+    ----------
+    blocks : sequence of Block
+        Cut to the directions that some rule keeps.
+    """
+
+    blocks: Sequence[Block]
+    _loadings: dict[tuple[int, int, int], Array] = field(default_factory=dict)
+    _stacks: dict[int, tuple[Array, Array]] = field(default_factory=dict)
+
+    def stacks(self, size: int) -> tuple[Array, Array]:
+        """Return L^-1 (b, size, size) and the column sums (b, size) of bases; beyond their ranks of ones and zeros."""
+        if size not in self._stacks:
+            fitting = [block if len(block.column_sums) <= size else block.cut(0) for block in self.blocks]
+            dtype = np.result_type(np.float64, *(to_numpy(block.column_sums).dtype for block in fitting))
+            cholesky = np.zeros((len(fitting), size, size), dtype=dtype)
+            cholesky += np.eye(size)
+            sums = np.zeros((len(fitting), size), dtype=dtype)
+            for place, block in enumerate(fitting):
+                k = len(block.column_sums)
+                cholesky[place, :k, :k], sums[place, :k] = block.cholesky, block.column_sums
+            self._stacks[size] = put(inverse_cholesky(cholesky)), put(sums)
+        return self._stacks[size]
+
+    def loadings(self, i: int, k: int, size: int) -> Array:
+        """Return F (size, c) of the first k directions of a basis, as if no others had been kept; zero from k on."""
+        if (i, k, size) not in self._loadings:
+            found = to_numpy(self.blocks[i].cut(k).loadings)
+            self._loadings[i, k, size] = put(np.concatenate([found, np.zeros((size - k, found.shape[1]))]))
+        return self._loadings[i, k, size]
+
+
+class Panel:
+    """The bases of one side of a tile that share their rows and frequencies.
+
+    Attributes
+    ----------
+    refs : tuple of BasisRef
+    ranks : (b, rules, f) int
+        The directions each rule keeps.
+    most : (b, f) int
+        Those that some rule keeps.
+    widths : (b, f) int
+        Their real columns: two for a complex one.
+    weights : (f,) int
+    keys : list of str
+        Order bases by what they hold: every pair is solved in an order of its two sides that does not depend on which
+        of them came first.
+    """
+
+    def __init__(self, workspace: str, refs: tuple[BasisRef, ...], rules: tuple[RankRule, ...]) -> None:
+        self.refs = refs
+        self.packs = {name: Pack(workspace, name) for name in dict.fromkeys(ref.pack for ref in refs)}
+        kept: list[tuple[NumpyArray, ...]] = []
+        self.neurons: list[int] = []
+        for ref in refs:
+            basis = self.packs[ref.pack].basis(ref.position)
+            self.weights = basis.weights
+            kept.append(ranks_of(rules, basis.weights, basis.singular_values, basis.nonzero))
+            self.neurons.append(len(basis.neuron_norms))
+        self.keys = [self.packs[ref.pack].key(ref.position) for ref in refs]
+        self.ranks: NumpyArray = np.asarray(kept)
+        self.most: NumpyArray = self.ranks.max(axis=1)
+        self.widths: NumpyArray = self.most * self.weights
+        self._at: tuple[tuple[int, range], Kept] = ((-1, range(0)), Kept(()))
+
+    @property
+    def is_joint(self) -> bool:
+        """Whether cross blocks are stored, and no columns."""
+        return any(pack.pairs is not None for pack in self.packs.values())
+
+    def joint_cross(self, f: int, i: int, other: Panel, j: int) -> NumpyArray:
+        """Return the stored cross block (k_i, k_j) of basis i of this panel and basis j of another."""
+        one, two = self.refs[i], other.refs[j]
+        block = self.packs[one.pack].cross(f, one.position, two.position)
+        return block[: int(self.most[i, f]), : int(other.most[j, f])]
+
+    @property
+    def bytes_a_column(self) -> float:
+        """Bytes of what belongs to one real column at the frequency where that is most."""
+        worst = 0.0
+        for most, c in zip(self.most, self.neurons, strict=True):
+            at = int(most.argmax())
+            k, weight = int(most[at]), int(self.weights[at])
+            worst = max(worst, block_bytes(k, c, weight) / max(1, k * weight))
+        return worst
+
+    def ends(self, run: range, f: int) -> NumpyArray:
+        """Return where the real columns of each basis of a run begin at one frequency; after all of them the end."""
+        return np.cumsum([0, *self.widths[run.start : run.stop, f].tolist()])
+
+    def at(self, f: int, run: range) -> Kept:
+        """Return what a run of bases brings to the solves of one frequency; of the last one asked for it is kept."""
+        if self._at[0] != (f, run):
+            stored = (self.packs[self.refs[i].pack].block(self.refs[i].position, f) for i in run)
+            blocks = [block.cut(int(self.most[i, f])) for i, block in zip(run, stored, strict=True)]
+            self._at = (f, run), Kept(blocks)
+        return self._at[1]
+
+    def runs(self, f: int, most: int) -> Iterator[range]:
+        """Cut the panel into runs of at most `most` columns at one frequency (or one basis)."""
+        start = total = 0
+        for i, width in enumerate(self.widths[:, f].tolist()):
+            if i > start and total + width > most:
+                yield range(start, i)
+                start, total = i, 0
+            total += width
+        yield range(start, len(self.refs))
+
+    def slabs(self, run: range, frequencies: range, rows: int) -> list[NumpyArray]:
+        """Return two arrays that `fill` can use in turn."""
+        widths = self.widths[run.start : run.stop, frequencies.start : frequencies.stop].sum(axis=0).tolist()
+        height = max(min(rows, GRID), ROWS)
+        return [np.empty((height, sum(map(padded, widths))), dtype=np.float32) for _ in range(2)]
+
+    def fill(self, slab: NumpyArray, step: slice, run: range, frequencies: range) -> list[NumpyArray]:
+        """Write the columns of a run of bases for one step of the grid into `slab`, and return those of each frequency.
+
+        Rows up to `ROWS`, and columns up to a multiple of `SHAPE`, are zero where no basis is.
+        """
+        rows = step.stop - step.start
+        slab = slab[: max(rows, ROWS)]
+        slab[rows:] = 0
+        found = []
+        targets: dict[str, list[tuple[int, slice]]] = {}
+        start = 0
+        for f in frequencies:
+            ends = start + self.ends(run, f)
+            stop = start + padded(int(ends[-1]) - start)
+            slab[:, ends[-1] : stop] = 0
+            for place, i in zip(ends.tolist(), run, strict=False):
+                first = self.packs[self.refs[i].pack].place(self.refs[i].position, f).start
+                kept = slice(first, first + int(self.widths[i, f]))
+                if kept.stop > kept.start:
+                    targets.setdefault(self.refs[i].pack, []).append((place, kept))
+            found.append(slab[:, start:stop])
+            start = stop
+        for name, wanted in targets.items():
+            every = slice(min(kept.start for _, kept in wanted), max(kept.stop for _, kept in wanted))
+            for rows_read, there, read in self.packs[name].columns(step, every):
+                for place, kept in wanted:
+                    begin, end = max(kept.start, there.start), min(kept.stop, there.stop)
+                    if begin < end:
+                        target = slice(place + begin - kept.start, place + end - kept.start)
+                        slab[rows_read, target] = read[:, begin - there.start : end - there.start]
+        return found
+
+
+def read_slabs(
+    x: Panel, x_run: range, y: Panel, y_run: range, frequencies: range, rows: int
+) -> Iterator[tuple[list[Array], list[Array]]]:
+    """Yield the columns of two runs for every step of the grid; the next step is read while the caller uses one.
+
+    Slabs are used again, every other step: they hold their numbers until the next one is asked for. They are on the
+    device of the worker, where each goes in one transfer.
+    """
+    itself = x is y and x_run == y_run
+    y_slabs = y.slabs(y_run, frequencies, rows)
+    x_slabs = y_slabs if itself else x.slabs(x_run, frequencies, rows)
+
+    def read(step: slice, place: int) -> tuple[list[NumpyArray], list[NumpyArray]]:
+        u_y = y.fill(y_slabs[place % 2], step, y_run, frequencies)
+        return (u_y if itself else x.fill(x_slabs[place % 2], step, x_run, frequencies)), u_y
+
+    steps = list(grid_steps(rows))
+    with ThreadPoolExecutor(1, "dsvcca-io") as io:
+        ahead = io.submit(read, steps[0], 0)
+        for place in range(1, len(steps) + 1):
+            u_x, u_y = ahead.result()
+            if place < len(steps):
+                ahead = io.submit(read, steps[place], place)
+            on_device = [put(u) for u in u_y]
+            yield (on_device if itself else [put(u) for u in u_x]), on_device

@@ -1,0 +1,131 @@
+"""Cross blocks of two panels: the large products, in float32, summed in float64 after every step of the grid.
+
+The bits of a product must not depend on which bases share a panel. So slabs are padded with zeros to shapes for which
+BLAS has no special routine (`panel.SHAPE`), and the left side is taken in strips, each a copy: an array times itself
+would take another routine as well. Of each strip only the columns of pairs that are wanted are made, and what lies
+between them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from dsvcca.arrays import Array, NumpyArray, adjoint, namespace, put
+from dsvcca.moments import grid_steps
+from dsvcca.panel import SHAPE, SLACK, Panel, padded, read_slabs
+from dsvcca.sizes import STRIP, tile_memory
+
+SMALL = 1 << 20
+"""Multiplications up to which BLAS may take a routine for small products: others have more."""
+
+
+def cross_blocks(
+    x: Panel, y: Panel, rows: int, wanted: NumpyArray, budget: int
+) -> Iterator[tuple[int, range, range, Array]]:
+    """Yield (frequency, run of x, run of y, block) until all wanted pairs were in some block.
+
+    A block is the real product (columns of x, columns of y) of the columns of two runs, with `panel.SLACK` or more rows
+    and columns beyond them; only what belongs to wanted pairs is there. As many frequencies and bases are taken
+    together as the budget in bytes allows.
+    """
+    most = _most_columns(budget, x, y, rows)
+    for frequencies in _groups(x, y, most):
+        for x_run in x.runs(frequencies.start, most):
+            for y_run in y.runs(frequencies.start, most):
+                here = wanted[x_run.start : x_run.stop, y_run.start : y_run.stop]
+                if here.any():
+                    blocks = (
+                        _stored(x, x_run, y, y_run, frequencies)
+                        if x.is_joint
+                        else _multiplied(x, x_run, y, y_run, frequencies, rows, here)
+                    )
+                    yield from ((f, x_run, y_run, block) for f, block in zip(frequencies, blocks, strict=True))
+
+
+def _most_columns(budget: int, x: Panel, y: Panel, rows: int) -> int:
+    """Return the columns a run may have on each side, so that the task stays in its budget."""
+    x_columns, y_columns = int(x.widths.sum()), 0 if y is x else int(y.widths.sum())
+    blocks = max(x.bytes_a_column, y.bytes_a_column)
+    if tile_memory(x_columns, y_columns, rows, int(blocks * (x_columns + y_columns))) <= budget:
+        return max(x_columns, y_columns)
+    most = max(x_columns, y_columns)
+    while most > SHAPE and tile_memory(most, most, rows, int(2 * blocks * most)) > budget:
+        most = most * 7 // 8
+    return most
+
+
+def _groups(x: Panel, y: Panel, most: int) -> Iterator[range]:
+    """Cut the frequencies into groups whose columns are at most `most` on each side (or one frequency)."""
+    widths = np.maximum(x.widths.sum(axis=0), y.widths.sum(axis=0))
+    start = total = 0
+    for f, width in enumerate(map(padded, widths.tolist())):
+        if f > start and total + width > most:
+            yield range(start, f)
+            start, total = f, 0
+        total += width
+    yield range(start, len(widths))
+
+
+def _multiplied(
+    x: Panel, x_run: range, y: Panel, y_run: range, frequencies: range, rows: int, wanted: NumpyArray
+) -> list[Array]:
+    """Return the products of the columns of two runs at each frequency."""
+    strips = [_strips(x.ends(x_run, f), y.ends(y_run, f), wanted) for f in frequencies]
+    found: list[Array] = [None for _ in frequencies]
+    for every_x, every_y in read_slabs(x, x_run, y, y_run, frequencies, rows):
+        for place, (u_x, u_y) in enumerate(zip(every_x, every_y, strict=True)):
+            found[place] = _add_product(found[place], u_x, u_y, strips[place])
+    return found
+
+
+def _strips(x_ends: NumpyArray, y_ends: NumpyArray, wanted: NumpyArray) -> list[tuple[slice, slice]]:
+    """Return which columns of y are multiplied with each strip of columns of x."""
+    found = []
+    for strip in grid_steps(int(x_ends[-1]), STRIP):
+        first, last = np.searchsorted(x_ends, [strip.start, strip.stop - 1], side="right") - 1
+        here = np.flatnonzero(wanted[first : last + 1].any(axis=0))
+        if here.size:
+            start = int(y_ends[here[0]]) // SHAPE * SHAPE
+            found.append((strip, slice(start, -(-int(y_ends[here[-1] + 1]) // SHAPE) * SHAPE)))
+    return found
+
+
+def _add_product(m: Array, u_x: Array, u_y: Array, strips: list[tuple[slice, slice]]) -> Array:
+    """Return m + U_x^T U_y where it is wanted, or the product alone where m is None."""
+    xp = namespace(u_x)
+    columns = u_y.shape[1]
+    least = -(-SMALL // (SHAPE * u_y.shape[0] * SHAPE)) * SHAPE
+    if columns < least:
+        u_y = xp.concat([u_y, put(np.zeros((u_y.shape[0], least - columns), dtype=np.float32))], axis=1)
+    is_first = m is None
+    if is_first:
+        m = put(np.empty((u_x.shape[1], columns)))
+    for strip, wanted in strips:
+        width = max(wanted.stop - wanted.start, least)
+        start = min(wanted.start, u_y.shape[1] - width)
+        left = xp.asarray(u_x[:, strip.start : -(-strip.stop // SHAPE) * SHAPE], copy=True)
+        product = xp.matmul(adjoint(left), u_y[:, start : start + width])
+        stop = min(start + width, columns)
+        here, made = (slice(strip.start, strip.start + left.shape[1]), slice(start, stop)), product[:, : stop - start]
+        m[here] = made if is_first else m[here] + made
+    return m
+
+
+def _stored(x: Panel, x_run: range, y: Panel, y_run: range, frequencies: range) -> list[Array]:
+    """Return the cross blocks of a joint pack (zero where there is none)."""
+    found = []
+    for f in frequencies:
+        weight = int(x.weights[f])
+        x_ends, y_ends = x.ends(x_run, f), y.ends(y_run, f)
+        block = np.zeros((int(x_ends[-1]) + SLACK, int(y_ends[-1]) + SLACK))
+        for i, top in zip(x_run, x_ends.tolist(), strict=False):
+            for j, left in zip(y_run, y_ends.tolist(), strict=False):
+                c = x.joint_cross(f, i, y, j)
+                into = block[top : top + weight * c.shape[0], left : left + weight * c.shape[1]]
+                into[::weight, ::weight] = c.real
+                if weight == 2:
+                    into[::2, 1::2] = c.imag
+        found.append(put(block))
+    return found

@@ -1,0 +1,170 @@
+"""From the cross blocks of a tile to sums over correlations: pairs of like size are solved together.
+
+LAPACK is called on stacks, and a stack holds cross blocks of one shape. Ranks differ from basis to basis, so blocks are
+filled up with zeros to the next multiple of a few (`fitted`): that depends on their own ranks alone, and so do the bits
+of a pair, whatever it is solved beside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from dsvcca.arrays import Array, NumpyArray, adjoint, from_pairs, like, namespace, to_numpy, windows
+from dsvcca.correlations import corrected
+from dsvcca.measures import exchanged, totals_of_values, totals_of_vectors
+from dsvcca.panel import Kept, Panel
+
+SOLVED_TOGETHER = 4 << 20
+"""Bytes of cross blocks in one stack of solves."""
+
+FINE, COARSE = 4, 8
+"""Ranks are filled up to a multiple of this: below 64, and from there on."""
+
+
+def fitted(ranks: NumpyArray) -> NumpyArray:
+    """Return the sizes to which cross blocks of some ranks are filled up.
+
+    >>> fitted(np.array([1, 4, 29, 64, 65])).tolist()
+    [4, 4, 32, 64, 72]
+    """
+    return np.where(ranks <= 64, -(-ranks // FINE) * FINE, -(-ranks // COARSE) * COARSE)
+
+
+def solve(
+    f: int,
+    x: Panel,
+    x_run: range,
+    y: Panel,
+    y_run: range,
+    block: Array,
+    rows: int,
+    wanted: NumpyArray,
+    totals: dict[str, NumpyArray],
+) -> None:
+    """Solve the wanted pairs of a block of one frequency, and add to their totals.
+
+    Parameters
+    ----------
+    x_run, y_run : range
+        The bases whose columns the block holds.
+    block : (columns of x, columns of y) or larger, by `panel.SLACK` at least
+        Real product of their columns.
+    wanted : (bases of x, bases of y) bool
+    totals : mapping
+        Of `TOTALS` those that are asked for, (bases of x, bases of y, rules).
+    """
+    weight = int(x.weights[f])
+    i, j = np.nonzero(wanted[x_run.start : x_run.stop, y_run.start : y_run.stop])
+    x_ranks, y_ranks = x.ranks[x_run.start : x_run.stop, :, f], y.ranks[y_run.start : y_run.stop, :, f]
+    widest = int((x_ranks.sum(axis=0) + y_ranks.sum(axis=0)).argmax())  # of every basis that rule keeps the most
+    some = np.minimum(x_ranks[i, widest], y_ranks[j, widest]) > 0
+    i, j = i[some], j[some]
+    later = _later(x.keys[x_run.start : x_run.stop], y.keys[y_run.start : y_run.stop], i, j)
+    turned = _turned(x_ranks[i], y_ranks[j], later)
+    x_starts, y_starts = x.ends(x_run, f), y.ends(y_run, f)
+    for alike in _alike(x_ranks, y_ranks, turned, i, j):
+        height, width = int(fitted(x_ranks[i[alike], widest]).max()), int(fitted(y_ranks[j[alike], widest]).max())
+        step = max(1, SOLVED_TOGETHER // (8 * height * width * weight**2))
+        for some in (alike[start : start + step] for start in range(0, len(alike), step)):
+            a, b = i[some], j[some]
+            m = windows(block, x_starts[a], y_starts[b], height * weight, width * weight)
+            m = from_pairs(m) if weight == 2 else m
+            sides = _Side(x.at(f, x_run), a, x_ranks[a]), _Side(y.at(f, y_run), b, y_ranks[b])
+            found = _totals(m, *sides, turned[some[0]], widest, rows, values_only=len(totals) == 2)
+            for rule, numbers in enumerate(found):
+                for name, one in numbers.items():
+                    totals[name][x_run.start + a, y_run.start + b, rule] += weight * to_numpy(one)
+
+
+class _Side(NamedTuple):
+    """One side of stacked pairs: whose bases they are, and how many directions each rule keeps (pairs, rules)."""
+
+    kept: Kept
+    members: NumpyArray
+    ranks: NumpyArray
+
+    def loadings(self, rule: int, size: int) -> dict[int, Array]:
+        ranks = dict(zip(self.members.tolist(), self.ranks[:, rule].tolist(), strict=True))
+        return {i: self.kept.loadings(i, k, size) for i, k in ranks.items()}
+
+
+def _totals(
+    m: Array, x: _Side, y: _Side, turned: NumpyArray, widest: int, rows: int, *, values_only: bool
+) -> list[dict[str, Array]]:
+    """Return the totals of stacked products under every rule; they are of one size and, by rule, turned alike."""
+    left, right = (y, x) if turned[widest] else (x, y)
+    m = adjoint(m) if turned[widest] else m
+    m = _masked(m, left.ranks[:, widest], right.ranks[:, widest])
+    (l_inverse, l_sums), (r_inverse, r_sums) = left.kept.stacks(m.shape[1]), right.kept.stacks(m.shape[2])
+    of_left, of_right = like(left.members, m), like(right.members, m)
+    xp = namespace(m)
+    c = corrected(
+        m,
+        xp.take(l_sums, of_left, axis=0),
+        xp.take(r_sums, of_right, axis=0),
+        rows,
+        xp.take(l_inverse, of_left, axis=0),
+        xp.take(r_inverse, of_right, axis=0),
+    )
+    found = []
+    for rule in range(x.ranks.shape[1]):
+        one, other, corner = (left, right, c) if turned[rule] == turned[widest] else (right, left, adjoint(c))
+        ranks = one.ranks[:, rule], other.ranks[:, rule]
+        height, width = (int(fitted(side).max()) for side in ranks)
+        corner = corner[:, :height, :width]
+        if rule != widest:
+            corner = _masked(corner, *ranks)
+        if not height:
+            numbers = {}
+        elif values_only:
+            numbers = totals_of_values(corner)
+        else:
+            loadings = one.loadings(rule, height), other.loadings(rule, width)
+            numbers = totals_of_vectors(corner, one.members, other.members, *loadings, ranks)
+        found.append(exchanged(numbers) if turned[rule] else numbers)
+    return found
+
+
+def _masked(m: Array, k_x: NumpyArray, k_y: NumpyArray) -> Array:
+    """Return stacked blocks with zeros beyond their own ranks."""
+    _, height, width = m.shape
+    if (k_x == height).all() and (k_y == width).all():
+        return m
+    xp = namespace(m)
+    own = (np.arange(height) < k_x[:, None])[:, :, None] & (np.arange(width) < k_y[:, None])[:, None, :]
+    return xp.where(like(own, m), m, xp.zeros_like(m))
+
+
+def _later(x_keys: Sequence[str], y_keys: Sequence[str], i: NumpyArray, j: NumpyArray) -> NumpyArray:
+    """Return which pairs have the smaller key on the side of y, by what bases hold."""
+    place = {key: order for order, key in enumerate(sorted({*x_keys, *y_keys}))}
+    found: NumpyArray = np.asarray([place[key] for key in x_keys])[i] > np.asarray([place[key] for key in y_keys])[j]
+    return found
+
+
+def _turned(x_ranks: NumpyArray, y_ranks: NumpyArray, later: NumpyArray) -> NumpyArray:
+    """Return for each pair and rule whether y comes first, (pairs, rules): the smaller rank, or the smaller key.
+
+    A pair then has the same bits whichever way round it is asked for.
+    """
+    found: NumpyArray = (x_ranks > y_ranks) | ((x_ranks == y_ranks) & later[:, None])
+    return found
+
+
+def _alike(
+    x_ranks: NumpyArray, y_ranks: NumpyArray, turned: NumpyArray, i: NumpyArray, j: NumpyArray
+) -> list[NumpyArray]:
+    """Return the pairs (places in i and j) that fit into one stack: of one size, and turned alike under every rule."""
+    if not i.size:
+        return []
+    x_kinds, y_kinds = (
+        np.unique(fitted(ranks), axis=0, return_inverse=True)[1].ravel() for ranks in (x_ranks, y_ranks)
+    )
+    codes = x_kinds[i] * (int(y_kinds.max()) + 1) + y_kinds[j]
+    for rule in turned.T:
+        codes = 2 * codes + rule
+    order = np.argsort(codes, kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(codes[order])) + 1)
