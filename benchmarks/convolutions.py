@@ -11,41 +11,24 @@ frequency, what is written. The comparison is also made with half of the images:
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import platform
 import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ[name] = "1"
+import numpy as np
+import scipy.fft
+from common import about_this_machine, peak_memory, seconds, show_and_keep
+from scipy.linalg.blas import zherk
 
-import numpy as np  # noqa: E402  (after the thread settings)
-import scipy.fft  # noqa: E402
-from scipy.linalg.blas import zherk  # noqa: E402
-
-import dsvcca  # noqa: E402
-from dsvcca.execute import local_client  # noqa: E402
-from dsvcca.frequencies import CACHED, half_spectrum  # noqa: E402
+import dsvcca
+from dsvcca.execute import local_client
+from dsvcca.frequencies import CACHED, half_spectrum
 
 BATCH = 100
-
-
-def best(work: Callable[[], Any], repeat: int = 5) -> float:
-    """Return the median time of `work`, after one run that does not count."""
-    work()
-    taken = []
-    for _ in range(repeat):
-        start = time.perf_counter()
-        work()
-        taken.append(time.perf_counter() - start)
-    return float(np.median(taken))
 
 
 def make_layers(path: Path, rows: int, size: int, channels: int) -> dsvcca.Store:
@@ -71,14 +54,14 @@ def rates(store: dsvcca.Store, folder: Path, size: int, channels: int, step: int
     [first, *_] = store.representations
     chunks = sorted(Path(first.array).glob("c.*"))[:32]
     total = sum(path.stat().st_size for path in chunks)
-    read = best(lambda: [path.read_bytes() for path in chunks])
+    read = seconds(lambda: [path.read_bytes() for path in chunks], 5)
     few = max(1, CACHED // (8 * size * size * channels))
     x = np.random.default_rng(0).standard_normal((few, size, size, channels))
-    transform = best(lambda: [scipy.fft.rfftn(x, axes=(1, 2), norm="ortho") for _ in range(20)])
+    transform = seconds(lambda: [scipy.fft.rfftn(x, axes=(1, 2), norm="ortho") for _ in range(20)], 5)
     side = 2 * channels
     z = np.random.default_rng(0).standard_normal((64, step, 2 * side)).view(np.complex128)
     grams = [np.zeros((side, side), complex, order="F") for _ in z]
-    product = best(lambda: [zherk(1.0, a.T, beta=1.0, c=g, overwrite_c=1) for a, g in zip(z, grams, strict=True)])
+    product = seconds(lambda: [zherk(1.0, a.T, beta=1.0, c=g, overwrite_c=1) for a, g in zip(z, grams, strict=True)], 5)
     block = os.urandom(64 << 20)
 
     def write() -> None:
@@ -90,17 +73,15 @@ def rates(store: dsvcca.Store, folder: Path, size: int, channels: int, step: int
         "bytes read": total / read,
         "values transformed": 20 * x.size / transform,
         "flops": 64 * 4 * step * side**2 / product,
-        "bytes written": len(block) / best(write),
+        "bytes written": len(block) / seconds(write, 5),
     }
 
 
 def usage() -> dict[str, int]:
-    """Return the peak memory of this process, and the bytes it has read in all, from disk or cache."""
-    with open("/proc/self/status") as file:
-        peak = next(int(line.split()[1]) << 10 for line in file if line.startswith("VmHWM"))
+    """Return the peak memory of this process, and the bytes it has read and written in all, on disk or in cache."""
     with open("/proc/self/io") as file:
         lines = dict(line.split(": ") for line in file.read().splitlines())
-    return {"peak": peak, "read": int(lines["rchar"]), "written": int(lines["wchar"])}
+    return {"peak": peak_memory(), "read": int(lines["rchar"]), "written": int(lines["wchar"])}
 
 
 def run(store: dsvcca.Store, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
@@ -114,15 +95,15 @@ def run(store: dsvcca.Store, folder: Path, options: argparse.Namespace) -> dict[
         before = next(iter(client.run(usage).values()))
         start = time.perf_counter()
         results = dsvcca.compare(plan, folder / "r.zarr", client=client, workspace=folder / "w")
-        seconds = time.perf_counter() - start
+        taken = time.perf_counter() - start
         after = next(iter(client.run(usage).values()))
-    print(f"{plan}\n  took {seconds:.1f} s\n", flush=True)
+    print(f"{plan}\n  took {taken:.1f} s\n", flush=True)
     activations = sum(r.nbytes for r in plan.representations)
     return {
         "svcca": float(results.svcca[0, 1]),
         "rank": [int(results.rank_x[0, 1]), int(results.rank_y[0, 1])],
         "route": results.attrs["route"],
-        "seconds": seconds,
+        "seconds": taken,
         "plan's seconds": plan.price().seconds,
         "peak": after["peak"],
         "plan's figure": plan.price().memory,
@@ -170,9 +151,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
         "write": whole["written"] / speed["bytes written"],
     }
     record = {
-        "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
-        "versions": {name: version(name) for name in ("dsvcca", "numpy", "scipy", "zarr", "dask")},
-        "threads": 1,
+        "machine": about_this_machine(),
         "half": half,
         "whole": whole,
         "rates": speed,
@@ -185,9 +164,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
             "time / plan's time": whole["seconds"] / whole["plan's seconds"],
         },
     }
-    print(json.dumps(record, indent=1))
-    if options.json:
-        options.json.write_text(json.dumps(record, indent=1))
+    show_and_keep(record, options.json)
     return record
 
 

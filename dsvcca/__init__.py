@@ -15,6 +15,7 @@ from dsvcca.dft import FrequencyCorrelations as FrequencyCorrelations
 from dsvcca.dft import dft_cca as dft_cca
 from dsvcca.errors import DsvccaError as DsvccaError
 from dsvcca.errors import DsvccaWarning as DsvccaWarning
+from dsvcca.execute import machine_of as machine_of
 from dsvcca.measures import pwcca as pwcca
 from dsvcca.measures import svcca as svcca
 from dsvcca.plan import Plan as Plan

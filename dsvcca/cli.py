@@ -171,12 +171,20 @@ def plan(
     keep: Keep = None,
     route: Route = "auto",
     memory: Memory = "1 GiB",
+    workers: Annotated[int, typer.Option(min=1, help="Price it for so many worker threads of this machine.")] = 1,
+    scheduler: Annotated[str | None, typer.Option(help="Price it for the cluster of this Dask scheduler.")] = None,
     labels: LabelPattern = None,
     dims: Dims = None,
 ) -> None:
     """Show what a comparison would cost; reads no activations and computes nothing."""
     options = _options(view, variance, criterion, rank, measures, center, keep, route, memory)
-    print(_plan(_opened(store, where, labels, dims), pairs, targets, options))
+    chosen = _plan(_opened(store, where, labels, dims), pairs, targets, options)
+    if scheduler:
+        with _connected(scheduler) as client:
+            machine = execute.machine_of(client)
+    else:
+        machine = execute.machine_of(workers=workers)
+    print(chosen.describe(machine))
 
 
 @app.command()

@@ -297,7 +297,9 @@ def kind_of(representation: Representation) -> tuple[tuple[int, ...], bool]:
 def variant_size(representation: Representation, view: View) -> Size:
     """Return how large a representation is under a view."""
     mask = representation.mask
-    return size_of(representation.logical_shape, view, mask.rows if mask else None)
+    size = size_of(representation.logical_shape, view, mask.rows if mask else None)
+    as_stored = view.name in ("neurons", "positions", "flatten")
+    return replace(size, unit=representation.unit, itemsize=np.dtype(representation.dtype).itemsize if as_stored else 8)
 
 
 def part_of(representation: Representation, view: View) -> str:

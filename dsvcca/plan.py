@@ -16,14 +16,16 @@ from math import ceil
 from typing import Any
 
 import numpy as np
-from dask.utils import format_bytes, format_time
+from dask.utils import format_bytes
 
 from dsvcca.activations import Representation
+from dsvcca.arrays import NumpyArray
 from dsvcca.basis import RankRule
 from dsvcca.errors import DsvccaError
 from dsvcca.frequencies import half_spectrum
 from dsvcca.pairs import RULES, Pairs
 from dsvcca.passes import Pass, Passes, Variant, part_of, reads_tokens, variant_size
+from dsvcca.price import BasisWork, Machine, Price, Together, Work, price, this_machine
 from dsvcca.sizes import (
     PROCESS,
     SEGMENT_BYTES,
@@ -34,13 +36,11 @@ from dsvcca.sizes import (
     holds_whole,
     moments_bytes,
     projection_memory,
-    reduce_flops,
     reduce_memory,
     segment_memory,
     segment_rows,
     sketch_memory,
     tile_memory,
-    transform_flops,
     whitening_route,
 )
 from dsvcca.targets import Target
@@ -68,10 +68,6 @@ DIRECT_BYTES = 512 << 20
 
 WORST_CONDITION = 2.5e-9
 """Least share of variance in a kept direction, of as many as there are columns, for moments alone: to about 1e-7."""
-
-RATES = {"product": 60e9, "double": 30e9, "solve": 1.5e9, "transform": 120e6, "bytes": 1e9}
-"""What one core is assumed to do a second: float32 and float64 products, small solves (flops), transforms over space
-(values), storage (bytes)."""
 
 
 @dataclass(frozen=True)
@@ -377,10 +373,7 @@ class Plan:
     @cached_property
     def sizes(self) -> tuple[Size, ...]:
         """How large each variant is."""
-        representations = (self.representations[v.representation] for v in self.variants)
-        return tuple(
-            replace(variant_size(r, v.view), unit=r.unit) for r, v in zip(representations, self.variants, strict=True)
-        )
+        return tuple(variant_size(self.representations[v.representation], v.view) for v in self.variants)
 
     def assumed_ranks(self) -> list[int]:
         """Ranks taken for the price before any is known: a third of the columns (of transformed ones 0.7), or all."""
@@ -392,59 +385,76 @@ class Plan:
             found.append(max(1, min(int(size.width * share), size.most - 2, rule.rank or size.most)))
         return found
 
-    def price(self, ranks: Sequence[int] | None = None) -> Price:
-        """Return what the plan costs, for known ranks of the variants or for assumed ones."""
+    def price(self, ranks: Sequence[int] | None = None, machine: Machine | None = None) -> Price:
+        """Return what the plan costs, for known ranks of the variants or for assumed ones.
+
+        Parameters
+        ----------
+        machine : Machine, default one thread of this one
+            See `dsvcca.machine_of`.
+        """
+        return price(self.work(ranks), machine or this_machine())
+
+    def work(self, ranks: Sequence[int] | None = None) -> Work:
+        """Return the plan as integers, for known ranks of the variants or for assumed ones."""
         k = np.asarray(list(ranks or self.assumed_ranks()))
-        weighted = any(m.startswith("pwcca") for m in self.measures)
-        nbytes = [self.representations[v.representation].nbytes for v in self.variants]
-        passes = [
-            1 if self.direct or (not large and holds_whole(size, self.budget)) else 2
-            for size, large in zip(self.sizes, self.large, strict=True)
-        ]
-        read = sum(size * times for size, times in zip(nbytes, passes, strict=True))
-        written = sum(4 * size.rows * int(q) for size, q in zip(self.sizes, k, strict=True))
+        variants = tuple(
+            BasisWork(
+                size, self._nbytes(i), 1 if self.direct or not (large or self._is_read_twice(size)) else 2, int(k[i])
+            )
+            for i, (size, large) in enumerate(zip(self.sizes, self.large, strict=True))
+        )
+        read = sum(one.nbytes * one.times_read for one in variants)
+        written = sum(4 * one.size.rows * one.rank for one in variants)
         if self.direct:
             written = moments_bytes(self.sizes) * len(self.segments(range(len(self.variants))))
             read += written
-        flops = sum(reduce_flops(size, 0 if self.direct else int(q)) for size, q in zip(self.sizes, k, strict=True))
-        if self.direct:
-            columns = [size.columns for size in self.sizes]
-            flops += (
-                4.0 * self.sizes[0].rows * self.sizes[0].frequencies * (sum(columns) ** 2 - sum(c * c for c in columns))
-            )
         memory = max(self._reduce_memory(i, int(q)) for i, q in enumerate(k))
-        seconds = flops / RATES["double"]
-        for size, times in zip(self.sizes, passes, strict=True):
-            if size.space:
-                flops += times * transform_flops(size)
-                seconds += times * size.rows * size.width / RATES["transform"]
+        passes = []
         for tile in self.tiles:
             for one in self.passes(tile):
-                itself = tile[0] == tile[1]
-                size = self.sizes[one.x[0]]
-                x, y = int(k[list(one.x)].sum()), int(k[list(one.y)].sum())
-                product = 0.0 if self.direct else 2.0 * one.rows * x * y / (2 if itself else 1) / size.frequencies
-                rank = (x + y) / (len(one.x) + len(one.y)) / size.frequencies
-                a_pair = 4 * rank**3 * len(self.rules)
-                if weighted:
-                    a_pair += (8 * rank**3 + 4 * rank**2 * size.columns / 20) * len(self.rules)
-                solve = a_pair * int(one.wanted.sum()) * size.frequencies
-                flops += product + solve
-                seconds += product / RATES["product"] + solve / RATES["solve"]
-                read += 0 if self.direct else 4 * one.rows * (x + (0 if itself else y))
-                tile_bytes = min(tile_memory(x, 0 if itself else y, one.rows), self.tile_budget)
-                memory = max(memory, tile_bytes + self.budget - self.tile_budget)
-            written += 8 * len(self.measures) * len(self.rules) * 2 * self.panel**2
-        return Price(
+                x, y = k[list(one.x)], k[list(one.y)]
+                itself = one.x == one.y
+                passes.append(self._together(one, x, y))
+                read += 0 if self.direct else 4 * one.rows * int(x.sum() + (0 if itself else y.sum()))
+                tile_bytes = tile_memory(int(x.sum()), 0 if itself else int(y.sum()), one.rows)
+                memory = max(memory, min(tile_bytes, self.tile_budget) + self.budget - self.tile_budget)
+            written += 8 * (len(self.measures) + 2) * len(self.rules) * 2 * self.panel**2
+        return Work(
             comparisons=self.pairs.count,
+            variants=variants,
             reduce_tasks=self._reduce_task_count(),
             tiles=len(self.tiles),
+            passes=tuple(passes),
+            rules=len(self.rules),
+            vectors=any(m.startswith("pwcca") for m in self.measures),
+            direct=self.direct,
             bytes_read=read,
             bytes_written=written,
-            flops=flops,
-            memory=PROCESS + memory,
-            seconds=seconds + (read + written) / RATES["bytes"],
+            memory=memory,
         )
+
+    def _together(self, one: Pass, x: NumpyArray, y: NumpyArray) -> Together:
+        """Return comparisons that share their ground as integers; x and y are the ranks of both sides."""
+        size = self.sizes[one.x[0]]
+        ends = np.cumsum([0, *y.tolist()])
+        some = one.wanted.any(axis=1)
+        first = one.wanted.argmax(axis=1)
+        last = one.wanted.shape[1] - one.wanted[:, ::-1].argmax(axis=1)
+        spans = np.where(some, ends[last] - ends[first], 0)  # what lies between wanted columns is multiplied as well
+        return Together(
+            rows=one.rows,
+            frequencies=size.frequencies,
+            x=int(x.sum()),
+            y=int(y.sum()),
+            multiplied=float((x * spans).sum()) / size.frequencies,
+            pairs=int(one.wanted.sum()),
+            rank=max(1, int((x.mean() + y.mean()) / 2 / size.frequencies)),
+            neurons=size.columns,
+        )
+
+    def _is_read_twice(self, size: Size) -> bool:
+        return not holds_whole(size, self.budget)
 
     @cached_property
     def large(self) -> tuple[bool, ...]:
@@ -527,7 +537,10 @@ class Plan:
                 )
 
     def __str__(self) -> str:
-        price = self.price()
+        return self.describe()
+
+    def describe(self, machine: Machine | None = None) -> str:
+        """Return the plan in words, priced for a machine (`dsvcca.machine_of`), by default for one thread of this one."""
         rules = "; ".join(str(rule) for rule in self.rules)
         what = RULES.get(self.pairs.name, "a list")
         known = "the same ids" if self.ids else "the same number, by ids not proven"
@@ -542,14 +555,8 @@ class Plan:
                 f"  pairs            {self.pairs.name}: {what}",
                 f"  measures         {', '.join(self.measures) if self.tiles else 'none'}",
                 *([f"  targets          {self._what_is_explained()}"] if self.targets else []),
-                f"  comparisons      {price.comparisons:,} in {price.tiles:,} tiles of {self.panel} x {self.panel}",
-                f"  tasks            {price.reduce_tasks:,} reduce, {price.tiles:,} correlate",
-                f"  read             {format_bytes(price.bytes_read)}, if no basis is there yet",
-                f"  written          {format_bytes(price.bytes_written)}",
-                f"  arithmetic       {price.flops / 1e9:,.1f} GFLOP",
-                f"  memory           {format_bytes(price.memory)} a worker thread, of {format_bytes(self.memory)}",
-                f"  time             about {format_time(price.seconds)} of one core, if it does "
-                f"{RATES['product'] / 1e9:.0f} GFLOP/s and ranks are a third of the columns (0.7 by frequency)",
+                *(f"  {line}" for line in str(self.price(machine=machine)).splitlines()),
+                "  (taking ranks to be a third of the columns, 0.7 of them by frequency, until they are known)",
             ]
         )
 
@@ -587,20 +594,6 @@ class Plan:
                     rows[self.names[code - 1]] = one.rows
         parts = [f"{name} ({number:,} comparisons of {rows[name]:,} rows)" for name, number in sorted(count.items())]
         return ", ".join(parts) + ("; mean of frequency 0 subtracted alone" if self.center == "dc" else "")
-
-
-@dataclass(frozen=True)
-class Price:
-    """What a plan costs: counts, bytes, floating point operations, and seconds of one core."""
-
-    comparisons: int
-    reduce_tasks: int
-    tiles: int
-    bytes_read: int
-    bytes_written: int
-    flops: float
-    memory: int
-    seconds: float
 
 
 def _rechunking(representation: Representation) -> str:

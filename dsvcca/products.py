@@ -1,9 +1,9 @@
 """Cross blocks of two panels: the large products, in float32, summed in float64 after every step of the grid.
 
 The bits of a product must not depend on which bases share a panel. So slabs are padded with zeros to shapes for which
-BLAS has no special routine (`panel.SHAPE`), and the left side is taken in strips, each a copy: an array times itself
-would take another routine as well. Of each strip only the columns of pairs that are wanted are made, and what lies
-between them.
+BLAS has no special routine (`panel.SHAPE`), and the left side is taken in strips, copied where both sides are one: an
+array times itself would take another routine as well. Of each strip only the columns of pairs that are wanted are made,
+and what lies between them.
 """
 
 from __future__ import annotations
@@ -105,11 +105,15 @@ def _add_product(m: Array, u_x: Array, u_y: Array, strips: list[tuple[slice, sli
     for strip, wanted in strips:
         width = max(wanted.stop - wanted.start, least)
         start = min(wanted.start, u_y.shape[1] - width)
-        left = xp.asarray(u_x[:, strip.start : -(-strip.stop // SHAPE) * SHAPE], copy=True)
+        left = u_x[:, strip.start : -(-strip.stop // SHAPE) * SHAPE]
+        left = xp.asarray(left, copy=True) if u_x is u_y else left
         product = xp.matmul(adjoint(left), u_y[:, start : start + width])
         stop = min(start + width, columns)
         here, made = (slice(strip.start, strip.start + left.shape[1]), slice(start, stop)), product[:, : stop - start]
-        m[here] = made if is_first else m[here] + made
+        if is_first:
+            m[here] = made
+        else:
+            m[here] += made
     return m
 
 

@@ -69,6 +69,7 @@ def reduce(task: ReduceTask) -> list[Receipt]:
         At the end, for those that could not be whitened.
     """
     commits: list[Future[list[Receipt]]] = []
+    receipts: list[Receipt] = []
     failures: list[str] = []
     both = list(zip(task.representations, task.views, strict=True))
     sizes = [variant_size(r, view) for r, view in both]
@@ -82,7 +83,8 @@ def reduce(task: ReduceTask) -> list[Receipt]:
             alone = streams(sizes[place], task.budget)
             last = place == len(task.representations) - 1  # apart, so that little is left to write at the end
             if alone or last or pack.columns >= PACK or 4 * n * pack.columns > room:
-                commits.append(io.submit(pack.commit))
+                receipts += [receipt for commit in commits for receipt in commit.result()]  # one at a time
+                commits = [io.submit(pack.commit)]
                 pack = PackWriter(task.workspace, n, task.rule)
             try:
                 _add(pack, task, place, sizes[place], read)
@@ -92,7 +94,7 @@ def reduce(task: ReduceTask) -> list[Receipt]:
                 commits.append(io.submit(pack.commit))
                 pack = PackWriter(task.workspace, n, task.rule)
         commits.append(io.submit(pack.commit))
-        receipts = [receipt for commit in commits for receipt in commit.result()]
+        receipts += [receipt for commit in commits for receipt in commit.result()]
     if failures:
         raise DsvccaError("\n".join(failures))
     return receipts

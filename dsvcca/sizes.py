@@ -17,7 +17,7 @@ from dsvcca.wide import MOST_SAMPLES, SAMPLES, STRIDE
 STRIP = 512
 """Columns of one side in one matrix product."""
 
-PROCESS = 320 << 20
+PROCESS = 192 << 20
 """Bytes of a worker process before it holds any array."""
 
 USABLE = 0.7
@@ -49,6 +49,8 @@ class Size:
         Rows in one step of the grid.
     unit : int
         Bytes of the least that can be read at once, where that is much.
+    itemsize : int
+        Bytes of a number as it is kept in memory, where it is not transformed.
     """
 
     rows: int
@@ -57,6 +59,12 @@ class Size:
     step: int
     step_rows: int
     unit: int = 0
+    itemsize: int = 8
+
+    @property
+    def held(self) -> int:
+        """Bytes of all rows, kept between two passes."""
+        return self.rows * self.width * (9 if self.space else self.itemsize)
 
     @property
     def frequencies(self) -> int:
@@ -150,7 +158,7 @@ def most_samples(size: Size, budget: int) -> int:
 
 def holds_whole(size: Size, budget: int) -> bool:
     """Return whether the rows of a representation stay in memory between its two passes."""
-    return 9 * size.rows * size.width <= budget // 3
+    return size.held <= budget // 3
 
 
 def pack_memory(budget: int) -> int:
@@ -170,9 +178,9 @@ def reduce_memory(size: Size, width: int, budget: int) -> int:
         grams = 16 * f * c * c * 6 + 128 * c * c  # Gram, eigenvectors, maps, what is kept; products of one frequency
         slab = 14 * size.step + 24 * size.step_rows * width  # stored and transformed; columns made, joined, stored
     else:
-        grams = 8 * c * c * 6  # running and new Gram, its outer product, eigenvectors, LAPACK's work
+        grams = 8 * c * c * 5  # running Gram, the whole of it and its parts, eigenvectors, LAPACK's work
         slab = 8 * size.step_rows * c * 4 + 12 * size.step  # rows shifted, viewed, projected; what they come from
-    held = 9 * size.rows * size.width if holds_whole(size, budget) else 0
+    held = size.held if holds_whole(size, budget) else 0
     columns = 2 * min(pack_memory(budget), 4 * size.rows * PACK)  # packs before, one being written
     columns += 0 if streams(size, budget) else 8 * size.rows * width
     return grams + slab + held + columns + max(64 << 20, 3 * size.unit)  # pieces as read, one ahead
@@ -184,9 +192,9 @@ def tile_memory(x_columns: int, y_columns: int, n: int, blocks: int = 0) -> int:
     `blocks` are the bytes of what belongs to the columns of both sides at one frequency.
     """
     rows, right = min(n, GRID), y_columns or x_columns
-    slabs = 4 * rows * (x_columns + y_columns) * (2 if n > GRID else 1)  # one in use, one being read
-    strip = min(STRIP, x_columns) * (12 * right + 4 * rows)  # its product in float32 and float64, its copy
-    return slabs + strip + 8 * x_columns * right + blocks + (96 << 20)  # a chunk as read, stacks of solves
+    slabs = 4 * min(n, 2 * GRID) * (x_columns + y_columns)  # one in use, one being read
+    strip = min(STRIP, x_columns) * (8 * right + 4 * rows)  # its product, its copy
+    return slabs + strip + 8 * x_columns * right + blocks + (48 << 20)  # a chunk as read, stacks of solves
 
 
 def block_bytes(rank: int, columns: int, weight: int) -> int:

@@ -17,7 +17,7 @@ from dsvcca.correlations import corrected
 from dsvcca.measures import exchanged, totals_of_values, totals_of_vectors
 from dsvcca.panel import Kept, Panel
 
-SOLVED_TOGETHER = 4 << 20
+SOLVED_TOGETHER = 1 << 19
 """Bytes of cross blocks in one stack of solves."""
 
 FINE, COARSE = 4, 8

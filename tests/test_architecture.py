@@ -25,14 +25,14 @@ MATHS = [
     "measures",
 ]
 DATA = ["files", "flat", "labels", "activations", "foreign", "writer", "store", "pairs", "targets", "sizes"]
-DATA += ["passes", "plan", "planning", "partials", "workspace", "dataset", "results", "tables"]
+DATA += ["passes", "price", "plan", "planning", "partials", "workspace", "dataset", "results", "tables"]
 DOOR = ["execute", "reduce", "segments", "panel", "products", "solves", "correlate", "explain", "compare"]
 FACE = ["plot", "demo", "cli"]
 ORDER = ["errors", "progress", *MATHS, *DATA, *DOOR, *FACE]
 
 ALLOWED = {
     "zarr": {"files", "activations", "foreign", "writer", "workspace"},
-    "dask": {"plan", "planning", "execute", "demo", "cli"},
+    "dask": {"price", "plan", "planning", "execute", "demo", "cli"},
     "distributed": {"execute", "compare", "demo", "cli"},
     "torch": {"demo", "torch"},
     "array_api_compat": {"arrays"},
