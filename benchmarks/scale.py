@@ -36,9 +36,9 @@ def cpu_seconds() -> float:
 
 def warnings_of_memory(client: Any) -> list[str]:
     """Return what Dask's workers said of their memory."""
-    said = [line for lines in client.get_worker_logs(nanny=True).values() for _, line in lines]
-    said += [line for lines in client.get_worker_logs().values() for _, line in lines]
-    return sorted({line for line in said if "memory" in line.lower()})
+    logs = [*client.get_worker_logs().values(), *client.get_worker_logs(nanny=True).values()]
+    said = {line for lines in logs for level, line in lines if level in ("WARNING", "ERROR", "CRITICAL")}
+    return sorted(line for line in said if "memory" in line.lower())
 
 
 @contextmanager

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +22,7 @@ from typing import Any
 import numpy as np
 import zarr
 
-from dsvcca import files
+from dsvcca import files, folders
 from dsvcca.arrays import NumpyArray
 from dsvcca.errors import DsvccaError
 from dsvcca.labels import Labels, checked_labels, describe, folder_name, to_datapoints_first
@@ -202,7 +201,7 @@ def read_records(root: Path, known: dict[str, Representation]) -> list[Represent
 
     `known` keeps what was read before: records never change once they are there, so only new ones are read.
     """
-    names = {e.name for e in os.scandir(root) if not e.name.startswith(".") and e.is_dir()} - {IDS, MASK}
+    names = {name for name in folders.subfolders(root) if not name.startswith(".")} - {IDS, MASK}
     for name in names.difference(known):
         record = read_record(root / name)
         if record is not None:
@@ -304,7 +303,7 @@ def find_mask(root: Path) -> Mask | None:
 
 def read_mask(mask: Mask) -> NumpyArray:
     """Return which positions are tokens, (datapoint, position) bool."""
-    folder = Path(mask.path)
+    folder = folders.at(mask.path, "mask")
     about = read_attributes(folder)
     if about is None or about["mask"] != mask.digest:
         raise DsvccaError(f"the mask '{folder}' is gone or has changed since the store was opened: open it again")
@@ -320,10 +319,10 @@ def _own_chunks(
 ) -> Iterator[NumpyArray]:
     """Yield the rows of committed chunks: along datapoints only, each compared with the record."""
     rows, *inner = representation.shape
-    chunk = -(-rows // len(checksums))
+    chunk, where = -(-rows // len(checksums)), folders.at(representation.array, "array")
     for row in range(start // chunk, -(-stop // chunk)):
         key = ".".join(["c", str(row), *("0" for _ in inner)])
-        path = Path(representation.array, key)
+        path = where / key
         try:
             if representation.position is None:
                 numbers = files.read_chunk(path, representation.dtype, (chunk, *inner), checksums.get(key))
@@ -340,12 +339,7 @@ def _own_chunks(
 
 def foreign_fingerprint(where: Path, shape: Sequence[int], dtype: str, dims: Sequence[str]) -> str:
     """Return a digest that changes when the files of an array do (names, sizes, times) or what its axes are called."""
-    entries = []
-    for parent, _, names in os.walk(where):
-        for name in names:
-            status = os.stat(os.path.join(parent, name))
-            entries.append((os.path.relpath(os.path.join(parent, name), where), status.st_size, status.st_mtime_ns))
-    content = [str(where), list(shape), dtype, list(dims), sorted(entries)]
+    content = [str(where), list(shape), dtype, list(dims), folders.listing(where)]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
@@ -353,7 +347,7 @@ def _foreign_blocks(representation: Representation, size: int, first: int, last:
     """Yield rows of runs of whole chunks of an array that others wrote, datapoints first."""
     array = open_array(representation)
     r = representation
-    if foreign_fingerprint(Path(r.array), r.shape, r.dtype, r.dims) != r.fingerprint:
+    if foreign_fingerprint(folders.at(r.array, "array"), r.shape, r.dtype, r.dims) != r.fingerprint:
         raise DsvccaError(f"{r}: the files of '{r.array}' have changed since it was opened: open it and plan again")
     axes = to_datapoints_first(representation.dims)
     along = axes[0]
@@ -393,7 +387,7 @@ def _unwritten(block: NumpyArray, array: zarr.Array[Any], start: int, along: int
 def open_array(representation: Representation) -> zarr.Array[Any]:
     """Open the array of a representation and check that it is the one its record describes."""
     try:
-        array = zarr.open_array(representation.array, mode="r")
+        array = zarr.open_array(files.zarr_store(folders.at(representation.array, "array")), mode="r")
     except Exception as error:
         raise DsvccaError(
             f"{representation}: there is no readable array at '{representation.array}' ({error}): restore it, or "
@@ -420,7 +414,7 @@ def chunk_problems(
     problems = []
     for place in product(*grid):
         key = array.metadata.encode_chunk_key(place)
-        path = Path(representation.array, key)
+        path = folders.at(representation.array, "array") / key
         if checksums is None and path.exists():
             continue
         found = files.chunk_tail(path)
@@ -443,7 +437,7 @@ def committed_checksums(representation: Representation) -> dict[str, str] | None
     """Return the checksum of every chunk from the commit record; None for arrays that others wrote."""
     if representation.written < 0:
         return None
-    record = read_record(Path(representation.array).parent)
+    record = read_record(folders.at(representation.array, "array").parent)
     if record is None or record[0].fingerprint != representation.fingerprint:
         raise DsvccaError(
             f"{representation}: its commit record is gone or has changed since it was listed: open the store again"

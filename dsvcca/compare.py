@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import warnings
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
 from distributed import Client
 
-from dsvcca import execute, files, results, segments
+from dsvcca import execute, files, folders, results, segments
 from dsvcca.arrays import NumpyArray
 from dsvcca.basis import ranks_of
 from dsvcca.correlate import BasisPairs, CorrelateTask, correlate
@@ -29,6 +29,8 @@ from dsvcca.reduce import reduce, reduce_tasks
 from dsvcca.segments import SegmentTask, segment_tasks
 from dsvcca.views import TRANSFORMED
 from dsvcca.workspace import BasisRef, Pack, Receipt, ensure_workspace, find_bases
+
+log = logging.getLogger("dsvcca")
 
 
 def compare(
@@ -80,21 +82,21 @@ def compare(
     learned = results.read_bases(root)
     unknown = [i for i, name in enumerate(plan.basis_fingerprints) if name not in learned]
     if begun.tiles or begun.panels or unknown:
-        place = str(files.local_path(workspace or f"{plan.store.rstrip('/')}.workspace", "workspace"))
-        ensure_workspace(place)
+        where = str(folders.reach(workspace or f"{plan.store.rstrip('/')}.workspace", "workspace"))
+        ensure_workspace(where)
         if client is not None:
             _check_cluster(plan, client)
-        bases = make_bases(plan, place, sorted({*unknown, *_variants_of(begun)}), client)
-        learned |= learn(plan, place, {i: bases[i] for i in unknown})
+        bases = make_bases(plan, where, sorted({*unknown, *_variants_of(begun)}), client)
+        learned |= learn(plan, where, {i: bases[i] for i in unknown})
         results.write_bases(root, learned)
     say_what_bases_say(begun, learned)
     if begun.panels:
-        explaining = target_tasks(begun, place, bases)
+        explaining = target_tasks(begun, where, bases)
         _, failures = execute.run(explain, explaining, client=client, title="explain")
         execute.raise_failures(failures, len(explaining))
-        remove_partials(place, [explaining[0].targets])
+        remove_partials(where, [explaining[0].targets])
     if begun.tiles:
-        tasks = tile_tasks(begun, place, bases)
+        tasks = tile_tasks(begun, where, bases)
         receipts, failures = execute.run(correlate, tasks, client=client, title="correlate")
         results.add_libraries(root, {one.library for one in receipts})
         execute.raise_failures(failures, len(tasks))
@@ -125,7 +127,7 @@ def make_bases(plan: Plan, workspace: str, needed: Sequence[int], client: Client
     threads = 1 if client is None else execute.threads_of(client)
     large = [i for i in missing if plan.direct or plan.large[i]]
     tasks = reduce_tasks(plan, workspace, [i for i in missing if i not in large], threads)
-    with files.disk_errors(Path(workspace)):
+    with files.disk_errors(workspace):
         receipts, failures = execute.run(reduce, tasks, client=client, title="reduce")
     execute.raise_failures(failures, len(tasks))
     receipts += _large_bases(plan, workspace, large, client)
@@ -196,7 +198,10 @@ def say_what_bases_say(begun: results.Begun, learned: dict[str, Any]) -> None:
             if variant.view.name == "dft" and one["between"] is not None:
                 off_block[plan.places[variant.representation]] = one["between"]
         results.write_off_block(begun.root, off_block)
-    plan.check([max(one["ranks"]) for one in mine])
+    ranks = [max(one["ranks"]) for one in mine]
+    plan.check(ranks)
+    if ranks and log.isEnabledFor(logging.INFO):
+        log.info("ranks are known; from nothing, the whole of it:\n%s", plan.price(ranks))
     results.add_libraries(begun.root, {one["library"] for one in mine})
     deepest, missed = np.asarray([one["deepest"] for one in mine]), np.asarray([one["missed"] for one in mine])
     for sentence in results.add_warnings(begun.root, what_misleads(plan, deepest, missed)):
@@ -229,14 +234,23 @@ def tile_tasks(begun: results.Begun, workspace: str, bases: dict[int, BasisRef])
             frequencies=plan.kept_frequencies,
             budget=plan.tile_budget,
         )
-        for missing in begun.tiles
+        for missing in sorted(begun.tiles, key=_along_a_curve)
     ]
+
+
+def _along_a_curve(missing: results.Missing) -> int:
+    """Return where a tile comes, so that tasks that follow each other share panels, which the system then still holds.
+
+    The bits of its two panels in turn (Morton 1966).
+    """
+    i, j = missing.sheet.places
+    return sum((i >> bit & 1) << 2 * bit + 1 | (j >> bit & 1) << 2 * bit for bit in range(32))
 
 
 def target_tasks(begun: results.Begun, workspace: str, bases: dict[int, BasisRef]) -> list[ExplainTask]:
     """Return one task for every panel that lacks something, after committing the targets to the workspace."""
     plan = begun.plan
-    with files.disk_errors(Path(workspace)):
+    with files.disk_errors(workspace):
         name = commit_targets(workspace, plan.targets)
 
     def wanted(one: Pass, missing: results.Missing) -> tuple[tuple[int, ...], tuple[BasisRef, ...]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -93,7 +92,7 @@ def correlate(task: CorrelateTask) -> TileReceipt:
         comparisons += len(i)
     if len(set(task.sheet.places)) == 1:
         _fill_below(values)
-    with files.disk_errors(Path(task.sheet.out)):
+    with files.disk_errors(task.sheet.out):
         write_tile(task.sheet, values)
     return TileReceipt(task.sheet.places, comparisons, library())
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from dsvcca import files
+from dsvcca import files, folders
 from dsvcca.arrays import NumpyArray
 from dsvcca.errors import DsvccaError
 from dsvcca.frequencies import half_spectrum
@@ -103,8 +103,8 @@ def fit(root: Path, columns: Sequence[Column]) -> tuple[dict[str, str], dict[str
         if one.values is not None:
             checksums |= {f"{one.name}/{key}": files.chunk_tail(root / one.name / key) or "" for key in _keys(one)}
             for key in _keys(one):
-                files.sync(root / one.name / key)
-        files.sync(root / one.name / "zarr.json")
+                folders.sync(root / one.name / key)
+        folders.sync(root / one.name / "zarr.json")
     return described(root, [one.name for one in columns]), checksums
 
 

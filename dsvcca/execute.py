@@ -23,6 +23,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 from dsvcca.arrays import computing_on
 from dsvcca.errors import DsvccaError
+from dsvcca.folders import known_options, use_options
 from dsvcca.price import Machine, measure, this_machine
 from dsvcca.progress import track
 
@@ -248,6 +249,7 @@ class _Queue:
                     unpacked,
                     self.function,
                     zlib.compress(pickle.dumps(self.waiting[0])),
+                    known_options(),
                     key=f"{self.name}-{uuid4().hex}",
                     resources={GPU: 1} if bound else None,
                 )
@@ -297,8 +299,9 @@ def _watched(completed: Iterator[Any], queue: _Queue) -> Iterator[Any]:
         done.set()
 
 
-def unpacked(function: Callable[[Any], Receipt], task: bytes) -> Receipt:
-    """Run one task that came as bytes."""
+def unpacked(function: Callable[[Any], Receipt], task: bytes, options: dict[str, Any]) -> Receipt:
+    """Run one task that came as bytes, with what the driver was told of how URLs are reached."""
+    use_options(options)
     return guarded(function, pickle.loads(zlib.decompress(task)))
 
 

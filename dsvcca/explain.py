@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 
@@ -87,7 +86,7 @@ def explain(task: ExplainTask) -> str:
     if kept is not None:
         for name, before in read_targets(task.sheet).items():
             values[name][kept] = before[kept]
-    with files.disk_errors(Path(task.sheet.out)):
+    with files.disk_errors(task.sheet.out):
         write_targets(task.sheet, values)
     return task.sheet.name
 

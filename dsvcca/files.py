@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import secrets
-import shutil
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -21,6 +20,7 @@ import numpy.typing as npt
 import zarr
 from zarr.codecs import Crc32cCodec
 
+from dsvcca import folders
 from dsvcca.errors import DsvccaError
 
 STAGING = ".uncommitted"
@@ -33,16 +33,8 @@ CHUNK = 8 << 20
 TAIL = 4  # bytes of the CRC-32C that ends every chunk written here
 
 
-def local_path(path: str | os.PathLike[str], what: str) -> Path:
-    """Return `path` as an absolute local path; URLs are refused."""
-    text = os.fspath(path)
-    if "://" in text:
-        raise DsvccaError(f"{what} {text!r} is a URL: only folders that all workers reach can be used so far")
-    return Path(text).expanduser().absolute()
-
-
 @contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
+def disk_errors(path: Path | str) -> Iterator[None]:
     """Turn what the operating system says about `path` into an error that says what to do."""
     try:
         yield
@@ -60,7 +52,7 @@ def disk_errors(path: Path) -> Iterator[None]:
 def make_parents(path: Path) -> None:
     """Make the folders above `path`; a file among them is an error that names it."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        folders.make(path.parent)
     except (FileExistsError, NotADirectoryError) as error:
         raise DsvccaError(f"'{path}' lies below a file ('{error.filename}'): choose another place") from error
 
@@ -69,11 +61,14 @@ def is_free(path: Path) -> bool:
     """Return whether nothing is at `path`, or a folder with nothing in it but what killed processes left."""
     if not path.is_dir():
         return not path.exists()
-    return all(name.startswith(".") for name in os.listdir(path))
+    return all(name.startswith(".") for name in folders.names(path))
 
 
 def write_json(path: Path, content: Any) -> None:
     """Write `content` to `path` so that a reader sees all of it or nothing, whatever happens."""
+    if folders.is_remote(path):
+        path.write_bytes(json.dumps(content, indent=1, allow_nan=False).encode())
+        return
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         with open(part, "w", encoding="utf-8") as file:
@@ -84,7 +79,7 @@ def write_json(path: Path, content: Any) -> None:
     except BaseException:
         part.unlink(missing_ok=True)
         raise
-    sync_folder(path.parent)
+    folders.sync_folder(path.parent)
 
 
 def read_json(path: Path) -> Any:
@@ -116,7 +111,7 @@ def create_array(
     CRC-32C, NaN where nothing was written, and nothing left out because it looks empty.
     """
     array: zarr.Array[Any] = zarr.create_array(
-        str(folder),
+        zarr_store(folder),
         shape=shape,
         chunks=(max(1, rows), *(inner or (max(1, n) for n in shape[1:]))),
         dtype=dtype,
@@ -132,7 +127,14 @@ def create_array(
 def open_array(folder: Path) -> zarr.Array[Any]:
     """Return an array to be written, of which no chunk is left out because nothing but what fills gaps is in it."""
     with zarr.config.set({"array.write_empty_chunks": True}):
-        return zarr.open_array(str(folder), mode="r+", zarr_format=3)
+        return zarr.open_array(zarr_store(folder), mode="r+", zarr_format=3)
+
+
+def zarr_store(folder: Path) -> Any:
+    """Return what Zarr calls a store, at some place."""
+    if not folders.is_remote(folder):
+        return str(folder)
+    return zarr.storage.FsspecStore.from_url(str(folder), storage_options=dict(folders.UNCACHED))
 
 
 def fit_array(
@@ -153,7 +155,7 @@ def fit_array(
             if dict(array.attrs) != attributes:
                 array.attrs.put(attributes)
             return array
-        shutil.rmtree(folder)
+        folders.remove(folder)
     array = create_array(folder, shape, chunks[0], dtype, dims, chunks[1:])
     array.attrs.put(attributes)
     return array
@@ -169,40 +171,24 @@ def even_rows(rows: int, row_bytes: int, target: int = CHUNK) -> int:
     return -(-rows // count)
 
 
-def sync(path: Path) -> None:
-    """Bring the content of a file to the disk."""
-    with open(path, "rb") as file:
-        os.fsync(file.fileno())
-
-
-def sync_folder(folder: Path) -> None:
-    """Bring the names in `folder` to the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def seal(folder: Path) -> dict[str, str]:
     """Bring every file below `folder` to the disk and return the checksum of each chunk by its relative path."""
     found = {}
-    for parent, _, names in os.walk(folder):
-        for name in names:
-            path = Path(parent, name)
-            sync(path)
-            if name != "zarr.json":
-                found[path.relative_to(folder).as_posix()] = str(chunk_tail(path))
-        sync_folder(Path(parent))
+    for name, _, _ in folders.listing(folder):
+        folders.sync(folder / name)
+        if not name.endswith("zarr.json"):
+            found[Path(name).as_posix()] = str(chunk_tail(folder / name))
+    for parent in {(folder / name).parent for name in [".", *found]}:
+        folders.sync_folder(parent)
     return dict(sorted(found.items()))
 
 
 def digest(folder: Path) -> str:
     """Return the SHA-256 of the names and contents of all files below `folder`."""
     found = hashlib.sha256()
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        with path.open("rb") as file:
-            found.update(f"{path.relative_to(folder).as_posix()} {path.stat().st_size} ".encode())
+    for name, size, _ in folders.listing(folder):
+        found.update(f"{Path(name).as_posix()} {size} ".encode())
+        with (folder / name).open("rb") as file:
             found.update(hashlib.file_digest(file, "sha256").digest())
     return found.hexdigest()
 
@@ -218,8 +204,12 @@ def read_chunk(path: Path, dtype: str, shape: Sequence[int], checksum: str | Non
         If the chunk has another length or checksum, or its checksum does not hold.
     """
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    with open(path, "rb") as file:
-        numbers, tail = file.read(size), file.read()
+    if folders.is_remote(path):
+        content = folders.read(path)
+        numbers, tail = content[:size], content[size:]
+    else:
+        with open(path, "rb") as file:
+            numbers, tail = file.read(size), file.read()
     if len(numbers) != size or len(tail) != TAIL:
         raise ValueError(f"{len(numbers) + len(tail)} bytes instead of {size + TAIL}")
     if tail.hex() != checksum:
@@ -232,8 +222,11 @@ def read_chunk(path: Path, dtype: str, shape: Sequence[int], checksum: str | Non
 def map_chunk(path: Path, dtype: str, shape: Sequence[int], checksum: str | None) -> npt.NDArray[Any]:
     """Return a chunk like `read_chunk`, mapped into memory: only what is used of it is read, once it was checked.
 
-    It is checked as a whole when this process maps it for the first time, and again if the file has changed.
+    It is checked as a whole when this process maps it for the first time, and again if the file has changed. From a URL
+    it is read whole.
     """
+    if folders.is_remote(path):
+        return read_chunk(path, dtype, shape, checksum)
     status = os.stat(path)
     _check_once(path, dtype, tuple(shape), checksum, status.st_size, status.st_mtime_ns)
     return np.memmap(path, np.dtype(dtype).newbyteorder("<"), "r", shape=tuple(shape))
@@ -268,17 +261,19 @@ def write_rows(array: zarr.Array[Any], folder: Path, start: int, rows: npt.NDArr
 def write_chunk(path: Path, numbers: npt.NDArray[Any]) -> None:
     """Write one whole chunk as `read_chunk` reads it, without a copy where its numbers lie one after another."""
     numbers = np.ascontiguousarray(numbers).reshape(-1).view(np.uint8)
+    tail = google_crc32c.value(numbers).to_bytes(TAIL, "little")
+    if folders.is_remote(path):
+        path.write_bytes(numbers.tobytes() + tail)
+        return
     with open(path, "wb", buffering=0) as file:
         file.write(numbers.data)
-        file.write(google_crc32c.value(numbers).to_bytes(TAIL, "little"))
+        file.write(tail)
 
 
 def chunk_tail(path: Path) -> str | None:
     """Return the last four bytes of a chunk, its CRC-32C, as hexadecimal digits; None if there is no such chunk."""
     try:
-        with open(path, "rb") as file:
-            file.seek(-TAIL, os.SEEK_END)
-            return file.read(TAIL).hex()
+        return folders.tail(path, TAIL).hex()
     except OSError:
         return None
 
@@ -288,7 +283,7 @@ def stage(root: Path) -> Path:
     folder = root / STAGING / f"{_machine()}-{os.getpid()}-{secrets.token_hex(6)}"
     for _ in range(100):
         with suppress(FileNotFoundError):  # another process may remove the empty staging folder in between
-            os.makedirs(folder)
+            folders.make(folder)
             sweep(folder.parent)
             return folder
     raise DsvccaError(f"'{folder.parent}' vanishes as often as it is made: is something cleaning '{root}'?")
@@ -297,30 +292,26 @@ def stage(root: Path) -> Path:
 def sweep(staging: Path) -> None:
     """Remove what processes of this machine left uncommitted when they ended."""
     mine = f"{_machine()}-"
-    for entry in list(os.scandir(staging)):
-        pid = entry.name.removeprefix(mine).split("-")[0]
-        if entry.name.startswith(mine) and pid.isdigit() and not _alive(int(pid)):
-            shutil.rmtree(entry.path, ignore_errors=True)
+    for name in folders.names(staging):
+        pid = name.removeprefix(mine).split("-")[0]
+        if name.startswith(mine) and pid.isdigit() and not _alive(int(pid)):
+            folders.remove(staging / name)
 
 
 def publish(folder: Path, target: Path) -> bool:
     """Move a finished, sealed `folder` to `target` in one step; False if another process was there first."""
-    try:
-        os.rename(folder, target)
-    except OSError as error:
-        if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
-            return False
-        raise
-    sync_folder(target.parent)
-    discard(folder)
-    return True
+    moved = folders.move(folder, target)
+    if moved:
+        discard(folder)
+    return moved
 
 
 def discard(folder: Path) -> None:
     """Remove a staging folder, and the folder of all staging once it is empty."""
-    shutil.rmtree(folder, ignore_errors=True)
-    with suppress(OSError):  # others are still writing
-        folder.parent.rmdir()
+    folders.remove(folder)
+    if not folders.is_remote(folder):
+        with suppress(OSError):  # others are still writing
+            folder.parent.rmdir()
 
 
 @cache

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import zarr
 
+from dsvcca import files
 from dsvcca.activations import Representation, foreign_fingerprint
 from dsvcca.arrays import significand_bits
 from dsvcca.errors import DsvccaError
@@ -32,7 +33,7 @@ NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?")
 def foreign_representations(root: Path, labels: Any, dims: Any) -> list[Representation]:
     """Return every array of two or more axes below `root`, with labels from their paths or as given."""
     try:
-        node = zarr.open(str(root), mode="r")
+        node = zarr.open(files.zarr_store(root), mode="r")
     except Exception as error:
         raise DsvccaError(
             f"'{root}' is not a store: no Zarr array or group can be opened there ({type(error).__name__}); "

@@ -8,13 +8,12 @@ They are immutable, and whoever has merged them removes them.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable, Mapping
 from math import prod
 from pathlib import Path
 from typing import Any
 
-from dsvcca import files
+from dsvcca import files, folders
 from dsvcca.activations import FORMAT, KEY, read_attributes, signed
 from dsvcca.arrays import Array, NumpyArray, to_numpy
 from dsvcca.errors import DsvccaError
@@ -29,7 +28,7 @@ CHUNK = 1 << 20
 def write_partial(workspace: str, name: str, arrays: Mapping[str, Array], about: Mapping[str, Any]) -> None:
     """Commit arrays of float64 or complex128 under a name; `about` is kept with them."""
     target = _folder(workspace, name)
-    folder = files.stage(Path(workspace))
+    folder = files.stage(folders.at(workspace, "workspace"))
     try:
         numbers = {key: to_numpy(value) for key, value in arrays.items()}
         write_flat(folder / NUMBERS, numbers.values(), CHUNK)
@@ -42,7 +41,7 @@ def write_partial(workspace: str, name: str, arrays: Mapping[str, Array], about:
         }
         files.write_group(folder, **{KEY: signed(record)})
         if not files.publish(folder, target) and read_attributes(target) is None:
-            shutil.rmtree(target, ignore_errors=True)  # what is left of one is none
+            folders.remove(target)  # what is left of one is none
             files.publish(folder, target)
         # If it is there already, it is the same.
     finally:
@@ -80,8 +79,8 @@ def read_partial(workspace: str, name: str) -> tuple[dict[str, NumpyArray], dict
 def remove_partials(workspace: str, names: Iterable[str]) -> None:
     """Remove partial results that were merged."""
     for name in names:
-        shutil.rmtree(_folder(workspace, name), ignore_errors=True)
+        folders.remove(_folder(workspace, name))
 
 
 def _folder(workspace: str, name: str) -> Path:
-    return Path(workspace, f"partial-{name}")
+    return folders.at(workspace, "workspace") / f"partial-{name}"

@@ -540,7 +540,7 @@ class Plan:
         return self.describe()
 
     def describe(self, machine: Machine | None = None) -> str:
-        """Return the plan in words, priced for a machine (`dsvcca.machine_of`), by default for one thread of this one."""
+        """Return the plan in words, priced for a machine (`dsvcca.machine_of`), or for one thread of this."""
         rules = "; ".join(str(rule) for rule in self.rules)
         what = RULES.get(self.pairs.name, "a list")
         known = "the same ids" if self.ids else "the same number, by ids not proven"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 from dsvcca import files
 from dsvcca.activations import PIECE, Representation, ahead, read_over_tokens, read_pieces, read_positions
@@ -75,7 +74,7 @@ def reduce(task: ReduceTask) -> list[Receipt]:
     sizes = [variant_size(r, view) for r, view in both]
     n, room = sizes[0].rows, pack_memory(task.budget)
     pack = PackWriter(task.workspace, n, task.rule)
-    with ThreadPoolExecutor(2, "dsvcca-io") as io, files.disk_errors(Path(task.workspace)):
+    with ThreadPoolExecutor(2, "dsvcca-io") as io, files.disk_errors(task.workspace):
         reading = [io.submit(_read_small, r, v) for r, v in both[:1]]
         for place in range(len(task.representations)):
             read = reading.pop()

@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from dsvcca import files
+from dsvcca import files, folders
 from dsvcca.activations import KEY, read_attributes, signed
 from dsvcca.arrays import NumpyArray
 from dsvcca.dataset import (
@@ -143,7 +143,7 @@ def begin(out: str | os.PathLike[str], plan: Plan, about: Mapping[str, Any]) -> 
     DsvccaError
         If something else lies at `out`, or the results of a plan whose numbers would differ.
     """
-    root = files.local_path(out, "results")
+    root = folders.reach(out, "results")
     there: dict[str, Any] = {"members": [], "views": [], "tiles": {}, "panels": {}, "warnings": [], "metadata": None}
     is_new = files.is_free(root)
     if not is_new:
@@ -195,7 +195,7 @@ def read_tile(sheet: Sheet) -> dict[str, NumpyArray]:
     """Return the numbers of the version before, as `write_tile` takes them."""
     found = {}
     for name in sheet.variables:
-        block = np.asarray(files.open_array(Path(sheet.out) / name)[_rows(sheet, 0), _rows(sheet, 1)])
+        block = np.asarray(files.open_array(folders.at(sheet.out, "results") / name)[_rows(sheet, 0), _rows(sheet, 1)])
         found[name] = block if sheet.listed and name != VIEW else block[..., None]
     return found
 
@@ -209,7 +209,7 @@ def write_tile(sheet: Sheet, values: Mapping[str, NumpyArray]) -> None:
         Each variable (rows, columns, variances), `view` (rows, columns, 1), by frequency (rows, columns, frequencies,
         variances); the mirror of `pwcca_x` is `pwcca_y`, of `rank_x` `rank_y`, of the others themselves.
     """
-    root = Path(sheet.out)
+    root = folders.at(sheet.out, "results")
     for name in sheet.variables:
         block, array = values[name], files.open_array(root / name)
         mirror = values[MIRRORED.get(name, name)].swapaxes(0, 1)
@@ -222,7 +222,8 @@ def write_tile(sheet: Sheet, values: Mapping[str, NumpyArray]) -> None:
 
 def read_targets(sheet: Sheet) -> dict[str, NumpyArray]:
     """Return what the version before says of targets, as `write_targets` takes it."""
-    found = {name: np.asarray(files.open_array(Path(sheet.out) / name)[_rows(sheet, 0)]) for name in sheet.variables}
+    root = folders.at(sheet.out, "results")
+    found = {name: np.asarray(files.open_array(root / name)[_rows(sheet, 0)]) for name in sheet.variables}
     return {name: block if sheet.listed else block[..., None] for name, block in found.items()}
 
 
@@ -235,10 +236,10 @@ def write_targets(sheet: Sheet, values: Mapping[str, NumpyArray]) -> None:
         `r2_target` (rows, targets, variances) and `r2_target_floor` (rows, variances).
     """
     for name in sheet.variables:
-        files.open_array(Path(sheet.out) / name)[_rows(sheet, 0)] = (
+        files.open_array(folders.at(sheet.out, "results") / name)[_rows(sheet, 0)] = (
             values[name] if sheet.listed else values[name][..., 0]
         )
-    _commit(Path(sheet.out), sheet, _panel_keys(sheet))
+    _commit(folders.at(sheet.out, "results"), sheet, _panel_keys(sheet))
 
 
 def read_bases(root: Path) -> dict[str, Any]:
@@ -303,9 +304,9 @@ def open_results(out: str | os.PathLike[str]) -> xr.Dataset:
     DsvccaWarning
         If some of the plan's tiles are not there: their numbers read as NaN.
     """
-    root = files.local_path(out, "results")
+    root = folders.reach(out, "results")
     about = _checked_record(root)
-    found: xr.Dataset = xr.open_zarr(str(root), consolidated=False, chunks=None, mask_and_scale=False)
+    found: xr.Dataset = xr.open_zarr(files.zarr_store(root), consolidated=False, chunks=None, mask_and_scale=False)
     names = label_order({str(c)[2:] for c in found.coords if str(c).startswith("x_")})
     coordinates = ["x", *(f"x_{n}" for n in names), "y", *(f"y_{n}" for n in names), "variance"]
     variables = [*_variables(about), *(EXPLAINED if about["targets"] else ()), *(BETWEEN if about["off_block"] else ())]
@@ -332,7 +333,7 @@ def open_results(out: str | os.PathLike[str]) -> xr.Dataset:
 
 
 def _write_record(root: Path, record: Mapping[str, Any], plan: Plan, about: Mapping[str, Any]) -> None:
-    root.mkdir(exist_ok=True)
+    folders.make(root)
     try:
         made_by = files.read_json(root / "zarr.json")["attributes"].get("array_library", [])
     except FileNotFoundError:
@@ -340,7 +341,7 @@ def _write_record(root: Path, record: Mapping[str, Any], plan: Plan, about: Mapp
     said = {**plan.definition, **plan.description, **about, "array_library": made_by, "warnings": record["warnings"]}
     files.write_group(root, **{KEY: signed(record)}, **said)
     if not (root / COMMITS / "zarr.json").exists():
-        (root / COMMITS).mkdir(exist_ok=True)
+        folders.make(root / COMMITS)
         files.write_group(root / COMMITS)
 
 
@@ -477,7 +478,7 @@ def _done(sheet: Sheet, marker: Mapping[str, Any]) -> NumpyArray:
         _same(before[old_rows:], now[rows:]),
     ]
     there = np.zeros(sheet.shape, dtype=bool)  # and nowhere else, where the array is about to grow
-    ranks = np.asarray(files.open_array(Path(sheet.out) / RANKS[0])[_rows(sheet, 0), _rows(sheet, 1)])
+    ranks = np.asarray(files.open_array(folders.at(sheet.out, "results") / RANKS[0])[_rows(sheet, 0), _rows(sheet, 1)])
     there[: ranks.shape[0], : ranks.shape[1]] = ranks.reshape(*ranks.shape[:2], -1).any(axis=2)
     found: NumpyArray = there & same[0][:, None] & same[1][None, :]
     return found
@@ -587,9 +588,9 @@ def _commit(root: Path, sheet: Sheet, keys: Sequence[str]) -> None:
 def _commit_chunks(root: Path, name: str, keys: Sequence[str], about: Mapping[str, Any]) -> None:
     """Bring chunks to the disk, and then the marker that makes them count."""
     for key in keys:
-        files.sync(root / key)
+        folders.sync(root / key)
     for folder in dict.fromkeys((root / key).parent for key in keys):
-        files.sync_folder(folder)
+        folders.sync_folder(folder)
     chunks = {key: files.chunk_tail(root / key) for key in keys}
     files.write_json(root / COMMITS / f"{name}.json", {**about, "chunks": chunks})
 

@@ -18,14 +18,14 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import wraps
-from pathlib import Path
+from itertools import chain
 from typing import TypeVar
 
 import numpy as np
 
 from dsvcca import files
 from dsvcca.activations import Representation, ahead, read_pieces
-from dsvcca.arrays import Array, NumpyArray, adjoint, like, namespace, put, real_part, significand_bits, to_numpy
+from dsvcca.arrays import Array, NumpyArray, adjoint, like, put, real_part, significand_bits, to_numpy
 from dsvcca.basis import Basis, RankRule
 from dsvcca.errors import DsvccaError
 from dsvcca.frequencies import half_spectrum
@@ -148,7 +148,7 @@ def add_up(task: SegmentTask) -> str:
     name = task.partial("sums")
     if not has_partial(task.workspace, name):
         rows = task.rows()
-        with files.disk_errors(Path(task.workspace)):
+        with files.disk_errors(task.workspace):
             moments = checked_moments(rows, [str(r) for r in task.representations], task.segments[task.segment][0])
             arrays = {"shift": moments.shift, "sums": moments.sums, "gram": moments.gram}
             largest = {"count": moments.count, "largest": [one.largest for one in rows]}
@@ -163,7 +163,7 @@ def choose(task: SegmentTask) -> str:
     if not has_partial(task.workspace, name):
         moments, largest = _merged(task)
         [kept] = _cuts(task, moments, largest)
-        with files.disk_errors(Path(task.workspace)):
+        with files.disk_errors(task.workspace):
             Filled.begin(task.workspace, task.name, kept.count, Projection(kept, kept.mean).widths, task.step)
             write_partial(task.workspace, name, _arrays_of(kept), {"count": kept.count, "nonzero": kept.nonzero})
     return name
@@ -178,10 +178,9 @@ def project(task: SegmentTask) -> str:
         slabs = rows()
         first = next(slabs)
         projection = Projection(kept, rows.shift)
-        with files.disk_errors(Path(task.workspace)):
+        with files.disk_errors(task.workspace):
             columns = _Stretch(Filled(task.workspace, task.name), task.segments[task.segment][0])
-            norms = [projection.add(first, columns), *(projection.add(slab, columns) for slab in slabs)]
-            arrays = {"norms": namespace(first).concat(norms, axis=0)}
+            arrays = {"norms": projection.add(chain([first], slabs), columns)}
             for f, (gram, sums) in enumerate(projection.sums()):
                 arrays |= {f"gram{f}": gram, f"sums{f}": sums}
             if projection.between:
@@ -206,7 +205,7 @@ def seal(task: SegmentTask) -> list[Receipt]:
         between.blocks = [total[f"between{i}"] for i in range(len(between.draws.first))]
     off_block = between.result(kept.count) if between else None
     basis = basis_of(kept, sums, np.concatenate(norms), off_block)
-    with files.disk_errors(Path(task.workspace)):
+    with files.disk_errors(task.workspace):
         receipts = Filled(task.workspace, task.name).commit(task.fingerprints[0], basis, task.rule)
     _clean(task)
     return receipts
@@ -240,7 +239,7 @@ def whiten_sums(task: SegmentTask) -> list[Receipt]:
             found = adjoint(_whitening(x, f)) @ block @ _whitening(y, f)
             cross.append(real_part(found) if x.vectors[f].dtype.kind == "f" else found)
     bases = [_exact(kept) for kept in cuts]
-    with files.disk_errors(Path(task.workspace)):
+    with files.disk_errors(task.workspace):
         receipts = commit_joint(task.workspace, task.rule, task.fingerprints, bases, task.pairs, cross)
     _clean(task)
     return receipts

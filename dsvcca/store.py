@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dsvcca import files
+from dsvcca import files, folders
 from dsvcca.activations import (
     FORMAT,
     IDS,
@@ -247,7 +247,7 @@ class Store:
                 found += findings(representation)
                 advance()
         if not self._foreign and not self._where:
-            orphans = set(os.listdir(self._root)).difference(self._records, (IDS, MASK, "zarr.json"))
+            orphans = set(folders.names(self._root)).difference(self._records, (IDS, MASK, "zarr.json"))
             found += [
                 (name, "", "is no committed representation: its record is gone, or it is something else")
                 for name in sorted(orphans)
@@ -271,16 +271,21 @@ class Store:
         return read_ids(self._root)
 
 
-def create_store(path: str | os.PathLike[str], *, datapoints: Any) -> Store:
+def create_store(
+    path: str | os.PathLike[str], *, datapoints: Any, storage_options: Mapping[str, Any] | None = None
+) -> Store:
     """Create an activation store, or open it if it is there already with the same datapoints.
 
     Parameters
     ----------
-    path : path
-        A folder that does not exist yet, or such a store.
+    path : path or URL
+        A folder that does not exist yet, or such a store. S3 and what speaks its language: ``s3://bucket/path``.
     datapoints : int or sequence of int or str
         Number of datapoints, or their ids in order. All representations have the same datapoints in the same order;
         with ids that is checked instead of believed.
+    storage_options : mapping, optional
+        How a URL is reached, where the environment does not say it: ``{"endpoint_url": ..., "key": ..., "secret":
+        ...}``. Counts for all URLs of that kind in this process and on the workers of a cluster.
 
     Returns
     -------
@@ -291,7 +296,7 @@ def create_store(path: str | os.PathLike[str], *, datapoints: Any) -> Store:
     DsvccaError
         If something else lies at `path`, or a store of other datapoints.
     """
-    root = files.local_path(path, "store")
+    root = folders.reach(path, "store", storage_options)
     ids = None if isinstance(datapoints, (int, np.integer)) else plain_ids(datapoints)
     count = int(datapoints) if ids is None else len(ids)
     if isinstance(datapoints, bool) or count < 2:
@@ -318,12 +323,13 @@ def open_store(
     *,
     labels: Any = None,
     dims: str | Sequence[str] | Mapping[str, str | Sequence[str]] | None = None,
+    storage_options: Mapping[str, Any] | None = None,
 ) -> Store:
     """Open an activation store, or the Zarr arrays of somebody else.
 
     Parameters
     ----------
-    path : path
+    path : path or URL
         A store made by `create_store`, or any Zarr v2 or v3 array or group.
     labels : str, mapping or callable, optional
         For arrays that others wrote: a pattern for their paths such as ``"{model}/{step}/{layer}"``, a mapping from
@@ -333,13 +339,15 @@ def open_store(
         For arrays that others wrote: their axes, where the arrays do not name them themselves. One spelling counts for
         all arrays with that many axes; a mapping gives one for a layer, or for a path. Two axes are (datapoint,
         neuron) unless something else is said.
+    storage_options : mapping, optional
+        As for `create_store`.
 
     Raises
     ------
     DsvccaError
         If there is nothing, or nothing that can be read as activations.
     """
-    root = files.local_path(path, "store")
+    root = folders.reach(path, "store", storage_options)
     if not root.exists():
         raise DsvccaError(f"there is no store at '{root}': check the path, or create_store(path, datapoints=...)")
     about = read_attributes(root)

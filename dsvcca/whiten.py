@@ -36,13 +36,16 @@ from dsvcca.frequencies import half_spectrum
 from dsvcca.mixing import mix, mixed_ones
 from dsvcca.moments import Moments, Rows, moments_over
 from dsvcca.translations import Between, OffBlock
-from dsvcca.views import NEURONS, View
+from dsvcca.views import GRID, NEURONS, View
 
 EXACT = 2.0**53
 """Integers up to which float64 is exact."""
 
 ONE = np.ones(1, dtype=np.int64)
 """The weights of the one frequency of views that do not transform."""
+
+SMALL = 1024
+"""Columns of activations up to which a step is short, and several of them go on together."""
 
 TINY = 1e-280
 """Squares below which float64 begins to lose digits."""
@@ -297,9 +300,9 @@ def whiten(rows: Rows, rule: RankRule, columns: Columns, *, bits: int | None, na
     kept = cut(moments, rule, space=rows.space, centred=rows.centred, largest=rows.largest, bits=bits, name=name)
     projection = Projection(kept, rows.shift)
     columns.start(kept.count, projection.widths)
-    norms = [projection.add(shifted, columns) for shifted in rows()]
+    norms = projection.add(rows(), columns)
     off_block = projection.between.result(kept.count) if projection.between else None
-    return basis_of(kept, projection.sums(), namespace(norms[0]).concat(norms, axis=0), off_block)
+    return basis_of(kept, projection.sums(), norms, off_block)
 
 
 class Projection:
@@ -331,19 +334,39 @@ class Projection:
         """Real columns of each frequency."""
         return [part.width for part in self._parts]
 
-    def add(self, shifted: Array, columns: Columns) -> Array:
-        """Hand the columns of shifted rows (f, m, c) on, and return the squared norms of the centred rows (m,)."""
-        xp = namespace(shifted)
-        pieces, norms = zip(*(part.project(shifted[f, :, :]) for f, part in enumerate(self._parts)), strict=True)
-        stored, ones = columns.append(pieces[0] if len(pieces) == 1 else xp.concat(pieces, axis=1))
+    def add(self, slabs: Iterable[Array], columns: Columns) -> Array:
+        """Hand the columns of shifted rows (f, m, c) on, and return the squared norms of all centred rows.
+
+        Columns of one frequency are handed on GRID rows at a time: they are few beside what they are made of.
+        """
+        norms, waiting = [], []
+        for shifted in slabs:
+            pieces, of_rows = zip(*(part.project(shifted[f, :, :]) for f, part in enumerate(self._parts)), strict=True)
+            norms.append(sum(of_rows))
+            waiting.append(pieces)
+            if self.between:
+                self.between.add(shifted, self._offsets)
+            is_small = len(pieces) == 1 and shifted.shape[2] <= SMALL
+            if not is_small or sum(one[0].shape[0] for one in waiting) >= GRID:
+                self._hand_on(waiting, columns)
+                waiting = []
+        if waiting:
+            self._hand_on(waiting, columns)
+        return namespace(norms[0]).concat(norms, axis=0)
+
+    def _hand_on(self, waiting: Sequence[Sequence[Array]], columns: Columns) -> None:
+        """Hand the columns of some steps on, and measure them as they were stored."""
+        xp = namespace(waiting[0][0])
+        if len(waiting) == 1:
+            slab = waiting[0][0] if len(waiting[0]) == 1 else xp.concat(waiting[0], axis=1)
+        else:  # columns lie one after another
+            slab = xp.matrix_transpose(xp.concat([xp.matrix_transpose(step) for (step,) in waiting], axis=1))
+        stored, ones = columns.append(slab)
         stored = as_float64(stored)
         start = 0
         for part in self._parts:
             part.measure(stored[:, start : start + part.width], ones)
             start += part.width
-        if self.between:
-            self.between.add(shifted, self._offsets)
-        return sum(norms)
 
     def sums(self) -> list[tuple[Array, Array]]:
         """Return Gram and sums of the columns as they were stored, of each frequency, real."""

@@ -14,8 +14,6 @@ Packs are immutable and may be removed at any time: a plan that needs them makes
 from __future__ import annotations
 
 import hashlib
-import os
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -26,7 +24,7 @@ from typing import Any
 import numpy as np
 import zarr
 
-from dsvcca import files
+from dsvcca import files, folders
 from dsvcca.activations import FORMAT, KEY, read_attributes, signed
 from dsvcca.arrays import Array, NumpyArray, library, to_numpy
 from dsvcca.basis import Basis, Block, RankRule
@@ -74,7 +72,7 @@ class Pack:
     """
 
     def __init__(self, workspace: str, name: str) -> None:
-        self._folder = Path(workspace, name)
+        self._folder = folders.at(workspace, "workspace") / name
         about = read_attributes(self._folder)
         if about is None:
             raise DsvccaError(
@@ -137,7 +135,7 @@ class Pack:
         to the step are there, and chunks that hold none of the wanted columns are not read.
         """
         if self._chunks is None:
-            array = zarr.open_array(str(self._folder / COLUMNS), mode="r", zarr_format=3)
+            array = files.open_array(self._folder / COLUMNS)
             self._chunks = (array.chunks[0], array.chunks[1])
         height, width = self._chunks
         for row in range(step.start // height, -(-step.stop // height)):
@@ -205,7 +203,7 @@ class PackWriter:
     """
 
     def __init__(self, workspace: str, rows: int, rule: RankRule) -> None:
-        self._root = Path(workspace)
+        self._root = folders.at(workspace, "workspace")
         self._rows, self._rule = rows, rule
         self._library = library()  # of this thread; another one may commit
         self._bases: list[tuple[str, Basis]] = []
@@ -273,28 +271,30 @@ class Filled:
     """A pack of one basis whose columns many tasks write, each its own rows; it counts once it is committed."""
 
     def __init__(self, workspace: str, name: str) -> None:
-        self._root, self._folder = Path(workspace), Path(workspace, f"filling-{name}")
+        self._root = folders.at(workspace, "workspace")
+        self._folder = self._root / f"filling-{name}"
         self._array: zarr.Array[Any] | None = None
 
     @classmethod
     def begin(cls, workspace: str, name: str, rows: int, widths: Sequence[int], step: int) -> None:
         """Make the array of columns, `step` rows of which are written at once; nothing where it is there already."""
-        folder = files.stage(Path(workspace))
+        root = folders.at(workspace, "workspace")
+        folder = files.stage(root)
         try:
             _create_columns(folder, rows, sum(widths), step)
-            files.publish(folder, Path(workspace, f"filling-{name}"))
+            files.publish(folder, root / f"filling-{name}")
         finally:
             files.discard(folder)
 
     def write(self, start: int, rows: NumpyArray) -> None:
         """Write rows; `start` is a multiple of the step."""
         if self._array is None:
-            self._array = zarr.open_array(str(self._folder / COLUMNS), mode="r+", zarr_format=3)
+            self._array = files.open_array(self._folder / COLUMNS)
         files.write_rows(self._array, self._folder / COLUMNS, start, rows)
 
     def commit(self, fingerprint: str, basis: Basis, rule: RankRule) -> list[Receipt]:
         """Add what belongs to the columns, seal and publish."""
-        shutil.rmtree(self._folder / "parts", ignore_errors=True)  # of a task that was killed
+        folders.remove(self._folder / "parts")  # of a task that was killed
         return _commit(self._folder, self._root, [(fingerprint, basis)], rule, library())
 
 
@@ -307,10 +307,11 @@ def commit_joint(
     cross: Sequence[Array],
 ) -> list[Receipt]:
     """Commit bases without columns, and the cross blocks of some pairs of them, by frequency and then by pair."""
-    folder = files.stage(Path(workspace))
+    root = folders.at(workspace, "workspace")
+    folder = files.stage(root)
     try:
         write_flat(folder / CROSS, cross, PARTS)
-        return _commit(folder, Path(workspace), list(zip(fingerprints, bases, strict=True)), rule, library(), pairs)
+        return _commit(folder, root, list(zip(fingerprints, bases, strict=True)), rule, library(), pairs)
     finally:
         files.discard(folder)
 
@@ -318,24 +319,23 @@ def commit_joint(
 def find_bases(workspace: str) -> dict[str, list[Receipt]]:
     """Return every committed basis of a workspace by its fingerprint."""
     found: dict[str, list[Receipt]] = {}
-    if not os.path.isdir(workspace):
-        return found
-    for entry in sorted(os.scandir(workspace), key=lambda e: e.name):
-        if entry.name.startswith("pack-"):
-            about = read_attributes(Path(entry.path))
-            for receipt in [] if about is None else _receipts(entry.name, about["bases"]):
+    root = folders.at(workspace, "workspace")
+    for name in folders.names(root):
+        if name.startswith("pack-"):
+            about = read_attributes(root / name)
+            for receipt in [] if about is None else _receipts(name, about["bases"]):
                 found.setdefault(receipt.fingerprint, []).append(receipt)
     return found
 
 
 def ensure_workspace(workspace: str) -> None:
     """Make the workspace if it is not there; refuse a folder that is something else."""
-    root = Path(workspace)
+    root = folders.at(workspace, "workspace")
     about = read_attributes(root)
     if about is None and files.is_free(root):
         with files.disk_errors(root):
             files.make_parents(root)
-            root.mkdir(exist_ok=True)
+            folders.make(root)
             files.write_group(root, **{KEY: {"format": FORMAT, "kind": "workspace"}})
         about = read_attributes(root)
     if about is None:
@@ -382,7 +382,7 @@ def _commit(
     files.write_group(folder, **{KEY: signed(record)})
     name = "pack-" + hashlib.sha256(repr(about).encode()).hexdigest()[:24]
     if not files.publish(folder, root / name) and read_attributes(root / name) is None:
-        shutil.rmtree(root / name, ignore_errors=True)  # what is left of a pack is none
+        folders.remove(root / name)  # what is left of a pack is none
         files.publish(folder, root / name)
     # If it is there already, it is the same.
     return _receipts(name, about)

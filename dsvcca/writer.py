@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 import zarr
 
-from dsvcca import files
+from dsvcca import files, folders
 from dsvcca.activations import (
     ARRAY,
     FORMAT,
@@ -179,7 +178,7 @@ class Writer:
 
     def _publish(self) -> None:
         stem = folder_name(self.labels)
-        there = [version for own, version in map(version_of, os.listdir(self._root)) if own == stem]
+        there = [version for own, version in map(version_of, folders.names(self._root)) if own == stem]
         version = max(there, default=0) + 1 if self._if_exists == "replace" else 1
         while True:
             target = self._root / (stem if version == 1 else f"{stem}@{version}")
@@ -257,7 +256,7 @@ def stored_ids(root: Path) -> tuple[NumpyArray, str] | None:
     if about is None:
         return None
     try:
-        ids = np.asarray(zarr.open_array(str(root / IDS), mode="r")[:])
+        ids = np.asarray(zarr.open_array(files.zarr_store(root / IDS), mode="r")[:])
     except Exception as error:
         raise DsvccaError(f"the datapoint ids '{root / IDS}' cannot be read ({error}): restore them") from error
     if _digest(ids) != about["ids"]:

@@ -24,7 +24,7 @@ MATHS = [
     "dft",
     "measures",
 ]
-DATA = ["files", "flat", "labels", "activations", "foreign", "writer", "store", "pairs", "targets", "sizes"]
+DATA = ["folders", "files", "flat", "labels", "activations", "foreign", "writer", "store", "pairs", "targets", "sizes"]
 DATA += ["passes", "price", "plan", "planning", "partials", "workspace", "dataset", "results", "tables"]
 DOOR = ["execute", "reduce", "segments", "panel", "products", "solves", "correlate", "explain", "compare"]
 FACE = ["plot", "demo", "cli"]
@@ -35,6 +35,8 @@ ALLOWED = {
     "dask": {"price", "plan", "planning", "execute", "demo", "cli"},
     "distributed": {"execute", "compare", "demo", "cli"},
     "torch": {"demo", "torch"},
+    "fsspec": {"folders"},
+    "upath": {"folders"},
     "array_api_compat": {"arrays"},
     "scipy": {"arrays"},
     "cupy": {"arrays"},

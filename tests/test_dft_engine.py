@@ -103,7 +103,7 @@ def test_streamed_columns_change_no_bit(tmp_path):
     for seed in range(2):
         store.write(maps(seed, 12, space, n), layer="conv", seed=seed, dims="nhwc")
     ample = dsvcca.plan_comparisons(store, view="dft", memory="6 GiB", variance=1.0)
-    tight = replace(ample, memory=int((320 + 290) * 2**20 / 0.7))
+    tight = replace(ample, memory=int((192 + 290) * 2**20 / 0.7))
     for plan, small in ((ample, False), (tight, True)):
         assert streams(plan.sizes[0], plan.budget) == small
         assert holds_whole(plan.sizes[0], plan.budget) != small
@@ -255,7 +255,7 @@ def test_frequencies_that_are_not_there_cannot_be_kept(mixed):
     plain, kept = (dsvcca.plan_comparisons(maps_only, keep=keep) for keep in ((), "frequencies"))
     assert kept.tile_budget == plain.tile_budget - 32 * 2**2 * 16
     with pytest.raises(DsvccaError, match="keep='frequencies' holds .* in a tile, more than half of the"):
-        replace(kept, memory=int((320 * 2**20 + 3000) / 0.7)).check()
+        replace(kept, memory=int((192 * 2**20 + 3000) / 0.7)).check()
     with pytest.raises(DsvccaError, match="nothing is compared by frequency here"):
         dsvcca.plan_comparisons(mixed[0].select(layer="dense"), keep="frequencies")
 

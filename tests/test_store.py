@@ -605,7 +605,7 @@ def test_what_is_no_store_says_so(tmp_path, store):
         dsvcca.open_store(tmp_path / "empty.zarr")
     with pytest.raises(DsvccaError, match="knows its labels and dims"):
         dsvcca.open_store(store.path, dims="nhwc")
-    with pytest.raises(DsvccaError, match="is a URL"):
+    with pytest.raises(DsvccaError, match="cannot be reached"):
         dsvcca.open_store("s3://bucket/store")
     with pytest.raises(DsvccaError, match="lies below a file"):
         dsvcca.create_store(tmp_path / "folder" / "a.txt" / "new", datapoints=3)
@@ -673,9 +673,9 @@ def test_chunks_that_hold_all_datapoints_are_refused_with_the_line_that_cuts_the
     group.create_array("maps", data=x, chunks=(400, 150, 300))
     store = dsvcca.open_store(tmp_path / "g.zarr", dims="ntd")
     with pytest.raises(DsvccaError, match=r"cut it along datapoints once, now 68.66 MiB have to be read") as caught:
-        dsvcca.plan_comparisons(store, view="mean", memory="700 MiB")
+        dsvcca.plan_comparisons(store, view="mean", memory="560 MiB")
     command = str(caught.value).split("\n")[1].strip()
     subprocess.run(command.replace("python", sys.executable, 1), shell=True, check=True)
     cut = dsvcca.open_store(tmp_path / "g.zarr" / "maps-by-datapoint.zarr", dims="ntd")
     np.testing.assert_array_equal(cut.read(), x)
-    dsvcca.plan_comparisons(cut, view="mean", memory="700 MiB")
+    dsvcca.plan_comparisons(cut, view="mean", memory="560 MiB")

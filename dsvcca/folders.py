@@ -1,0 +1,206 @@
+"""Folders and files, here or at a URL: the few things that this package does with them.
+
+A place is a `pathlib.Path`, or what behaves like one for an object store (`upath.UPath`). Objects of a store appear
+whole or not at all, and there are no folders, nor anything to be synced; nothing can be renamed, so what is moved is
+copied by the store itself, its record last.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, cast
+
+import fsspec
+from fsspec.utils import get_protocol
+from upath import UPath
+
+from dsvcca.errors import DsvccaError
+
+RECORD = "zarr.json"
+
+UNCACHED = {"use_listings_cache": False, "skip_instance_cache": False}
+"""What others write must be seen."""
+
+
+def at(path: str | os.PathLike[str], what: str, storage_options: Mapping[str, Any] | None = None) -> Path:
+    """Return a path, or the URL of an object store, as a place.
+
+    Parameters
+    ----------
+    what : str
+        For error messages: "store", "results", ...
+    storage_options : mapping, optional
+        How a URL is reached (see the file system's own documentation). They count for all URLs of that kind in this
+        process, and travel with tasks. Better left to the environment, where workers find them as well.
+
+    Raises
+    ------
+    DsvccaError
+        If no library is there for such URLs.
+    """
+    if isinstance(path, Path) or hasattr(path, "storage_options"):
+        return path.absolute() if isinstance(path, Path) else cast(Path, path)
+    text = os.fspath(path)
+    if "://" not in text:
+        if storage_options:
+            raise DsvccaError(f"storage_options are for URLs, and {what} {text!r} is a folder: leave them out")
+        return Path(text).expanduser().absolute()
+    protocol = get_protocol(text)
+    if protocol == "file":
+        return Path(text.removeprefix("file://")).absolute()
+    if storage_options:
+        fsspec.config.conf[protocol] = {**fsspec.config.conf.get(protocol, {}), **storage_options}
+    try:
+        found = cast(Any, UPath)(text.rstrip("/"), **UNCACHED)
+        found.fs  # noqa: B018  (made when it is asked for, and only then are libraries imported)
+    except (ImportError, ValueError) as error:
+        raise DsvccaError(
+            f"{what} {text!r}: no library for {protocol}:// is there ({error}); for S3: pip install 'dsvcca[s3]'"
+        ) from error
+    return cast(Path, found)
+
+
+def reach(path: str | os.PathLike[str], what: str, storage_options: Mapping[str, Any] | None = None) -> Path:
+    """Return a place as `at` does, once it is known that a URL can be reached.
+
+    Raises
+    ------
+    DsvccaError
+        If it cannot.
+    """
+    found = at(path, what, storage_options)
+    if is_remote(found):
+        try:
+            found.exists()
+        except Exception as error:  # whatever the library of that kind of URL raises
+            raise DsvccaError(
+                f"{what} '{found}' cannot be reached ({error}): check the address, and that the environment, or "
+                "storage_options= of open_store, says how it is reached and by whom"
+            ) from error
+    return found
+
+
+def known_options() -> dict[str, Any]:
+    """Return what this process was told of how URLs are reached: what workers have to know as well."""
+    return {protocol: dict(options) for protocol, options in fsspec.config.conf.items() if options}
+
+
+def use_options(options: Mapping[str, Any]) -> None:
+    """Take over what another process was told of how URLs are reached."""
+    for protocol, own in options.items():
+        if fsspec.config.conf.get(protocol) != own:
+            fsspec.config.conf[protocol] = {**fsspec.config.conf.get(protocol, {}), **own}
+
+
+def is_remote(folder: Path) -> bool:
+    """Return whether a place is at a URL."""
+    return not isinstance(folder, Path)
+
+
+def exists(path: Path) -> bool:
+    return bool(path.exists())
+
+
+def names(folder: Path) -> list[str]:
+    """Return what lies directly in a folder; nothing where there is none."""
+    try:
+        return sorted(entry.name for entry in folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def subfolders(folder: Path) -> list[str]:
+    """Return the names of the folders directly in a folder."""
+    if is_remote(folder):
+        return [entry.name for entry in folder.iterdir() if entry.is_dir()] if folder.exists() else []
+    with os.scandir(folder) as entries:
+        return [entry.name for entry in entries if entry.is_dir()]
+
+
+def listing(folder: Path) -> list[tuple[str, int, int | str]]:
+    """Return of all files their name below the folder, size, and what tells versions apart: a time, or a tag."""
+    found: list[tuple[str, int, int | str]] = []
+    if is_remote(folder):
+        remote = cast(Any, folder)
+        start = len(remote.path.rstrip("/")) + 1
+        for name, about in remote.fs.find(remote.path, detail=True).items():
+            found.append((name[start:], int(about["size"]), str(about.get("ETag") or about.get("LastModified"))))
+        return sorted(found)
+    for parent, _, inside in os.walk(folder):
+        for name in inside:
+            status = os.stat(os.path.join(parent, name))
+            found.append((os.path.relpath(os.path.join(parent, name), folder), status.st_size, status.st_mtime_ns))
+    return sorted(found)
+
+
+def make(folder: Path) -> None:
+    """Make a folder, and those above it."""
+    if not is_remote(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+
+
+def remove(folder: Path) -> None:
+    """Remove a folder and what is in it; nothing where there is none."""
+    if is_remote(folder):
+        remote = cast(Any, folder)
+        with suppress(OSError):
+            remote.fs.rm(remote.path, recursive=True)
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def read(path: Path) -> bytes:
+    """Return the content of a file."""
+    return bytes(path.read_bytes())
+
+
+def tail(path: Path, count: int) -> bytes:
+    """Return the last bytes of a file."""
+    if is_remote(path):
+        remote = cast(Any, path)
+        return bytes(remote.fs.cat_file(remote.path, start=-count))
+    with open(path, "rb") as file:
+        file.seek(-count, os.SEEK_END)
+        return file.read(count)
+
+
+def sync(path: Path) -> None:
+    """Bring the content of a file to the disk."""
+    if not is_remote(path):
+        with open(path, "rb") as file:
+            os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring the names in a folder to the disk."""
+    if not is_remote(folder):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def move(folder: Path, target: Path) -> bool:
+    """Move a finished folder; False if something is there already."""
+    if is_remote(folder):
+        if exists(target / RECORD):
+            return False
+        source = cast(Any, folder)
+        inside = [name for name, _, _ in listing(folder)]
+        for name in sorted(inside, key=lambda name: name == RECORD):  # its record last: then it exists
+            source.fs.cp_file((cast(Any, folder) / name).path, (cast(Any, target) / name).path)
+        return True
+    try:
+        os.rename(folder, target)
+    except OSError as error:
+        if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
+            return False
+        raise
+    sync_folder(target.parent)
+    return True

@@ -1,0 +1,154 @@
+"""Stores, workspaces and results by URL: on a server that speaks S3, and in memory."""
+
+import subprocess
+import sys
+import time
+import urllib.request
+from dataclasses import replace
+
+import fsspec
+import numpy as np
+import pytest
+import s3fs
+import xarray as xr
+import zarr
+
+import dsvcca
+from dsvcca import DsvccaError, DsvccaWarning, execute, folders
+from dsvcca.files import STAGING
+from tests.populations import activations, same_bits
+
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+
+BUCKET = "population"
+
+
+@pytest.fixture(scope="module")
+def s3(tmp_path_factory):
+    """Start a server that speaks S3; return what reaches it."""
+    log = (tmp_path_factory.mktemp("moto") / "log").open("w+")
+    server = subprocess.Popen(
+        [sys.executable, "-m", "moto.server", "-p", "0", "-H", "127.0.0.1"], stdout=log, stderr=log
+    )
+    try:
+        address = None
+        for _ in range(300):
+            log.seek(0)
+            lines = [line for line in log.read().splitlines() if "Running on http" in line]
+            if lines:
+                address = lines[-1].split()[-1]
+                break
+            time.sleep(0.1)
+        assert address, "the server did not start"
+        urllib.request.urlopen(address).close()
+        options = {"key": "key", "secret": "secret", "endpoint_url": address}
+        before = dict(fsspec.config.conf)
+        s3fs.S3FileSystem(**options).mkdir(BUCKET)
+        yield options
+    finally:
+        fsspec.config.conf.clear()
+        fsspec.config.conf.update(before)
+        server.terminate()
+        server.wait()
+        log.close()
+
+
+def write(store, seeds):
+    for seed in seeds:
+        store.write(activations(seed), layer="a", seed=seed)
+
+
+def test_a_population_at_a_url_has_the_bits_of_one_in_a_folder(s3, tmp_path):
+    stores = [
+        dsvcca.create_store(f"s3://{BUCKET}/one.zarr", datapoints=600, storage_options=s3),
+        dsvcca.create_store(tmp_path / "s.zarr", datapoints=600),
+    ]
+    for store in stores:
+        write(store, range(5))
+    out = f"s3://{BUCKET}/results.zarr"
+    remote = dsvcca.compare(dsvcca.plan_comparisons(stores[0]), out)
+    local = dsvcca.compare(dsvcca.plan_comparisons(stores[1]), tmp_path / "r.zarr")
+    assert same_bits(remote, local)
+    xr.testing.assert_identical(dsvcca.open_results(out).load(), remote.load())
+    names = s3fs.S3FileSystem(**s3).find(BUCKET)
+    assert any(name.startswith(f"{BUCKET}/one.zarr.workspace/pack-") for name in names)
+    assert not [name for name in names if STAGING in name]
+    assert stores[0].verify().empty
+    np.testing.assert_array_equal(stores[0].read(seed=3), activations(3))
+
+
+def test_results_at_a_url_grow_and_are_resumed(s3, tmp_path):
+    store = dsvcca.create_store(f"s3://{BUCKET}/grown.zarr", datapoints=600, storage_options=s3)
+    out = f"s3://{BUCKET}/grown.results"
+    write(store, range(3))
+    dsvcca.compare(dsvcca.plan_comparisons(store), out)
+    write(store, [3])
+    grown = dsvcca.compare(dsvcca.plan_comparisons(store), out).load()
+    fresh = dsvcca.compare(dsvcca.plan_comparisons(store), tmp_path / "r.zarr", workspace=tmp_path / "w")
+    xr.testing.assert_identical(grown, fresh.load())
+    (folders.at(out, "results") / "svcca" / "c.0.0").unlink()
+    with pytest.warns(DsvccaWarning, match="not complete: 0 of 1 tiles are there"):
+        dsvcca.open_results(out)
+    assert same_bits(dsvcca.compare(dsvcca.plan_comparisons(store), out), fresh)
+
+
+def test_workers_reach_what_the_driver_was_told_to_reach(s3, tmp_path):
+    store = dsvcca.create_store(f"s3://{BUCKET}/cluster.zarr", datapoints=600, storage_options=s3)
+    write(store, range(4))
+    with execute.local_client(2, "1 GiB") as client:
+        found = dsvcca.compare(dsvcca.plan_comparisons(store), f"s3://{BUCKET}/cluster.results", client=client)
+    local = dsvcca.compare(dsvcca.plan_comparisons(store), tmp_path / "r.zarr", workspace=tmp_path / "w")
+    assert same_bits(found, local)
+
+
+def test_segments_and_targets_at_a_url(s3, tmp_path):
+    rng = np.random.default_rng(0)
+    store = dsvcca.create_store(f"s3://{BUCKET}/maps.zarr", datapoints=400, storage_options=s3)
+    for seed in range(2):
+        store.write(rng.standard_normal((400, 3, 3, 4)).astype("f4"), layer="conv", seed=seed, dims="nhwc")
+    y = rng.standard_normal((400, 2))
+    plan = replace(dsvcca.plan_comparisons(store, view="dft", route="bases", targets=y), segment=15_000)
+    remote = dsvcca.compare(plan, f"s3://{BUCKET}/maps.results")
+    assert same_bits(remote, dsvcca.compare(plan, tmp_path / "r.zarr", workspace=tmp_path / "w"))
+
+
+def test_damage_at_a_url_is_found_and_named(s3):
+    store = dsvcca.create_store(f"s3://{BUCKET}/damaged.zarr", datapoints=600, storage_options=s3)
+    write(store, range(3))
+    chunk = folders.at(store.representations[1].array, "array") / "c.0.0"
+    content = bytearray(chunk.read_bytes())
+    content[100] ^= 1
+    chunk.write_bytes(bytes(content))
+    plan = dsvcca.plan_comparisons(store)
+    with pytest.raises(DsvccaError, match=r"seed=1, layer='a': chunk 's3://.*c.0.0' is damaged, its checksum"):
+        dsvcca.compare(plan, f"s3://{BUCKET}/damaged.results")
+    chunk.unlink()
+    with pytest.raises(DsvccaError, match=r"chunk 's3://.*c.0.0' is missing"):
+        dsvcca.compare(plan, f"s3://{BUCKET}/damaged.results")
+    assert len(store.verify()) >= 1
+
+
+def test_arrays_of_others_at_a_url_are_read(s3, tmp_path):
+    url = f"s3://{BUCKET}/others.zarr"
+    at = folders.at(url, "store", s3)
+    group = zarr.open_group(dsvcca.files.zarr_store(at), mode="w")
+    for seed in range(3):
+        group.create_array(f"seed={seed}/a", data=activations(seed), chunks=(200, 24))
+    store = dsvcca.open_store(url)
+    own = dsvcca.create_store(tmp_path / "s.zarr", datapoints=600)
+    write(own, range(3))
+    found = [
+        dsvcca.compare(dsvcca.plan_comparisons(one), tmp_path / f"{i}", workspace=tmp_path / "w")
+        for i, one in enumerate((store, own))
+    ]
+    assert same_bits(*found)
+
+
+def test_urls_that_cannot_be_reached_are_told_so(tmp_path):
+    with pytest.raises(DsvccaError, match="no library for nothing:// is there"):
+        dsvcca.open_store("nothing://bucket/store")
+    with pytest.raises(DsvccaError, match="storage_options are for URLs, and store .* is a folder"):
+        dsvcca.open_store(str(tmp_path), storage_options={"key": "a"})
+    with pytest.raises(DsvccaError, match="there is no store at 'memory://nowhere'"):
+        dsvcca.open_store("memory://nowhere")
+    assert dsvcca.create_store(f"file://{tmp_path}/s.zarr", datapoints=5).path == str(tmp_path / "s.zarr")
