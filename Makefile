@@ -19,9 +19,21 @@ test: lint
 slow: env
 	$(BIN)/python -m pytest -m slow
 
+# Everything in docs/benchmarks.md: about an hour, 25 GB of disk in FOLDER
+FOLDER ?= /tmp
 bench: env
-	$(BIN)/python benchmarks/population.py
-	$(BIN)/python benchmarks/convolutions.py
+	mkdir -p benchmarks/records
+	$(BIN)/python benchmarks/population.py --folder $(FOLDER) --json benchmarks/records/population.json
+	$(BIN)/python benchmarks/population.py --folder $(FOLDER) --json benchmarks/records/kept85.json --rank 85 --representations 256
+	$(BIN)/python benchmarks/population.py --folder $(FOLDER) --json benchmarks/records/untruncated.json --variance 1 --representations 64
+	$(BIN)/python benchmarks/population.py --folder $(FOLDER) --json benchmarks/records/pwcca.json --measures svcca,pwcca_x,pwcca_y --representations 256
+	$(BIN)/python benchmarks/scale.py --folder $(FOLDER) --json benchmarks/records/scale.json
+	$(BIN)/python benchmarks/growth.py --folder $(FOLDER) --json benchmarks/records/growth.json
+	$(BIN)/python benchmarks/pair.py --json benchmarks/records/pair.json
+	$(BIN)/python benchmarks/memory.py --folder $(FOLDER) --json benchmarks/records/memory.json
+	$(BIN)/python benchmarks/drivers.py --json benchmarks/records/drivers.json
+	$(BIN)/python benchmarks/convolutions.py --json benchmarks/records/convolutions.json
+	$(BIN)/python benchmarks/table.py
 
 lint: env
 	$(BIN)/ruff check .

@@ -43,18 +43,17 @@ def warnings_of_memory(client: Any) -> list[str]:
 
 @contextmanager
 def cluster(workers: int, memory: str) -> Iterator[Any]:
+    """Start workers that have imported everything."""
     with local_client(workers, memory) as client:
-        client.run(np.ones, 1)
+        machine_of(client)
         yield client
 
 
 def once(store: Any, folder: Path, client: Any, options: argparse.Namespace, repeat: int) -> dict[str, Any]:
-    """Compare from nothing, several times; return the median time and what the run took beside."""
+    """Compare from nothing, several times; return the median time and what a run took beside."""
     plan = dsvcca.plan_comparisons(store, measures="svcca", memory=options.memory)
     taken, shares = [], []
-    for turn in range(repeat + 1):
-        if turn == 0 and repeat > 1:
-            continue
+    for _ in range(repeat):
         for name in ("r", "w"):
             shutil.rmtree(folder / name, ignore_errors=True)
         warm(Path(store.path))

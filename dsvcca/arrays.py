@@ -19,7 +19,7 @@ import numpy.typing as npt
 import scipy.fft
 from numpy.lib.stride_tricks import as_strided
 from scipy.linalg.blas import dsyrk, zherk
-from scipy.linalg.lapack import dormqr, dstein, dsterf, dsytrd
+from scipy.linalg.lapack import dormqr, dstein, dsterf, dsytrd, dtrtri
 
 from dsvcca.errors import DsvccaError
 
@@ -226,6 +226,16 @@ def _leading(
         if not failed and not wrong:
             return np.ascontiguousarray(vectors[:, ::-1])
     return np.linalg.eigh(matrix)[1][:, ::-1][:, :k]
+
+
+def inverse_triangle(lower: Array) -> Array:
+    """Return the inverse (..., k, k) of lower triangular matrices, lower triangular."""
+    xp = namespace(lower)
+    if isinstance(lower, np.ndarray) and lower.dtype == np.float64 and lower.ndim == 2 and len(lower):
+        inverse, singular = dtrtri(lower, lower=1)
+        if not singular:
+            return np.tril(inverse)
+    return xp.tril(xp.linalg.inv(lower))
 
 
 def real_part(array: Array) -> Array:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dsvcca.arrays import Array, NumpyArray, adjoint, namespace
+from dsvcca.arrays import Array, NumpyArray, adjoint, inverse_triangle, namespace
 from dsvcca.errors import DsvccaError
 from dsvcca.frequencies import half_spectrum
 from dsvcca.translations import OffBlock
@@ -195,5 +195,4 @@ def ranks_of(
 
 def inverse_cholesky(cholesky: Array) -> Array:
     """Return L^-1, lower triangular: its corners serve smaller ranks."""
-    xp = namespace(cholesky)
-    return xp.tril(xp.linalg.inv(cholesky))
+    return inverse_triangle(cholesky)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,7 +17,11 @@ from dsvcca.arrays import Array, adjoint, as_float64, detached, device, like, na
 from dsvcca.basis import Basis, RankRule, inverse_cholesky
 from dsvcca.errors import DsvccaError, DsvccaWarning
 from dsvcca.moments import grid_steps
-from dsvcca.whiten import whiten_in_memory
+from dsvcca.views import NEURONS, grid_datapoints
+from dsvcca.whiten import in_moments, whiten_in_memory
+
+EXACT = 1e-11
+"""Rounding of correlations from moments alone, eps times the squared condition number, up to which they are taken."""
 
 EXCESS = 1e-6
 """A canonical correlation above 1 + EXCESS is an error, below it rounding."""
@@ -176,31 +181,70 @@ def cca(x: Array, y: Array, *, variance: float = 1.0, criterion: str = "variance
     True
     """
     x, y = checked_sides(x, y)
-    rule = RankRule(variance, criterion)
-    u_x, bx = whiten_in_memory(x, rule, "x")
-    u_y, by = whiten_in_memory(y, rule, "y")
-    xp = namespace(u_x, u_y)
-    warn_of_few_rows(bx.count, bx.rank, by.rank)
-    m = sum(xp.matmul(adjoint(u_x[step, :]), u_y[step, :]) for step in grid_steps(bx.count))
-    inverse_x, inverse_y = inverse_cholesky(bx.blocks[0].cholesky), inverse_cholesky(by.blocks[0].cholesky)
-    c = corrected(m, bx.blocks[0].column_sums, by.blocks[0].column_sums, bx.count, inverse_x, inverse_y)
+    c, of_x, of_y = _cross_block(x, y, RankRule(variance, criterion))
+    warn_of_few_rows(x.shape[0], c.shape[0], c.shape[1])
+    xp = namespace(c)
     left, rho, right = xp.linalg.svd(c, full_matrices=False)
     check_excess(float(rho[0]))
     right = adjoint(right)
-    x_directions = xp.matmul(whitening(bx, 0, inverse_x), left)
+    x_directions = xp.matmul(adjoint(of_x.map), left)
     largest = to_numpy(xp.argmax(xp.abs(x_directions), axis=0))
     sign = like(np.sign(to_numpy(x_directions)[largest, np.arange(largest.size)]), x_directions)
     return CanonicalCorrelations(
         correlations=xp.clip(rho, 0.0, 1.0),
-        x_rank=bx.rank,
-        y_rank=by.rank,
+        x_rank=c.shape[0],
+        y_rank=c.shape[1],
         x_directions=x_directions * sign,
-        y_directions=xp.matmul(whitening(by, 0, inverse_y), right) * sign,
-        x_mean=bx.mean[0, :],
-        y_mean=by.mean[0, :],
-        x_weights=xp.sum(xp.abs(xp.matmul(adjoint(left), bx.blocks[0].loadings)), axis=1),
-        y_weights=xp.sum(xp.abs(xp.matmul(adjoint(right), by.blocks[0].loadings)), axis=1),
+        y_directions=xp.matmul(adjoint(of_y.map), right) * sign,
+        x_mean=of_x.mean,
+        y_mean=of_y.mean,
+        x_weights=xp.sum(xp.abs(xp.matmul(adjoint(left), of_x.loadings)), axis=1),
+        y_weights=xp.sum(xp.abs(xp.matmul(adjoint(right), of_y.loadings)), axis=1),
     )
+
+
+def correlations_in_memory(x: Array, y: Array, rule: RankRule) -> Array:
+    """Return the canonical correlations (c,) of two sets of activations alone, largest first; as `cca` finds them."""
+    x, y = checked_sides(x, y)
+    c, _, _ = _cross_block(x, y, rule)
+    warn_of_few_rows(x.shape[0], c.shape[0], c.shape[1], above=1)
+    rho = namespace(c).linalg.svdvals(c)
+    check_excess(float(rho[0]))
+    return namespace(c).clip(rho, 0.0, 1.0)
+
+
+class _Maps(NamedTuple):
+    """Of one side: map (k, p) to orthonormal columns, loadings F (k, p) back, mean (p,)."""
+
+    map: Array
+    loadings: Array
+    mean: Array
+
+
+def _cross_block(x: Array, y: Array, rule: RankRule) -> tuple[Array, _Maps, _Maps]:
+    """Return the cross block (k_x, k_y) of orthonormal bases of both sides, and what maps each side to its own.
+
+    From moments alone where that is exact; else the columns are made, and their own Gram corrects what rounding did.
+    """
+    grid = min(grid_datapoints(tuple(array.shape), NEURONS) for array in (x, y))
+    sides = [in_moments(array, rule, name, grid) for array, name in ((x, "x"), (y, "y"))]
+    n = x.shape[0]
+    xp = namespace(x, y)
+    if all(side.condition**2 * np.finfo(np.float64).eps <= EXACT for side in sides):
+        cross = sum(xp.matmul(adjoint(a), b) for a, b in zip(*(side.slabs() for side in sides), strict=True))
+        offsets = [(side.moments.sums / n)[0, :] for side in sides]
+        cross = cross - n * adjoint(offsets[0][None, :]) * offsets[1][None, :]
+        maps = [_Maps(*side.maps(), side.moments.mean[0, :]) for side in sides]
+        return xp.matmul(xp.matmul(maps[0].map, cross), adjoint(maps[1].map)), *maps
+    (u_x, bx), (u_y, by) = (whiten_in_memory(array, rule, name) for array, name in ((x, "x"), (y, "y")))
+    m = sum(xp.matmul(adjoint(u_x[step, :]), u_y[step, :]) for step in grid_steps(n))
+    inverses = [inverse_cholesky(basis.blocks[0].cholesky) for basis in (bx, by)]
+    c = corrected(m, bx.blocks[0].column_sums, by.blocks[0].column_sums, n, *inverses)
+    found = [
+        _Maps(adjoint(whitening(basis, 0, inverse)), basis.blocks[0].loadings, basis.mean[0, :])
+        for basis, inverse in zip((bx, by), inverses, strict=True)
+    ]
+    return c, found[0], found[1]
 
 
 def checked_sides(x: Array, y: Array, *, maps: bool = False) -> tuple[Array, Array]:
@@ -219,21 +263,21 @@ def checked_sides(x: Array, y: Array, *, maps: bool = False) -> tuple[Array, Arr
     return x, y
 
 
-def warn_of_few_rows(n: int, k_x: int, k_y: int) -> None:
-    """Warn where the number of rows alone makes correlations large."""
+def warn_of_few_rows(n: int, k_x: int, k_y: int, above: int = 0) -> None:
+    """Warn where the number of rows alone makes correlations large; `above` the caller are so many of our functions."""
     if k_x + k_y > n - 1:
         warnings.warn(
             f"{k_x + k_y - n + 1} of {min(k_x, k_y)} canonical correlations are 1 whatever the data: "
             f"{k_x} + {k_y} kept directions in {n} rows; use more datapoints or keep fewer directions",
             DsvccaWarning,
-            stacklevel=3,
+            stacklevel=3 + above,
         )
     elif n < 5 * (k_x + k_y):
         warnings.warn(
             f"{n} rows are fewer than 5 for each of the {k_x} + {k_y} kept directions: correlations of unrelated "
             "activations will look large; use more datapoints or keep fewer directions",
             DsvccaWarning,
-            stacklevel=3,
+            stacklevel=3 + above,
         )
 
 

@@ -12,7 +12,14 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from dsvcca.arrays import Array, NumpyArray, adjoint, like, namespace, to_numpy
-from dsvcca.correlations import CanonicalCorrelations, cca, correlations_of, smaller_side
+from dsvcca.basis import RankRule
+from dsvcca.correlations import (
+    CanonicalCorrelations,
+    cca,
+    correlations_in_memory,
+    correlations_of,
+    smaller_side,
+)
 from dsvcca.errors import DsvccaError
 
 MEASURES = {
@@ -57,7 +64,7 @@ def svcca(x: Array, y: Array, *, variance: float = 0.99, criterion: str = "varia
     >>> round(svcca(x, 2 * x + 1), 6)
     1.0
     """
-    rho = cca(x, y, variance=variance, criterion=criterion).correlations
+    rho = correlations_in_memory(x, y, RankRule(variance, criterion))
     return float(namespace(rho).mean(rho))
 
 

@@ -1,0 +1,170 @@
+"""Write the tables of docs/benchmarks.md from the records of the last runs.
+
+python benchmarks/table.py                         records/*.json -> docs/benchmarks.md, between its marks
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+PAGE = HERE.parent / "docs" / "benchmarks.md"
+Rows = list[tuple[str, str]]
+TIME, FIGURE = "plan's time", "plan's figure"
+WORKER_PEAK, DRIVER_PEAK = "worker's peak memory", "driver's peak memory"
+SHARE = "driver and scheduler, share of the workers' CPU"
+
+
+def giga(value: float, unit: str) -> str:
+    return f"{value / 1e9:.3g} G{unit}"
+
+
+def mebi(value: float) -> str:
+    return f"{value / 2**20:,.0f} MiB"
+
+
+def population(found: dict[str, Any]) -> Rows:
+    about, rate, taken = found["population"], found["rates"], found["seconds"]
+    ratio, least = found["ratios"], found["limit, seconds"]
+    return [
+        (
+            "population",
+            f"{about['representations']:,} of {about['rows']:,} x {about['columns']}, {about['kept']:.0f} kept "
+            f"(variance {about['variance']:g}), {about['comparisons']:,} comparisons, {about['workers']} worker(s)",
+        ),
+        (
+            "rates: float32, float64 product; eigenproblems; solves",
+            f"{giga(rate['float32 product'], 'FLOP/s')}, {giga(rate['float64 product'], 'FLOP/s')}; "
+            f"{rate['eigenproblems']:,.0f}/s; {rate['solves']:,.0f}/s",
+        ),
+        (
+            "textbook CCA pair; SVCCA pair; cached whitening",
+            "; ".join(
+                f"{taken[name] * 1e3:.0f} ms"
+                for name in ("textbook CCA pair", "textbook SVCCA pair", "cached whitening pair")
+            ),
+        ),
+        ("textbook CCA pair, share of the float64 peak", f"{ratio['textbook CCA pair, share of peak']:.0%}"),
+        (
+            "whole population; of it whitening; a pair",
+            f"{taken['whole population']:.1f} s; {taken['of it whitening']:.1f} s; {taken['a pair'] * 1e6:.0f} µs",
+        ),
+        (
+            "**textbook CCA / SVCCA / cached whitening, over ours**",
+            f"**{ratio['textbook CCA pair / ours']:.0f}, {ratio['textbook SVCCA pair / ours']:.0f}, "
+            f"{ratio['cached whitening pair / ours']:.0f}**",
+        ),
+        ("whole / limit", f"{ratio['whole / limit']:.2f} (limit {least['all']:.1f} s)"),
+        ("whole / plan's time", f"{ratio[f'whole / {TIME}']:.2f}"),
+        (
+            "plan's memory figure; measured peak",
+            f"{mebi(found['memory'][FIGURE])}; {mebi(found['memory']['measured peak'])}",
+        ),
+    ]
+
+
+def scale(found: dict[str, Any]) -> Rows:
+    rows: Rows = []
+    for name, what in (
+        ("1 workers", "one worker"),
+        ("2 workers", "two workers"),
+        ("large", "two workers, a million"),
+        ("mixed widths", "two workers, widths 64 to 512"),
+    ):
+        if name not in found:
+            continue
+        one = found[name]
+        rows.append(
+            (
+                f"{what}: {one['representations']:,} representations, {one['comparisons']:,} comparisons",
+                f"{one['seconds']:.1f} s, {one['microseconds a pair']:.0f} µs a pair, {one['seconds / limit']:.2f} of "
+                f"the limit, {one['seconds'] / one[TIME]:.2f} of the plan's time; peak "
+                f"{mebi(one[WORKER_PEAK])}, driver {mebi(one[DRIVER_PEAK])}; "
+                f"driver and scheduler {one[SHARE]:.1%} of the "
+                f"workers' CPU; {len(one['memory warnings of Dask'])} memory warnings",
+            )
+        )
+    rows.append(("scaling of comparisons / of plain products", f"{found['scaling']['ratio']:.2f}"))
+    rows.append(("a pair of a million / of the smaller", f"{found['large']['a pair / at the smaller size']:.2f}"))
+    return rows
+
+
+def growth(found: dict[str, Any]) -> Rows:
+    taken = found["seconds"]
+    return [
+        (
+            f"adding one to {found['representations']:,}; all from nothing",
+            f"{taken['adding one']:.2f} s; {taken['all of them from nothing']:.1f} s",
+        ),
+        ("**adding one / from nothing**", f"**{found['adding one / from nothing']:.2%}**"),
+        ("the same bits", "yes" if found["the same bits"] else "no"),
+    ]
+
+
+def pair(found: dict[str, Any]) -> Rows:
+    taken = found["seconds"]
+    return [
+        (
+            f"{found['rows']:,} x {found['columns']}: mean correlation; with directions; textbook",
+            "; ".join(f"{taken[name] * 1e3:.0f} ms" for name in ("mean correlation", "with directions", "textbook")),
+        ),
+        ("**ours / textbook**", f"**{found['mean correlation / textbook']:.2f}**"),
+        ("difference", f"{found['difference']:.0e}"),
+    ]
+
+
+def drivers(found: dict[str, Any]) -> Rows:
+    return [
+        (
+            f"{found['workers']} workers, {name}",
+            f"{one['tasks a second']:.0f} tasks a second, {one['share of workers']:.0%} of the workers busy",
+        )
+        for name, one in found.items()
+        if name.startswith("tasks of")
+    ]
+
+
+def memory(found: dict[str, Any]) -> Rows:
+    return [
+        (
+            name,
+            f"{mebi(one[FIGURE])} / {mebi(one['measured peak'])} = {one['figure / peak']:.2f}",
+        )
+        for name, one in found.items()
+        if isinstance(one, dict) and name != "machine"
+    ]
+
+
+TABLES: dict[str, Callable[[dict[str, Any]], Rows]] = {
+    "population": population,
+    "kept85": population,
+    "untruncated": population,
+    "pwcca": population,
+    "demo": population,
+    "scale": scale,
+    "growth": growth,
+    "pair": pair,
+    "drivers": drivers,
+    "memory": memory,
+}
+
+
+def main() -> None:
+    page = PAGE.read_text()
+    for name, make in TABLES.items():
+        path = HERE / "records" / f"{name}.json"
+        if path.exists():
+            found = json.loads(path.read_text())
+            lines = ["| | |", "|---|---|", *(f"| {what} | {value} |" for what, value in make(found))]
+            mark = f"<!-- {name} -->"
+            page = re.sub(f"{mark}.*?{mark}", lambda _, m=mark, t=lines: "\n".join([m, *t, m]), page, flags=re.DOTALL)
+    PAGE.write_text(page)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
