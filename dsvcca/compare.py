@@ -100,6 +100,8 @@ def compare(
         receipts, failures = execute.run(correlate, tasks, client=client, title="correlate")
         results.add_libraries(root, {one.library for one in receipts})
         execute.raise_failures(failures, len(tasks))
+    if left := results.what_is_missing(root):  # whatever was said by tasks: what counts is on storage
+        raise DsvccaError(f"'{root}' is not complete: {left}; run the same line again")
     return results.open_results(root)
 
 

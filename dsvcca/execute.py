@@ -12,7 +12,6 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cache
 from typing import Any, TypeVar
 from uuid import uuid4
 
@@ -20,7 +19,7 @@ import dask
 import numpy as np
 from distributed import Client, Future, LocalCluster, as_completed, default_client, get_worker
 from distributed.scheduler import KilledWorker
-from threadpoolctl import ThreadpoolController
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from dsvcca.arrays import computing_on
 from dsvcca.errors import DsvccaError
@@ -325,12 +324,6 @@ def _has_gpu(worker: dict[str, Any]) -> bool:
     return bool(worker.get("resources", {}).get(GPU, 0) > 0)
 
 
-@cache
-def _blas() -> ThreadpoolController:
-    """Return what sets the threads of the libraries of this process; finding them takes longer than small tasks."""
-    return ThreadpoolController()
-
-
 class _BlasThreads:
     """Counts who is inside, so that the first sets the limit and only the last lifts it."""
 
@@ -342,8 +335,8 @@ class _BlasThreads:
 @contextmanager
 def _one_blas_thread() -> Iterator[None]:
     with _BlasThreads.lock:
-        if _BlasThreads.inside == 0 and any(lib.num_threads > 1 for lib in _blas().lib_controllers):
-            _BlasThreads.limits = _blas().limit(limits=1)
+        if _BlasThreads.inside == 0 and any(lib["num_threads"] > 1 for lib in threadpool_info()):
+            _BlasThreads.limits = threadpool_limits(1)
         _BlasThreads.inside += 1
     try:
         yield

@@ -23,7 +23,7 @@ from dsvcca.errors import DsvccaError
 
 RECORD = "zarr.json"
 
-UNCACHED = {"use_listings_cache": False, "skip_instance_cache": False}
+UNCACHED = {"use_listings_cache": False}
 """What others write must be seen."""
 
 
@@ -100,10 +100,6 @@ def use_options(options: Mapping[str, Any]) -> None:
 def is_remote(folder: Path) -> bool:
     """Return whether a place is at a URL."""
     return not isinstance(folder, Path)
-
-
-def exists(path: Path) -> bool:
-    return bool(path.exists())
 
 
 def names(folder: Path) -> list[str]:
@@ -189,7 +185,7 @@ def sync_folder(folder: Path) -> None:
 def move(folder: Path, target: Path) -> bool:
     """Move a finished folder; False if something is there already."""
     if is_remote(folder):
-        if exists(target / RECORD):
+        if (target / RECORD).exists():
             return False
         source = cast(Any, folder)
         inside = [name for name, _, _ in listing(folder)]

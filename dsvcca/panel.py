@@ -18,7 +18,6 @@ from dsvcca.workspace import BasisRef, Pack
 SHAPE, ROWS = 64, 16
 """Both sides of a product are multiples of SHAPE columns, and it runs over ROWS rows or more: no edges."""
 
-
 SLACK = 16
 """Columns of zeros after the last basis, at least: pairs are cut out in sizes up to that much larger than they are."""
 

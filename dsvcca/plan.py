@@ -445,12 +445,9 @@ class Plan:
         return Together(
             rows=one.rows,
             frequencies=size.frequencies,
-            x=int(x.sum()),
-            y=int(y.sum()),
             multiplied=float((x * spans).sum()) / size.frequencies,
             pairs=int(one.wanted.sum()),
             rank=max(1, int((x.mean() + y.mean()) / 2 / size.frequencies)),
-            neurons=size.columns,
         )
 
     def _is_read_twice(self, size: Size) -> bool:

@@ -50,23 +50,18 @@ class Together:
     Attributes
     ----------
     rows, frequencies : int
-    x, y : int
-        Real columns of both sides.
     multiplied : float
         Products of a column of x and a column of y that are made, at all frequencies.
     pairs : int
-    rank, neurons : int
+    rank : int
         Of a basis at one frequency, on average.
     """
 
     rows: int
     frequencies: int
-    x: int
-    y: int
     multiplied: float
     pairs: int
     rank: int
-    neurons: int
 
 
 @dataclass(frozen=True)

@@ -55,9 +55,6 @@ FORMAT = 2
 
 COMMITS, BETWEEN_MARKER, BASES = "commits", "between", "commits/bases.json"
 
-NOBODY = bytes(8)
-"""Digest of a place where nobody stands."""
-
 MIRRORED = {"pwcca_x": "pwcca_y", "pwcca_y": "pwcca_x", "rank_x": "rank_y", "rank_y": "rank_x"}
 """Variables that exchange when x and y do."""
 
@@ -316,7 +313,7 @@ def open_results(out: str | os.PathLike[str]) -> xr.Dataset:
         coordinates += sorted(str(name) for name in found.coords if str(name).startswith("frequency"))
     if not about["pairs"]:
         coordinates = [name for name in coordinates if name != "y" and not name.startswith("y_")]
-    left = _what_is_missing(root, about)
+    left = what_is_missing(root)
     if left:
         sentence = f"'{root}' is not complete: {left}; compare(plan, out) does what is missing"
         warnings.warn(sentence, DsvccaWarning, stacklevel=2)
@@ -421,7 +418,7 @@ def _missing_tiles(
     DsvccaError
         If the plan has other pairs than those before it, and theirs would be dropped.
     """
-    digests = _digests(plan, record)
+    digests = _digests(record)
     versions, found = {}, []
     shown = np.zeros(len(digests), dtype=bool)
     shown[list(plan.places)] = True
@@ -494,7 +491,7 @@ def _missing_panels(root: Path, plan: Plan, record: Mapping[str, Any]) -> tuple[
     """Return of every panel what version of what it explains counts, and what is missing of the others."""
     if not plan.targets:
         return {}, []
-    digests = _digests(plan, record)
+    digests = _digests(record)
     versions, found = {}, []
     for place, passes in enumerate(plan.target_passes):
         wanted = np.zeros(min(plan.panel, len(digests) - place * plan.panel), dtype=bool)
@@ -531,7 +528,7 @@ def _missing_panels(root: Path, plan: Plan, record: Mapping[str, Any]) -> tuple[
     return versions, found
 
 
-def _digests(plan: Plan, record: Mapping[str, Any]) -> list[bytes]:
+def _digests(record: Mapping[str, Any]) -> list[bytes]:
     return [bytes.fromhex(one["digest"]) for one in record["members"]]
 
 
@@ -608,8 +605,9 @@ def _marker(root: Path, name: str, keys: Sequence[str] | None = None) -> dict[st
         return None
 
 
-def _what_is_missing(root: Path, about: Mapping[str, Any]) -> str:
+def what_is_missing(root: Path) -> str:
     """Return in words what is not committed, "" where everything is."""
+    about = _checked_record(root)
 
     def count(versions: Mapping[str, str]) -> int:
         markers = ((_marker(root, name), version) for name, version in versions.items())
