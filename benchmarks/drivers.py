@@ -27,7 +27,6 @@ from distributed import Client, LocalCluster, Worker
 
 from dsvcca import execute
 
-
 QUIET = {
     # Each worker watches itself a hundred times a second: one does not notice, hundreds in a process do nothing else.
     "distributed.worker.profile.enabled": False,

@@ -51,7 +51,7 @@ WORKER_ENVIRONMENT = {
     # Read when a process starts: it must come from Dask's configuration, `env=` is too late. By default Dask's nanny
     # has freed memory returned so eagerly that every array is paid for twice.
     "MALLOC_TRIM_THRESHOLD_": str(256 << 20),
-    "MALLOC_MMAP_THRESHOLD_": str(64 << 20),
+    "MALLOC_MMAP_THRESHOLD_": str(256 << 20),
     "MALLOC_ARENA_MAX": "1",  # or every reading thread keeps freed memory of its own
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",

@@ -182,7 +182,7 @@ class Panel:
 def read_slabs(
     x: Panel, x_run: range, y: Panel, y_run: range, frequencies: range, rows: int
 ) -> Iterator[tuple[list[Array], list[Array]]]:
-    """Yield the columns of two runs for every step of the grid; the next step is read while the caller uses one.
+    """Yield the columns of two runs for every step of the grid, the last first; the next is read meanwhile.
 
     Slabs are used again, every other step: they hold their numbers until the next one is asked for. They are on the
     device of the worker, where each goes in one transfer.
@@ -195,7 +195,8 @@ def read_slabs(
         u_y = y.fill(y_slabs[place % 2], step, y_run, frequencies)
         return (u_y if itself else x.fill(x_slabs[place % 2], step, x_run, frequencies)), u_y
 
-    steps = list(grid_steps(rows))
+    *whole, shortest = grid_steps(rows)
+    steps = [shortest, *whole]  # nothing is multiplied while the first is read
     with ThreadPoolExecutor(1, "dsvcca-io") as io:
         ahead = io.submit(read, steps[0], 0)
         for place in range(1, len(steps) + 1):

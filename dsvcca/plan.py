@@ -47,7 +47,7 @@ from dsvcca.targets import Target
 from dsvcca.views import TRANSFORMED
 from dsvcca.wide import SAMPLES, SPARE, STRIDE
 
-NUMERICS = 4
+NUMERICS = 5
 """Changes whenever the same inputs would give other bits."""
 
 PANEL = 128
