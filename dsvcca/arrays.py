@@ -6,12 +6,13 @@ torch. Decisions about a few numbers (ranks, thresholds) are made in NumPy after
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from functools import partial
+from functools import partial, wraps
 from importlib import import_module
-from typing import Any
+from typing import Any, TypeVar
 
 import array_api_compat as compat
 import numpy as np
@@ -28,6 +29,7 @@ Array = Any
 
 NumpyArray = npt.NDArray[Any]
 
+Done = TypeVar("Done")
 
 NUMPY: Any = compat.array_namespace(np.zeros(0))
 
@@ -110,6 +112,20 @@ def _bringing(device: str) -> Callable[[NumpyArray], Array]:
 
 
 _DEVICE: ContextVar[tuple[str, Callable[[NumpyArray], Array]] | None] = ContextVar("device", default=None)
+
+
+def tidy(step: Callable[[Any], Done]) -> Callable[[Any], Done]:
+    """Hand freed memory back after a step: what a process holds then does not depend on how many it did before."""
+
+    @wraps(step)
+    def tidied(task: Any) -> Done:
+        try:
+            return step(task)
+        finally:
+            with suppress(AttributeError, OSError):  # not glibc: then there is no need, or no way
+                ctypes.CDLL(None).malloc_trim(0)
+
+    return tidied
 
 
 def windows(block: Array, rows: NumpyArray, columns: NumpyArray, height: int, width: int) -> Array:

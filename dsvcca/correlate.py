@@ -124,6 +124,7 @@ def _compared(task: CorrelateTask, pairs: BasisPairs, wanted: NumpyArray) -> dic
     for f, x_run, y_run, block in cross_blocks(x, y, pairs.rows, wanted, task.budget):
         before = totals["rho"].copy() if kept else None
         solve(f, x, x_run, y, y_run, block, pairs.rows, wanted, totals)
+        del block  # or it would be there still while the next one is made
         if before is not None:
             _keep_mean(f, x, x_run, y, y_run, totals["rho"] - before, means)
     ranks = [np.sum(panel.ranks * panel.weights, axis=2) for panel in (x, y)]

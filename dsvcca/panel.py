@@ -11,20 +11,12 @@ import numpy as np
 from dsvcca.arrays import Array, NumpyArray, put, to_numpy
 from dsvcca.basis import Block, RankRule, inverse_cholesky, ranks_of
 from dsvcca.moments import grid_steps
-from dsvcca.sizes import block_bytes
+from dsvcca.sizes import block_bytes, padded
 from dsvcca.views import GRID
 from dsvcca.workspace import BasisRef, Pack
 
-SHAPE, ROWS = 64, 16
-"""Both sides of a product are multiples of SHAPE columns, and it runs over ROWS rows or more: no edges."""
-
-SLACK = 16
-"""Columns of zeros after the last basis, at least: pairs are cut out in sizes up to that much larger than they are."""
-
-
-def padded(columns: int) -> int:
-    """Return the columns of a slab that holds so many."""
-    return -(-(columns + SLACK) // SHAPE) * SHAPE
+ROWS = 16
+"""Products run over so many rows or more: for fewer BLAS has other routines."""
 
 
 @dataclass

@@ -35,11 +35,13 @@ from dsvcca.sizes import (
     dual_memory,
     holds_whole,
     moments_bytes,
+    padded,
     projection_memory,
     reduce_memory,
     segment_memory,
     segment_rows,
     sketch_memory,
+    spread,
     tile_memory,
     whitening_route,
 )
@@ -417,8 +419,7 @@ class Plan:
                 itself = one.x == one.y
                 passes.append(self._together(one, x, y))
                 read += 0 if self.direct else 4 * one.rows * int(x.sum() + (0 if itself else y.sum()))
-                tile_bytes = tile_memory(int(x.sum()), 0 if itself else int(y.sum()), one.rows)
-                memory = max(memory, min(tile_bytes, self.tile_budget) + self.budget - self.tile_budget)
+                memory = max(memory, min(self._tile_memory(one, k), self.tile_budget) + self.budget - self.tile_budget)
             written += 8 * (len(self.measures) + 2) * len(self.rules) * 2 * self.panel**2
         return Work(
             comparisons=self.pairs.count,
@@ -433,6 +434,19 @@ class Plan:
             bytes_written=written,
             memory=memory,
         )
+
+    def _tile_memory(self, one: Pass, ranks: NumpyArray) -> int:
+        """Return the bytes of arrays that a pass takes if nothing is cut, however its columns are spread."""
+        columns, blocks = [], 0
+        for side in (one.x, one.y):
+            sizes = [self.sizes[i] for i in side]
+            weight = 2 if sizes[0].space else 1
+            most = [min(int(k), weight * size.columns) for k, size in zip(ranks[list(side)], sizes, strict=True)]
+            total = int(ranks[list(side)].sum())
+            columns.append([padded(one) for one in spread(total, sum(most), sizes[0].frequencies)])
+            blocks += sum(block_bytes(k // weight, size.columns, weight) for k, size in zip(most, sizes, strict=True))
+        # On the direct route cross blocks are there already, and no columns.
+        return tile_memory(columns[0], None if one.x == one.y else columns[1], 0 if self.direct else one.rows, blocks)
 
     def _together(self, one: Pass, x: NumpyArray, y: NumpyArray) -> Together:
         """Return comparisons that share their ground as integers; x and y are the ranks of both sides."""
@@ -514,10 +528,9 @@ class Plan:
             needed = self._reduce_memory(i, 1 if ranks is None else ranks[i])
             if ranks is not None:  # one basis against another at one frequency is the least there is to do
                 k = min(ranks[i], size.columns)
-                blocks = 2 * block_bytes(k, size.columns, 2 if size.space else 1)
-                needed = max(
-                    needed, tile_memory(k * (2 if size.space else 1), k * (2 if size.space else 1), size.rows, blocks)
-                )
+                weight = 2 if size.space else 1
+                blocks = 2 * block_bytes(k, size.columns, weight)
+                needed = max(needed, tile_memory([k * weight], [k * weight], size.rows, blocks))
             if needed > self.budget:
                 representation = self.representations[variant.representation]
                 more = ceil((needed + PROCESS) / USABLE / 2**30 * 10) / 10

@@ -1,7 +1,7 @@
 """Cross blocks of two panels: the large products, in float32, summed in float64 after every step of the grid.
 
 The bits of a product must not depend on which bases share a panel. So slabs are padded with zeros to shapes for which
-BLAS has no special routine (`panel.SHAPE`), and the left side is taken in strips, copied where both sides are one: an
+BLAS has no special routine (`sizes.SHAPE`), and the left side is taken in strips, copied where both sides are one: an
 array times itself would take another routine as well. Of each strip only the columns of pairs that are wanted are made,
 and what lies between them.
 """
@@ -14,8 +14,8 @@ import numpy as np
 
 from dsvcca.arrays import Array, NumpyArray, adjoint, namespace, put
 from dsvcca.moments import grid_steps
-from dsvcca.panel import SHAPE, SLACK, Panel, padded, read_slabs
-from dsvcca.sizes import STRIP, tile_memory
+from dsvcca.panel import Panel, read_slabs
+from dsvcca.sizes import SHAPE, SLACK, STRIP, padded, tile_memory
 
 SMALL = 1 << 20
 """Multiplications up to which BLAS may take a routine for small products: others have more."""
@@ -26,12 +26,11 @@ def cross_blocks(
 ) -> Iterator[tuple[int, range, range, Array]]:
     """Yield (frequency, run of x, run of y, block) until all wanted pairs were in some block.
 
-    A block is the real product (columns of x, columns of y) of the columns of two runs, with `panel.SLACK` or more rows
+    A block is the real product (columns of x, columns of y) of the columns of two runs, with `sizes.SLACK` or more rows
     and columns beyond them; only what belongs to wanted pairs is there. As many frequencies and bases are taken
     together as the budget in bytes allows.
     """
-    most = _most_columns(budget, x, y, rows)
-    for frequencies in _groups(x, y, most):
+    for frequencies, most in _groups(x, y, rows, budget):
         for x_run in x.runs(frequencies.start, most):
             for y_run in y.runs(frequencies.start, most):
                 here = wanted[x_run.start : x_run.stop, y_run.start : y_run.stop]
@@ -41,31 +40,33 @@ def cross_blocks(
                         if x.is_joint
                         else _multiplied(x, x_run, y, y_run, frequencies, rows, here)
                     )
-                    yield from ((f, x_run, y_run, block) for f, block in zip(frequencies, blocks, strict=True))
+                    for f in frequencies:  # not kept here: the next run needs the room
+                        yield f, x_run, y_run, blocks.pop(0)
 
 
-def _most_columns(budget: int, x: Panel, y: Panel, rows: int) -> int:
-    """Return the columns a run may have on each side, so that the task stays in its budget."""
-    x_columns, y_columns = int(x.widths.sum()), 0 if y is x else int(y.widths.sum())
-    blocks = max(x.bytes_a_column, y.bytes_a_column)
-    if tile_memory(x_columns, y_columns, rows, int(blocks * (x_columns + y_columns))) <= budget:
-        return max(x_columns, y_columns)
-    most = max(x_columns, y_columns)
-    while most > SHAPE and tile_memory(most, most, rows, int(2 * blocks * most)) > budget:
-        most = most * 7 // 8
-    return most
+def _groups(x: Panel, y: Panel, rows: int, budget: int) -> Iterator[tuple[range, int]]:
+    """Cut the frequencies into groups that fit in the budget, and say how many columns a run may have on each side.
 
+    That is all there are, but where one frequency alone does not fit.
+    """
+    of_x, of_y = ([padded(width) for width in panel.widths.sum(axis=0).tolist()] for panel in (x, y))
+    a_column = max(x.bytes_a_column, y.bytes_a_column)
 
-def _groups(x: Panel, y: Panel, most: int) -> Iterator[range]:
-    """Cut the frequencies into groups whose columns are at most `most` on each side (or one frequency)."""
-    widths = np.maximum(x.widths.sum(axis=0), y.widths.sum(axis=0))
-    start = total = 0
-    for f, width in enumerate(map(padded, widths.tolist())):
-        if f > start and total + width > most:
-            yield range(start, f)
-            start, total = f, 0
-        total += width
-    yield range(start, len(widths))
+    def needed(group: slice) -> int:
+        left, right = of_x[group], of_y[group]
+        return tile_memory(left, None if x is y else right, rows, int(a_column * (max(left) + max(right))))
+
+    start = 0
+    while start < len(of_x):
+        stop = start + 1
+        while stop < len(of_x) and needed(slice(start, stop + 1)) <= budget:
+            stop += 1
+        most = max(of_x[start:stop] + of_y[start:stop])
+        if needed(slice(start, stop)) > budget:
+            while most > SHAPE and tile_memory([most], [most], rows, int(2 * a_column * most)) > budget:
+                most = most * 7 // 8
+        yield range(start, stop), most
+        start = stop
 
 
 def _multiplied(

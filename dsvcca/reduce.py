@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from dsvcca import files
 from dsvcca.activations import PIECE, Representation, ahead, read_over_tokens, read_pieces, read_positions
-from dsvcca.arrays import Array, NumpyArray, like, put, significand_bits, to_numpy
+from dsvcca.arrays import Array, NumpyArray, like, put, significand_bits, tidy, to_numpy
 from dsvcca.basis import RankRule
 from dsvcca.errors import DsvccaError
 from dsvcca.moments import Rows
@@ -56,6 +56,7 @@ def reduce_tasks(plan: Plan, workspace: str, wanted: list[int], threads: int) ->
     ]
 
 
+@tidy
 def reduce(task: ReduceTask) -> list[Receipt]:
     """Make and commit the bases of a task's representations.
 

@@ -13,19 +13,15 @@ Segments depend on shapes alone and are merged in their order: bits do not depen
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from functools import wraps
 from itertools import chain
-from typing import TypeVar
 
 import numpy as np
 
 from dsvcca import files
 from dsvcca.activations import Representation, ahead, read_pieces
-from dsvcca.arrays import Array, NumpyArray, adjoint, like, put, real_part, significand_bits, to_numpy
+from dsvcca.arrays import Array, NumpyArray, adjoint, like, put, real_part, significand_bits, tidy, to_numpy
 from dsvcca.basis import Basis, RankRule
 from dsvcca.errors import DsvccaError
 from dsvcca.frequencies import half_spectrum
@@ -36,8 +32,6 @@ from dsvcca.translations import Between
 from dsvcca.views import View, grid_datapoints
 from dsvcca.whiten import Cut, Projection, basis_of, checked_moments, cut, rounded_rows
 from dsvcca.workspace import Filled, Receipt, commit_joint
-
-Done = TypeVar("Done")
 
 WORST = 1e-7
 """Rounding of correlations from moments alone, eps times the squared condition number, that is not accepted."""
@@ -128,21 +122,7 @@ def segment_tasks(plan: Plan, workspace: str, variants: Sequence[int]) -> list[S
     return found
 
 
-def _tidy(step: Callable[[SegmentTask], Done]) -> Callable[[SegmentTask], Done]:
-    """Hand freed memory back after a step: what a process holds then does not depend on how many it did before."""
-
-    @wraps(step)
-    def tidy(task: SegmentTask) -> Done:
-        try:
-            return step(task)
-        finally:
-            with suppress(AttributeError, OSError):  # not glibc: then there is no need, or no way
-                ctypes.CDLL(None).malloc_trim(0)
-
-    return tidy
-
-
-@_tidy
+@tidy
 def add_up(task: SegmentTask) -> str:
     """Commit the moments of one segment; return the name of the partial result."""
     name = task.partial("sums")
@@ -156,7 +136,7 @@ def add_up(task: SegmentTask) -> str:
     return name
 
 
-@_tidy
+@tidy
 def choose(task: SegmentTask) -> str:
     """Merge the moments of all segments, choose the directions that are kept, and begin a pack for their columns."""
     name = task.partial("kept")
@@ -169,7 +149,7 @@ def choose(task: SegmentTask) -> str:
     return name
 
 
-@_tidy
+@tidy
 def project(task: SegmentTask) -> str:
     """Write the columns of one segment into the pack, and commit what was measured of them."""
     name = task.partial("columns")
@@ -189,7 +169,7 @@ def project(task: SegmentTask) -> str:
     return name
 
 
-@_tidy
+@tidy
 def seal(task: SegmentTask) -> list[Receipt]:
     """Complete the pack: what belongs to its columns, and its record."""
     kept = _kept(task)
@@ -211,7 +191,7 @@ def seal(task: SegmentTask) -> list[Receipt]:
     return receipts
 
 
-@_tidy
+@tidy
 def whiten_sums(task: SegmentTask) -> list[Receipt]:
     """Whiten several representations side by side from their moments, and commit their cross blocks.
 

@@ -14,10 +14,16 @@ from dsvcca.frequencies import half_spectrum
 from dsvcca.views import GRID, LEAST, NEURONS, View, grid_datapoints, view_space, viewed_shape
 from dsvcca.wide import MOST_SAMPLES, SAMPLES, STRIDE
 
+SHAPE = 64
+"""Both sides of a product are multiples of so many columns: no edges."""
+
+SLACK = 16
+"""Columns of zeros after the last basis, at least: pairs are cut out in sizes up to that much larger than they are."""
+
 STRIP = 512
 """Columns of one side in one matrix product."""
 
-PROCESS = 192 << 20
+PROCESS = 184 << 20
 """Bytes of a worker process before it holds any array."""
 
 USABLE = 0.7
@@ -134,7 +140,7 @@ def dual_memory(size: Size, width: int) -> int:
     """Return the bytes of arrays of the dual route, columns in memory aside (`columns_at_once`)."""
     n = size.rows
     work = max(4 * 8 * n * n, 8 * n * n + 24 * n * width + 16 * width * size.columns)
-    return work + 4 * 8 * n * min(STRIDE, size.columns) + (96 << 20)
+    return work + 4 * 8 * n * min(STRIDE, size.columns) + (160 << 20)
 
 
 def columns_at_once(size: Size, budget: int, width: int = 1) -> int:
@@ -176,25 +182,46 @@ def reduce_memory(size: Size, width: int, budget: int) -> int:
     c, f = size.columns, size.frequencies
     if size.space:
         grams = 16 * f * c * c * 6 + 128 * c * c  # Gram, eigenvectors, maps, what is kept; products of one frequency
-        slab = 14 * size.step + 24 * size.step_rows * width  # stored and transformed; columns made, joined, stored
+        slab = 5 * size.step + 18 * size.step_rows * width  # stored; columns made, joined, stored
+        slab += 0 if holds_whole(size, budget) else 9 * size.step  # transformed
     else:
         grams = 8 * c * c * 5  # running Gram, the whole of it and its parts, eigenvectors, LAPACK's work
-        slab = 8 * size.step_rows * c * 4 + 12 * size.step  # rows shifted, viewed, projected; what they come from
+        slab = 8 * size.step_rows * c * 2 + 12 * size.step  # rows shifted, projected; what they come from
     held = size.held if holds_whole(size, budget) else 0
     columns = 2 * min(pack_memory(budget), 4 * size.rows * PACK)  # packs before, one being written
     columns += 0 if streams(size, budget) else 8 * size.rows * width
-    return grams + slab + held + columns + max(64 << 20, 3 * size.unit)  # pieces as read, one ahead
+    return grams + slab + held + columns + max(48 << 20, 3 * size.unit)  # pieces as read, one ahead
 
 
-def tile_memory(x_columns: int, y_columns: int, n: int, blocks: int = 0) -> int:
-    """Return the bytes of arrays that correlating `x_columns` with `y_columns` takes (with themselves: y_columns 0).
+def padded(columns: int) -> int:
+    """Return the columns of a slab that holds so many of one frequency."""
+    return -(-(columns + SLACK) // SHAPE) * SHAPE
 
-    `blocks` are the bytes of what belongs to the columns of both sides at one frequency.
+
+def tile_memory(x: Sequence[int], y: Sequence[int] | None, n: int, blocks: int = 0) -> int:
+    """Return the bytes of arrays that correlating so many columns at some frequencies takes, n rows of them.
+
+    Parameters
+    ----------
+    x, y : sequence of int
+        Columns of both sides at each frequency; y None if both sides are one.
+    blocks : int
+        Bytes of what belongs to the columns of both sides at one frequency.
     """
-    rows, right = min(n, GRID), y_columns or x_columns
-    slabs = 4 * min(n, 2 * GRID) * (x_columns + y_columns)  # one in use, one being read
-    strip = min(STRIP, x_columns) * (8 * right + 4 * rows)  # its product, its copy
-    return slabs + strip + 8 * x_columns * right + blocks + (48 << 20)  # a chunk as read, stacks of solves
+    right = x if y is None else y
+    slabs = 4 * min(n, 2 * GRID) * (sum(x) + (0 if y is None else sum(y)))  # one in use, one being read
+    strip = min(STRIP, max(x)) * (8 * max(right) + 4 * min(n, GRID))  # its product, its copy
+    products = 8 * sum(i * j for i, j in zip(x, right, strict=True))
+    return max(slabs + strip, blocks) + products + (48 << 20)  # blocks are for the solves; a chunk as read, stacks
+
+
+def spread(total: int, most: int, frequencies: int) -> list[int]:
+    """Return columns at each frequency, as unevenly as they can be if there are at most so many at one.
+
+    >>> spread(70, 32, 4), spread(70, 100, 1)
+    ([32, 32, 6, 0], [70])
+    """
+    return [max(0, min(most, total - f * most)) for f in range(frequencies)]
 
 
 def block_bytes(rank: int, columns: int, weight: int) -> int:

@@ -50,7 +50,7 @@ def solve(
     ----------
     x_run, y_run : range
         The bases whose columns the block holds.
-    block : (columns of x, columns of y) or larger, by `panel.SLACK` at least
+    block : (columns of x, columns of y) or larger, by `sizes.SLACK` at least
         Real product of their columns.
     wanted : (bases of x, bases of y) bool
     totals : mapping

@@ -111,7 +111,7 @@ def test_the_memory_changes_no_bit(tmp_path):
     ample = dsvcca.plan_comparisons(store, variance=1.0, memory="4 GiB")
     tight = replace(ample, memory=int((192 + 130) * 2**20 / 0.7))
     assert not holds_whole(tight.sizes[0], tight.budget)
-    assert tile_memory(3000, 0, 20_000) > tight.budget
+    assert tile_memory([3000], None, 20_000) > tight.budget
     one = dsvcca.compare(ample, tmp_path / "r1.zarr", workspace=tmp_path / "w1")
     other = dsvcca.compare(tight, tmp_path / "r2.zarr", workspace=tmp_path / "w2")
     assert same_bits(one, other)
