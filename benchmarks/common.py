@@ -164,8 +164,11 @@ def _rates(columns: int, rank: int, path: str) -> dict[str, float]:
     return found
 
 
-def limit(plan: Plan, ranks: list[int], rate: dict[str, float]) -> dict[str, float]:
-    """Return the seconds that a plan of dense layers takes at the least: bytes, products, eigenproblems, solves."""
+def limit(plan: Plan, ranks: list[int], rate: dict[str, float], solved: int) -> dict[str, float]:
+    """Return the seconds that a plan of dense layers takes at the least: bytes, products, eigenproblems, solves.
+
+    The rate of solves is that at rank `solved`.
+    """
     sizes = plan.sizes
     gram = sum(float(s.rows) * s.columns**2 + 2.0 * s.rows * s.columns * k for s, k in zip(sizes, ranks, strict=True))
     widest = max(s.columns for s in sizes)
@@ -175,6 +178,6 @@ def limit(plan: Plan, ranks: list[int], rate: dict[str, float]) -> dict[str, flo
         "float64 products": gram / rate["float64 product"],
         "eigenproblems": sum((s.columns / widest) ** 3 for s in sizes) / rate["eigenproblems"],
         "float32 products": sum(2.0 * one.rows * one.multiplied for one in work.passes) / rate["float32 product"],
-        "solves": sum(one.pairs * (one.rank / max(ranks)) ** 3 for one in work.passes) / rate["solves"],
+        "solves": sum(one.pairs * (one.rank / solved) ** 3 for one in work.passes) / rate["solves"],
     }
     return {**parts, "all": sum(parts.values())}

@@ -41,7 +41,7 @@ def sleep(task: tuple[float, bytes]) -> str:
 
 
 def simulate(scheduler: str, count: int) -> None:
-    """Run so many workers in this process until the scheduler goes away."""
+    """Run so many workers in this process until it is ended."""
     logging.getLogger("distributed").setLevel(logging.ERROR)
     dask.config.set(QUIET)
 
@@ -67,12 +67,13 @@ def simulated_cluster(workers: int, processes: int) -> Iterator[Client]:
         ]
         for process in crowd:
             process.start()
-        client.wait_for_workers(workers, timeout=300)
-        yield client
-        client.retire_workers()
-        for process in crowd:
-            process.join(30)
-            process.kill()
+        try:
+            client.wait_for_workers(workers, timeout=300)
+            yield client
+        finally:
+            for process in crowd:
+                process.kill()
+                process.join()
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from common import about_this_machine, peak_memory, read_ranks, show_and_keep
 
 import dsvcca
 from dsvcca.execute import local_client
+from dsvcca.sizes import SEGMENT_BYTES
 
 Make = Callable[[np.random.Generator, int], Any]
 
@@ -29,6 +31,16 @@ def dense(count: int, n: int, p: int, rank: int, noise: float = 0.05) -> tuple[i
         shared = np.random.default_rng(0).standard_normal((n, rank))
         x = shared @ rng.standard_normal((rank, p)) + noise * rng.standard_normal((n, p))
         return x.astype(np.float32)
+
+    return count, n, make, {}
+
+
+def one_of(count: int, n: int, p: int, rank: int) -> tuple[int, int, Make, dict[str, Any]]:
+    """One representation four times as wide keeps all its directions, the others few."""
+    _, _, few, _ = dense(count, n, p, rank)
+
+    def make(rng: np.random.Generator, seed: int) -> Any:
+        return few(rng, seed) if seed else rng.standard_normal((n, 4 * p), dtype=np.float32)
 
     return count, n, make, {}
 
@@ -45,11 +57,16 @@ CASES: dict[str, tuple[tuple[int, int, Make, dict[str, Any]], dict[str, Any]]] =
     "dense, 256 columns, 85 kept": (dense(160, 10_000, 256, 85), {}),
     "dense, 256 columns, all kept": (dense(48, 10_000, 256, 256), {"variance": 1.0}),
     "dense, 64 columns, PWCCA": (dense(400, 5_000, 64, 20), {}),
+    "dense, one keeps far more": (one_of(120, 5_000, 256, 20), {}),
     "dense, 1024 columns": (dense(40, 8_000, 1024, 100), {}),
     "a wide one, 4096 columns": (dense(6, 10_000, 4096, 60), {"memory": "2.5 GiB"}),
     "more columns than rows": (dense(6, 2_000, 12_000, 40), {}),
     "maps 8 x 8 x 32": (maps(12, 4_000, 8, 32), {"variance": 0.5}),
-    "maps 16 x 16 x 32, in segments": (maps(3, 40_000, 16, 32), {"variance": 0.5, "route": "bases"}),
+    "maps 16 x 16 x 32": (maps(3, 20_000, 16, 32), {"variance": 0.5}),
+    "maps 16 x 16 x 32, in segments": (
+        maps(3, 20_000, 16, 32),
+        {"variance": 0.5, "route": "bases", "segment": 1 << 28},
+    ),
     "maps 16 x 16 x 32, direct": (maps(2, 40_000, 16, 32), {"variance": 0.5}),
 }
 
@@ -63,7 +80,8 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         for seed in range(count):
             store.write(make(np.random.default_rng(seed + 1), seed), layer="layer", seed=seed, **labels)
         how = {"memory": options.memory, **how}
-        plan = dsvcca.plan_comparisons(store, **how)
+        segment = how.pop("segment", SEGMENT_BYTES)
+        plan = replace(dsvcca.plan_comparisons(store, **how), segment=segment)
         with local_client(1, how["memory"]) as client:
             dsvcca.compare(plan, folder / f"{place}.r", client=client, workspace=folder / f"{place}.w")
             peak = max(client.run(peak_memory).values())

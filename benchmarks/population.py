@@ -143,8 +143,9 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     plan = dsvcca.plan_comparisons(store, measures=measures, memory=options.memory, variance=options.variance)
     taken, memory, results = compare_repeatedly(plan, folder, options)
     ranks = read_ranks(plan, folder / "w")
-    rate = rates(options.workers, p, max(8, int(np.mean(ranks))), folder)
-    least = limit(plan, ranks, rate)
+    solved = max(8, int(np.mean(ranks)))
+    rate = rates(options.workers, p, solved, folder)
+    least = limit(plan, ranks, rate, solved)
     truth = textbook_cca(*(read(store, i) if options.variance == 1 else leading(read(store, i)) for i in (0, 1)))
     whole = float(np.median(taken["whole"]))
     ours = whole / plan.pairs.count

@@ -1,6 +1,6 @@
 """Populations on two workers of 1.5 GiB: how two workers compare with one, a million comparisons, mixed widths.
 
-    python benchmarks/scale.py                         512 on one and on two workers, 1,600, 1,600 of mixed widths
+    python benchmarks/scale.py                         512 on one and on two workers, 1,600, 512 of mixed widths
     python benchmarks/scale.py --help
 
 Scaling is held against that of two processes that multiply and nothing else. Of the scheduler and the driver CPU
@@ -84,8 +84,9 @@ def once(store: Any, folder: Path, client: Any, options: argparse.Namespace, rep
 def with_limit(one: dict[str, Any], processes: int, columns: int, folder: Path) -> dict[str, Any]:
     """Add the limit of a run at the rates of as many processes."""
     ranks, plan = one.pop("_ranks"), one.pop("_plan")
-    rate = rates(processes, columns, max(8, int(np.max(ranks))), folder)
-    least = limit(plan, ranks, rate)
+    solved = max(8, int(np.max(ranks)))
+    rate = rates(processes, columns, solved, folder)
+    least = limit(plan, ranks, rate, solved)
     return {**one, "rates": rate, "limit, seconds": least, "seconds / limit": one["seconds"] / least["all"]}
 
 
@@ -114,8 +115,8 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         found["large"]["microseconds a pair"] / found["2 workers"]["microseconds a pair"]
     )
     shutil.rmtree(folder / "small.zarr")
-    if not options.no_mixed:
-        mixed = make_population(folder / "mixed.zarr", options.large, n, MIXED, 200, kept=1 / 3)
+    if options.mixed:
+        mixed = make_population(folder / "mixed.zarr", options.mixed, n, MIXED, 200, kept=1 / 3)
         with cluster(2, options.memory) as client:
             one = once(mixed, folder, client, options, 1)
         found["mixed widths"] = with_limit(one, 2, max(MIXED), folder)
@@ -131,7 +132,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--rank", type=int, default=30)
     parser.add_argument("--memory", default="1.5 GiB", help="limit of a worker")
     parser.add_argument("--repeat", type=int, default=3)
-    parser.add_argument("--no-mixed", action="store_true", help="leave the mixed widths out")
+    parser.add_argument("--mixed", type=int, default=512, help="representations of mixed widths")
     parser.add_argument("--folder", type=Path, help="where to work, 25 GB; default a temporary folder")
     parser.add_argument("--json", type=Path, help="keep the record here")
     options = parser.parse_args(arguments)

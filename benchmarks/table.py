@@ -122,7 +122,8 @@ def drivers(found: dict[str, Any]) -> Rows:
     return [
         (
             f"{found['workers']} workers, {name}",
-            f"{one['tasks a second']:.0f} tasks a second, {one['share of workers']:.0%} of the workers busy",
+            f"{one['tasks a second']:.0f} tasks a second, {one['share of workers busy']:.0%} of the workers busy; "
+            f"scheduler and driver {one['CPU seconds of scheduler and driver a task'] * 1e3:.1f} ms of CPU a task",
         )
         for name, one in found.items()
         if name.startswith("tasks of")
@@ -145,7 +146,6 @@ TABLES: dict[str, Callable[[dict[str, Any]], Rows]] = {
     "kept85": population,
     "untruncated": population,
     "pwcca": population,
-    "demo": population,
     "scale": scale,
     "growth": growth,
     "pair": pair,

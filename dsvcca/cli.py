@@ -206,7 +206,7 @@ def compare(
     memory: Memory = "1 GiB",
     workers: Annotated[int, typer.Option(min=0, help="Local Dask workers; 0 works in this process.")] = 0,
     scheduler: Annotated[str | None, typer.Option(help="Address of a Dask scheduler to use instead.")] = None,
-    workspace: Annotated[Path | None, typer.Option(help="Where bases are kept; default beside the store.")] = None,
+    workspace: Annotated[str | None, typer.Option(help="Where bases are kept; default beside the store.")] = None,
     table: Annotated[Path | None, typer.Option(help="Also write one row a comparison to this CSV file.")] = None,
     labels: LabelPattern = None,
     dims: Dims = None,

@@ -15,7 +15,7 @@ import numpy as np
 import xarray as xr
 from distributed import Client
 
-from dsvcca import execute, files, folders, results, segments
+from dsvcca import commits, execute, files, folders, results, segments
 from dsvcca.arrays import NumpyArray
 from dsvcca.basis import ranks_of
 from dsvcca.correlate import BasisPairs, CorrelateTask, correlate
@@ -98,7 +98,7 @@ def compare(
     if begun.tiles:
         tasks = tile_tasks(begun, where, bases)
         receipts, failures = execute.run(correlate, tasks, client=client, title="correlate")
-        results.add_libraries(root, {one.library for one in receipts})
+        results.add_libraries(root, set(receipts))
         execute.raise_failures(failures, len(tasks))
     if left := results.what_is_missing(root):  # whatever was said by tasks: what counts is on storage
         raise DsvccaError(f"'{root}' is not complete: {left}; run the same line again")
@@ -126,11 +126,12 @@ def make_bases(plan: Plan, workspace: str, needed: Sequence[int], client: Client
     """Return where the basis of every variant is, after making those that are missing."""
     bases = _usable(plan, find_bases(workspace), needed)
     missing = [i for i in needed if i not in bases]
+    if plan.direct and missing:  # cross blocks are made together, or not at all
+        missing = list(range(len(plan.variants)))
     threads = 1 if client is None else execute.threads_of(client)
     large = [i for i in missing if plan.direct or plan.large[i]]
     tasks = reduce_tasks(plan, workspace, [i for i in missing if i not in large], threads)
-    with files.disk_errors(workspace):
-        receipts, failures = execute.run(reduce, tasks, client=client, title="reduce")
+    receipts, failures = execute.run(reduce, tasks, client=client, title="reduce")
     execute.raise_failures(failures, len(tasks))
     receipts += _large_bases(plan, workspace, large, client)
     made: dict[str, list[Receipt]] = {}
@@ -199,7 +200,7 @@ def say_what_bases_say(begun: results.Begun, learned: dict[str, Any]) -> None:
         for variant, one in zip(plan.variants, mine, strict=True):
             if variant.view.name == "dft" and one["between"] is not None:
                 off_block[plan.places[variant.representation]] = one["between"]
-        results.write_off_block(begun.root, off_block)
+        commits.write_off_block(begun.root, off_block)
     ranks = [max(one["ranks"]) for one in mine]
     plan.check(ranks)
     if ranks and log.isEnabledFor(logging.INFO):
@@ -225,7 +226,7 @@ def tile_tasks(begun: results.Begun, workspace: str, bases: dict[int, BasisRef])
                     y=tuple(bases[k] for k in one.y),
                     x_members=one.x_members,
                     y_members=one.y_members,
-                    wanted=zlib.compress(np.packbits(one.wanted).tobytes()),
+                    wanted=commits.packed(one.wanted),
                     first_frequency=plan.first_frequency(one.space),
                     names=zlib.compress(codes[one.names].tobytes()),
                 )
@@ -270,7 +271,7 @@ def target_tasks(begun: results.Begun, workspace: str, bases: dict[int, BasisRef
             targets=name,
             rules=plan.rules,
             everywhere=plan.rows == "translations",
-            budget=plan.budget,
+            budget=plan.budget - plan.target_bytes,
         )
         for missing in begun.panels
     ]

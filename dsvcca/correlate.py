@@ -10,11 +10,11 @@ import numpy as np
 from dsvcca import files
 from dsvcca.arrays import NumpyArray, library
 from dsvcca.basis import RankRule
+from dsvcca.commits import MIRRORED, Sheet, read_tile, unpacked, write_tile
 from dsvcca.dataset import BY_FREQUENCY, RANKS, VIEW
 from dsvcca.measures import TOTALS, measures_of
 from dsvcca.panel import Panel
 from dsvcca.products import cross_blocks
-from dsvcca.results import MIRRORED, Sheet, read_tile, write_tile
 from dsvcca.solves import solve
 from dsvcca.workspace import BasisRef
 
@@ -61,23 +61,12 @@ class CorrelateTask:
         return f"tile {self.sheet.name}"
 
 
-@dataclass(frozen=True)
-class TileReceipt:
-    """What the driver hears of a finished tile."""
-
-    tile: tuple[int, ...]
-    comparisons: int
-    library: str
-
-
-def correlate(task: CorrelateTask) -> TileReceipt:
-    """Compute and commit one tile."""
+def correlate(task: CorrelateTask) -> str:
+    """Compute and commit one tile; return the name of the array library that did it."""
     values = _before(task)
-    comparisons = 0
     for pairs in task.passes:
         shape = len(pairs.x), len(pairs.y)
-        bits = np.frombuffer(zlib.decompress(pairs.wanted), np.uint8)
-        wanted = np.unpackbits(bits, count=shape[0] * shape[1]).astype(bool).reshape(shape)
+        wanted = unpacked(pairs.wanted, shape)
         found = _compared(task, pairs, wanted)
         found[VIEW] = np.frombuffer(zlib.decompress(pairs.names), np.int8).reshape((*shape, 1))
         i, j = np.nonzero(wanted)
@@ -89,12 +78,11 @@ def correlate(task: CorrelateTask) -> TileReceipt:
                     target[x, y, here] = found[name][i, j]
             else:
                 target[x, y] = found[name][i, j]
-        comparisons += len(i)
     if len(set(task.sheet.places)) == 1:
         _fill_below(values)
     with files.disk_errors(task.sheet.out):
         write_tile(task.sheet, values)
-    return TileReceipt(task.sheet.places, comparisons, library())
+    return library()
 
 
 def _before(task: CorrelateTask) -> dict[str, NumpyArray]:

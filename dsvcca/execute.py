@@ -214,6 +214,8 @@ class _Queue:
         Tasks by the keys of their futures.
     windows : dict
         Tasks at once of those bound to a GPU (True), and of the others (False).
+    any_gpu : bool
+        Whether some worker has one.
     recalled : set
         Keys of those that were called back, since no worker was left who could do them.
     """
@@ -224,6 +226,7 @@ class _Queue:
         self.running: dict[Any, Any] = {}
         self.recalled: set[Any] = set()
         self.windows: dict[bool, int] = {}
+        self.any_gpu = False
         self._bound: dict[Any, Future[Any]] = {}
         self._looked = 0.0
         self.look()
@@ -232,6 +235,7 @@ class _Queue:
         """See which workers there are; return whether there is any."""
         workers = _workers(self.client)
         threads = {kind: sum(w["nthreads"] for w in workers if _has_gpu(w) is kind) for kind in (True, False)}
+        self.any_gpu = threads[True] > 0
         if threads[False] == 0:  # all alike: nothing has to be bound
             threads = {True: 0, False: threads[True]}
         self.windows = {kind: max(2, AHEAD * count) if count else 0 for kind, count in threads.items()}
@@ -262,12 +266,12 @@ class _Queue:
     def _room(self, bound: bool) -> bool:
         self._bound = {key: future for key, future in self._bound.items() if key in self.running}
         here = len(self._bound) if bound else len(self.running) - len(self._bound)
-        # Without a worker at all the window of before stays: tasks wait with the scheduler for one to come.
+        # Without a worker at all, two tasks wait with the scheduler for one to come.
         return here < (self.windows[bound] or (0 if bound or self.windows[True] else 2))
 
     def recall(self) -> None:
         """Take back what is bound to a GPU, if there is none any more."""
-        if not self.windows[True] and self._bound:
+        if not self.any_gpu and self._bound:
             lost = [future for key, future in list(self._bound.items()) if key in self.running]
             log.warning("%s: no worker with a GPU is left, %d tasks go to others", self.name, len(lost))
             self.recalled |= {future.key for future in lost}
@@ -285,8 +289,9 @@ def _watched(completed: Iterator[Any], queue: _Queue) -> Iterator[Any]:
                 none = not queue.look()
                 if not none:
                     queue.recall()
-            except Exception:  # the scheduler is gone: the loop over futures ends by itself
-                return
+            except Exception:  # if the scheduler is gone, the loop over futures ends by itself
+                log.info("%s: who works could not be asked", queue.name, exc_info=True)
+                continue
             if none and missing:
                 log.warning("%s: no workers for %d s, waiting for some to come", queue.name, ALONE)
             missing = none

@@ -12,12 +12,12 @@ import numpy as np
 from dsvcca import files
 from dsvcca.arrays import NumpyArray
 from dsvcca.basis import RankRule, inverse_cholesky
+from dsvcca.commits import Sheet, read_targets, write_targets
 from dsvcca.dataset import FLOOR, R2
 from dsvcca.mixing import mix
 from dsvcca.moments import grid_steps
 from dsvcca.panel import Panel
 from dsvcca.partials import read_partial, write_partial
-from dsvcca.results import Sheet, read_targets, write_targets
 from dsvcca.targets import Target
 from dsvcca.views import GRID
 from dsvcca.workspace import BasisRef
@@ -74,8 +74,8 @@ def explain(task: ExplainTask) -> str:
     """Compute and commit how much of every target the bases of one panel explain."""
     arrays, about = read_partial(task.workspace, task.targets)
     y = arrays["y"]
-    explained = np.zeros((*task.sheet.shape, len(task.rules), y.shape[1]))
-    floor = np.zeros(explained.shape[:2])
+    explained = np.full((*task.sheet.shape, len(task.rules), y.shape[1]), np.nan)
+    floor = np.full(explained.shape[:2], np.nan)
     for members, bases in task.passes:
         panel = Panel(task.workspace, bases, task.rules)
         explained[list(members)], floor[list(members)] = _explained(task, panel, y)

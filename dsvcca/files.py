@@ -161,13 +161,13 @@ def fit_array(
     return array
 
 
-def even_rows(rows: int, row_bytes: int, target: int = CHUNK) -> int:
-    """Return the rows of a chunk near `target` bytes that waste nothing on the last one.
+def even_rows(rows: int, row_bytes: int) -> int:
+    """Return the rows of a chunk near CHUNK bytes that waste nothing on the last one.
 
     >>> even_rows(20_000, 1024)
     10000
     """
-    count = max(1, round(rows * row_bytes / target))
+    count = max(1, round(rows * row_bytes / CHUNK))
     return -(-rows // count)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -83,12 +84,15 @@ class Pairs:
         groups, hubs = tuple(self.groups[i] for i in order), tuple(self.hubs[i] for i in order)
         return replace(self, groups=groups, hubs=hubs)
 
+    @cached_property
+    def _array(self) -> NumpyArray:
+        return np.asarray(self.listed)
+
     def mask(self, rows: range, columns: range) -> NumpyArray:
         """Return which pairs are wanted, (len(rows), len(columns)) bool; symmetric in its arguments."""
         if self.name == "list":
             found = np.zeros((len(rows), len(columns)), dtype=bool)
-            one_way = np.asarray(self.listed)
-            for pairs in (one_way, one_way[:, ::-1]):
+            for pairs in (self._array, self._array[:, ::-1]):
                 i, j = pairs[:, 0] - rows.start, pairs[:, 1] - columns.start
                 here = (i >= 0) & (i < len(rows)) & (j >= 0) & (j < len(columns))
                 found[i[here], j[here]] = True

@@ -19,6 +19,19 @@ ROWS = 16
 """Products run over so many rows or more: for fewer BLAS has other routines."""
 
 
+FINE, COARSE = 4, 8
+"""Ranks are filled up to a multiple of this: below 64, and from there on."""
+
+
+def fitted(ranks: NumpyArray) -> NumpyArray:
+    """Return the sizes to which cross blocks of some ranks are filled up.
+
+    >>> fitted(np.array([1, 4, 29, 64, 65])).tolist()
+    [4, 4, 32, 64, 72]
+    """
+    return np.where(ranks <= 64, -(-ranks // FINE) * FINE, -(-ranks // COARSE) * COARSE)
+
+
 @dataclass
 class Kept:
     """What a run of bases brings to the solves of one frequency.
@@ -31,20 +44,25 @@ class Kept:
 
     blocks: Sequence[Block]
     _loadings: dict[tuple[int, int, int], Array] = field(default_factory=dict)
-    _stacks: dict[int, tuple[Array, Array]] = field(default_factory=dict)
+    _stacks: dict[int, tuple[Array, Array, NumpyArray]] = field(default_factory=dict)
 
-    def stacks(self, size: int) -> tuple[Array, Array]:
-        """Return L^-1 (b, size, size) and the column sums (b, size) of bases; beyond their ranks of ones and zeros."""
+    def stacks(self, size: int) -> tuple[Array, Array, NumpyArray]:
+        """Return L^-1 (b, size, size) and column sums (b, size) of the bases of a size, and where each basis stands.
+
+        Beyond their ranks they are of ones and zeros.
+        """
         if size not in self._stacks:
-            fitting = [block if len(block.column_sums) <= size else block.cut(0) for block in self.blocks]
-            dtype = np.result_type(np.float64, *(to_numpy(block.column_sums).dtype for block in fitting))
+            fitting = [i for i, block in enumerate(self.blocks) if fitted(np.asarray(len(block.column_sums))) == size]
+            dtype = np.result_type(np.float64, *(to_numpy(self.blocks[i].column_sums).dtype for i in fitting))
             cholesky = np.zeros((len(fitting), size, size), dtype=dtype)
             cholesky += np.eye(size)
             sums = np.zeros((len(fitting), size), dtype=dtype)
-            for place, block in enumerate(fitting):
-                k = len(block.column_sums)
-                cholesky[place, :k, :k], sums[place, :k] = block.cholesky, block.column_sums
-            self._stacks[size] = put(inverse_cholesky(cholesky)), put(sums)
+            places = np.full(len(self.blocks), -1)
+            for place, i in enumerate(fitting):
+                k = len(self.blocks[i].column_sums)
+                cholesky[place, :k, :k], sums[place, :k] = self.blocks[i].cholesky, self.blocks[i].column_sums
+                places[i] = place
+            self._stacks[size] = put(inverse_cholesky(cholesky)), put(sums), places
         return self._stacks[size]
 
     def loadings(self, i: int, k: int, size: int) -> Array:

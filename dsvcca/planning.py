@@ -12,10 +12,11 @@ from dsvcca.activations import Representation
 from dsvcca.basis import RankRule
 from dsvcca.errors import DsvccaError
 from dsvcca.labels import Labels, check_same_types, nearest
+from dsvcca.layout import KEEP, ROUTES
 from dsvcca.measures import MEASURES
 from dsvcca.pairs import choose_pairs
 from dsvcca.passes import kind_of, reads_tokens
-from dsvcca.plan import KEEP, ROUTES, Plan
+from dsvcca.plan import Plan
 from dsvcca.store import Store
 from dsvcca.targets import find_targets
 from dsvcca.views import EACH_POSITION, VIEWS, spelled

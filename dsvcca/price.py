@@ -16,7 +16,7 @@ import numpy as np
 from dask.utils import format_bytes, format_time
 from threadpoolctl import threadpool_limits
 
-from dsvcca.arrays import NumpyArray
+from dsvcca.arrays import NumpyArray, rfftn
 from dsvcca.basis import RankRule
 from dsvcca.correlations import corrected
 from dsvcca.measures import totals_of_values, totals_of_vectors
@@ -35,12 +35,16 @@ ROWS = 1024
 
 @dataclass(frozen=True)
 class BasisWork:
-    """One basis to be made: of what size, how many bytes are read for it how often, how many directions it keeps."""
+    """One basis to be made: of what size, how many bytes are read for it how often, how many directions it keeps.
+
+    `route` is how it is whitened: "covariance", "dual" or "randomised".
+    """
 
     size: Size
     nbytes: int
     times_read: int
     rank: int
+    route: str
 
 
 @dataclass(frozen=True)
@@ -161,7 +165,7 @@ def price(work: Work, machine: Machine) -> Price:
     """Return what some work costs on a machine."""
     flops = seconds = 0.0
     for one in work.variants:
-        own = reduce_flops(one.size, 0 if work.direct else one.rank)
+        own = reduce_flops(one.size, 0 if work.direct else one.rank, one.route)
         flops += own + one.times_read * transform_flops(one.size)
         seconds += own / machine.double
         if one.size.space:
@@ -213,7 +217,7 @@ def measure() -> Machine:
         size = Size(len(x), 256, (), x.size, len(x))
         whiten = _seconds(lambda: whiten_in_memory(x, RankRule(rank=40), "this", view=View("neurons")))
         maps = rng.standard_normal((64, 16, 16, 16))
-        transform = maps.size / _seconds(lambda: np.fft.rfft2(maps, axes=(1, 2)))
+        transform = maps.size / _seconds(lambda: rfftn(maps, axes=(1, 2)))
         solves = tuple((k, _solve_seconds(rng, k, False), _solve_seconds(rng, k, True)) for k in (8, 32, 96))
     return Machine(1, product, reduce_flops(size, 40) / whiten, transform, solves)
 

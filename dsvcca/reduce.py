@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 from dsvcca import files
 from dsvcca.activations import PIECE, Representation, ahead, read_over_tokens, read_pieces, read_positions
@@ -137,7 +138,7 @@ def _add(pack: PackWriter, task: ReduceTask, place: int, size: Size, read: Futur
             view=view,
             rows=size.rows,
             columns=size.columns,
-            at_once=columns_at_once(size, task.budget),
+            at_once=partial(columns_at_once, size, task.budget),
             grid=grid_datapoints(shape, view),
             bits=bits,
             name=name,

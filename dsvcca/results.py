@@ -21,7 +21,6 @@ import hashlib
 import json
 import os
 import warnings
-import zlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,12 +32,21 @@ import xarray as xr
 from dsvcca import files, folders
 from dsvcca.activations import KEY, read_attributes, signed
 from dsvcca.arrays import NumpyArray
+from dsvcca.commits import (
+    BETWEEN_MARKER,
+    COMMITS,
+    Sheet,
+    between_keys,
+    packed,
+    panel_keys,
+    read_marker,
+    tile_keys,
+)
 from dsvcca.dataset import (
     BETWEEN,
     BY_FREQUENCY,
     EXPLAINED,
     FLOOR,
-    LABELS_CHUNK,
     R2,
     RANKS,
     VIEW,
@@ -53,60 +61,7 @@ from dsvcca.plan import Plan
 
 FORMAT = 2
 
-COMMITS, BETWEEN_MARKER, BASES = "commits", "between", "commits/bases.json"
-
-MIRRORED = {"pwcca_x": "pwcca_y", "pwcca_y": "pwcca_x", "rank_x": "rank_y", "rank_y": "rank_x"}
-"""Variables that exchange when x and y do."""
-
-
-@dataclass(frozen=True)
-class Sheet:
-    """Where a tile of results is kept, or a panel of them, and of whom its numbers are: all that a task has to know.
-
-    Attributes
-    ----------
-    out : str
-    places : (int,) or (int, int)
-        The panel, or the tile: its two panels.
-    panel : int
-        Places in a panel.
-    count : int
-        Places in all.
-    listed : bool
-        Whether arrays have a `variance` dimension.
-    variables : tuple of str
-    version : str
-        Of what the tile will be committed.
-    digests : bytes
-        Who stands in the places of the panels, 8 bytes each.
-    keep : bytes
-        Which numbers of the version before stay, bits (panel,) or (panel, panel), compressed; empty where none do.
-    """
-
-    out: str
-    places: tuple[int, ...]
-    panel: int
-    count: int
-    listed: bool
-    variables: tuple[str, ...]
-    version: str
-    digests: bytes
-    keep: bytes = b""
-
-    @property
-    def name(self) -> str:
-        """What its commit marker is called."""
-        return _name(self.places)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Places that are there, of each panel."""
-        return tuple(min(self.panel, self.count - place * self.panel) for place in self.places)
-
-    @property
-    def kept(self) -> NumpyArray | None:
-        """Which numbers stay, bool of `shape`; None where none do."""
-        return _unpacked(self.keep, self.shape) if self.keep else None
+BASES = "commits/bases.json"
 
 
 @dataclass(frozen=True)
@@ -163,7 +118,7 @@ def begin(out: str | os.PathLike[str], plan: Plan, about: Mapping[str, Any]) -> 
         "members": members,
         "shown": [places[i] for i in plan.shown or range(len(places))],
         "views": [*there["views"], *(name for name in plan.names if name not in there["views"])],
-        "pairs": bool(plan.tiles),
+        "pairs": bool(plan.tiles) or bool(there["tiles"]),
         "rule": plan.pairs.name,
         "targets": bool(plan.targets),
         "off_block": plan.transforms,
@@ -188,57 +143,6 @@ def begin(out: str | os.PathLike[str], plan: Plan, about: Mapping[str, Any]) -> 
     return Begun(root, laid, tuple(record["views"]), len(members), tiles, panels)
 
 
-def read_tile(sheet: Sheet) -> dict[str, NumpyArray]:
-    """Return the numbers of the version before, as `write_tile` takes them."""
-    found = {}
-    for name in sheet.variables:
-        block = np.asarray(files.open_array(folders.at(sheet.out, "results") / name)[_rows(sheet, 0), _rows(sheet, 1)])
-        found[name] = block if sheet.listed and name != VIEW else block[..., None]
-    return found
-
-
-def write_tile(sheet: Sheet, values: Mapping[str, NumpyArray]) -> None:
-    """Write one tile and its mirror, and then the marker that makes them count.
-
-    Parameters
-    ----------
-    values : mapping
-        Each variable (rows, columns, variances), `view` (rows, columns, 1), by frequency (rows, columns, frequencies,
-        variances); the mirror of `pwcca_x` is `pwcca_y`, of `rank_x` `rank_y`, of the others themselves.
-    """
-    root = folders.at(sheet.out, "results")
-    for name in sheet.variables:
-        block, array = values[name], files.open_array(root / name)
-        mirror = values[MIRRORED.get(name, name)].swapaxes(0, 1)
-        rows, columns = _rows(sheet, 0), _rows(sheet, 1)
-        targets = ((block, (rows, columns)), (mirror, (columns, rows)))
-        for target, where in targets[: len(set(sheet.places))]:  # a tile on the diagonal is its own mirror
-            array[where] = target if sheet.listed and name != VIEW else target[..., 0]
-    _commit(root, sheet, _tile_keys(sheet))
-
-
-def read_targets(sheet: Sheet) -> dict[str, NumpyArray]:
-    """Return what the version before says of targets, as `write_targets` takes it."""
-    root = folders.at(sheet.out, "results")
-    found = {name: np.asarray(files.open_array(root / name)[_rows(sheet, 0)]) for name in sheet.variables}
-    return {name: block if sheet.listed else block[..., None] for name, block in found.items()}
-
-
-def write_targets(sheet: Sheet, values: Mapping[str, NumpyArray]) -> None:
-    """Write what one panel explains of the targets, and then the marker that makes it count.
-
-    Parameters
-    ----------
-    values : mapping
-        `r2_target` (rows, targets, variances) and `r2_target_floor` (rows, variances).
-    """
-    for name in sheet.variables:
-        files.open_array(folders.at(sheet.out, "results") / name)[_rows(sheet, 0)] = (
-            values[name] if sheet.listed else values[name][..., 0]
-        )
-    _commit(folders.at(sheet.out, "results"), sheet, _panel_keys(sheet))
-
-
 def read_bases(root: Path) -> dict[str, Any]:
     """Return what was learned of every basis, by its fingerprint."""
     try:
@@ -253,17 +157,6 @@ def write_bases(root: Path, learned: Mapping[str, Any]) -> None:
     before = read_bases(root)
     if any(before.get(name) != one for name, one in learned.items()):
         files.write_json(root / BASES, {**before, **learned})
-
-
-def write_off_block(root: Path, values: NumpyArray) -> None:
-    """Write `off_block` and `off_block_floor` (places, 2); NaN where there is none."""
-    keys = _between_keys(len(values))
-    version = hashlib.sha256(values.tobytes()).hexdigest()[:24]
-    there = _marker(root, BETWEEN_MARKER, keys)
-    if there is None or there["version"] != version:
-        for name, column in zip(BETWEEN, values.T, strict=True):
-            files.open_array(root / name)[:] = column
-        _commit_chunks(root, BETWEEN_MARKER, keys, {"version": version})
 
 
 def add_warnings(root: Path, sentences: Sequence[str]) -> list[str]:
@@ -437,16 +330,17 @@ def _missing_tiles(
             count=len(digests),
             listed=record["listed"],
             variables=tuple(_variables(record)),
-            version=hashlib.sha256(own + _packed(wanted)).hexdigest()[:24],
+            version=hashlib.sha256(own + packed(wanted)).hexdigest()[:24],
             digests=own,
         )
-        marker = _marker(root, sheet.name, _tile_keys(sheet))
+        marker = read_marker(root, sheet.name, tile_keys(sheet))
         if marker is not None and marker["version"] != sheet.version:
-            done = _done(sheet, marker)
-            stale = done & ~wanted & shown[sides[0]][:, None] & shown[sides[1]][None, :]
+            compared, same = _compared(sheet, marker)
+            done = compared & same
+            stale = compared & ~wanted & shown[sides[0]][:, None] & shown[sides[1]][None, :]
             if tile[0] == tile[1]:
                 stale &= ~wanted.T
-            if stale.any() and (plan.pairs.name == "list" or plan.pairs.name != there["rule"]):
+            if (stale & same).any() and (plan.pairs.name == "list" or plan.pairs.name != there["rule"]):
                 raise DsvccaError(
                     f"'{root}' holds comparisons that pairs={plan.pairs.name!r} does not ask for ({there['rule']!r} "
                     "were asked for there): choose another results folder, which costs little as bases are kept and "
@@ -455,7 +349,7 @@ def _missing_tiles(
             if not (wanted & ~done).any() and not stale.any():
                 sheet = replace(sheet, version=marker["version"])
             else:
-                sheet = replace(sheet, keep=_packed(done & ~stale))
+                sheet = replace(sheet, keep=packed(done & ~stale))
                 wanted = wanted & ~done
         elif marker is None and tile not in plan.tiles:
             continue
@@ -465,8 +359,8 @@ def _missing_tiles(
     return versions, found
 
 
-def _done(sheet: Sheet, marker: Mapping[str, Any]) -> NumpyArray:
-    """Return which pairs of a committed tile were compared and are still the same (places of both panels)."""
+def _compared(sheet: Sheet, marker: Mapping[str, Any]) -> tuple[NumpyArray, NumpyArray]:
+    """Return which pairs of a committed tile were compared, and which are still the same (places of both panels)."""
     before, now = (np.frombuffer(one, "V8") for one in (bytes.fromhex(marker["digests"]), sheet.digests))
     rows = sheet.shape[0]
     old_rows = marker["rows"]
@@ -475,10 +369,9 @@ def _done(sheet: Sheet, marker: Mapping[str, Any]) -> NumpyArray:
         _same(before[old_rows:], now[rows:]),
     ]
     there = np.zeros(sheet.shape, dtype=bool)  # and nowhere else, where the array is about to grow
-    ranks = np.asarray(files.open_array(folders.at(sheet.out, "results") / RANKS[0])[_rows(sheet, 0), _rows(sheet, 1)])
+    ranks = np.asarray(files.open_array(folders.at(sheet.out, "results") / RANKS[0])[sheet.side(0), sheet.side(1)])
     there[: ranks.shape[0], : ranks.shape[1]] = ranks.reshape(*ranks.shape[:2], -1).any(axis=2)
-    found: NumpyArray = there & same[0][:, None] & same[1][None, :]
-    return found
+    return there, same[0][:, None] & same[1][None, :]
 
 
 def _same(before: NumpyArray, now: NumpyArray) -> NumpyArray:
@@ -507,20 +400,20 @@ def _missing_panels(root: Path, plan: Plan, record: Mapping[str, Any]) -> tuple[
             count=len(digests),
             listed=record["listed"],
             variables=(R2, FLOOR),
-            version=hashlib.sha256(own + _packed(wanted)).hexdigest()[:24],
+            version=hashlib.sha256(own + packed(wanted)).hexdigest()[:24],
             digests=own,
         )
-        there = _marker(root, sheet.name, _panel_keys(sheet))
+        there = read_marker(root, sheet.name, panel_keys(sheet))
         if there is not None and there["version"] != sheet.version:
             before, now = (np.frombuffer(one, "V8") for one in (bytes.fromhex(there["digests"]), own))
-            floors = np.asarray(files.open_array(root / FLOOR)[_rows(sheet, 0)])
+            floors = np.asarray(files.open_array(root / FLOOR)[sheet.side(0)])
             done = _same(before, now)
             done[: len(floors)] &= np.isfinite(floors.reshape(len(floors), -1)).all(axis=1)
             done[len(floors) :] = False
             if not (wanted & ~done).any():
                 sheet = replace(sheet, version=there["version"])
             else:
-                sheet = replace(sheet, keep=_packed(done))
+                sheet = replace(sheet, keep=packed(done))
                 wanted = wanted & ~done
         versions[sheet.name] = sheet.version
         if there is None or there["version"] != sheet.version:
@@ -532,24 +425,6 @@ def _digests(record: Mapping[str, Any]) -> list[bytes]:
     return [bytes.fromhex(one["digest"]) for one in record["members"]]
 
 
-def _packed(mask: NumpyArray) -> bytes:
-    return zlib.compress(np.packbits(mask).tobytes())
-
-
-def _unpacked(bits: bytes, shape: tuple[int, ...]) -> NumpyArray:
-    flat = np.unpackbits(np.frombuffer(zlib.decompress(bits), np.uint8), count=int(np.prod(shape)))
-    return flat.astype(bool).reshape(shape)
-
-
-def _rows(sheet: Sheet, side: int) -> slice:
-    start = sheet.places[side] * sheet.panel
-    return slice(start, start + sheet.shape[side])
-
-
-def _name(places: Sequence[int]) -> str:
-    return f"{places[0]}-{places[1]}" if len(places) == 2 else f"targets-{places[0]}"
-
-
 def _variables(about: Mapping[str, Any]) -> list[str]:
     """Return what results hold of pairs; nothing where there are none."""
     if not about["pairs"]:
@@ -558,63 +433,16 @@ def _variables(about: Mapping[str, Any]) -> list[str]:
     return [*measures, *RANKS, VIEW, *([BY_FREQUENCY] if about["frequencies"] else [])]
 
 
-def _between_keys(count: int) -> list[str]:
-    return [f"{name}/c.{i}" for name in BETWEEN for i in range(-(-count // LABELS_CHUNK))]
-
-
-def _panel_keys(sheet: Sheet) -> list[str]:
-    """Return the chunks of what one panel explains of the targets."""
-    end = ".0" if sheet.listed else ""
-    return [f"{R2}/c.{sheet.places[0]}.0{end}", f"{FLOOR}/c.{sheet.places[0]}{end}"]
-
-
-def _tile_keys(sheet: Sheet) -> list[str]:
-    """Return the chunks of a tile and its mirror."""
-    ends = {name: ".0" if sheet.listed and name != VIEW else "" for name in sheet.variables}
-    if BY_FREQUENCY in ends:
-        ends[BY_FREQUENCY] += ".0"
-    both = dict.fromkeys((sheet.places, sheet.places[::-1]))
-    return [f"{name}/c.{i}.{j}{end}" for name, end in ends.items() for i, j in both]
-
-
-def _commit(root: Path, sheet: Sheet, keys: Sequence[str]) -> None:
-    about = {"version": sheet.version, "rows": sheet.shape[0], "digests": sheet.digests.hex()}
-    _commit_chunks(root, sheet.name, keys, about)
-
-
-def _commit_chunks(root: Path, name: str, keys: Sequence[str], about: Mapping[str, Any]) -> None:
-    """Bring chunks to the disk, and then the marker that makes them count."""
-    for key in keys:
-        folders.sync(root / key)
-    for folder in dict.fromkeys((root / key).parent for key in keys):
-        folders.sync_folder(folder)
-    chunks = {key: files.chunk_tail(root / key) for key in keys}
-    files.write_json(root / COMMITS / f"{name}.json", {**about, "chunks": chunks})
-
-
-def _marker(root: Path, name: str, keys: Sequence[str] | None = None) -> dict[str, Any] | None:
-    """Return a commit marker if it is there and every chunk is the one it names; else None."""
-    try:
-        marker = json.loads((root / COMMITS / f"{name}.json").read_bytes())
-        chunks = marker["chunks"]
-        if keys is not None and set(chunks) != set(keys):
-            return None
-        sound = all(tail is not None and files.chunk_tail(root / key) == tail for key, tail in chunks.items())
-        return dict(marker) if sound and isinstance(marker["version"], str) else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
-
-
 def what_is_missing(root: Path) -> str:
     """Return in words what is not committed, "" where everything is."""
     about = _checked_record(root)
 
     def count(versions: Mapping[str, str]) -> int:
-        markers = ((_marker(root, name), version) for name, version in versions.items())
+        markers = ((read_marker(root, name), version) for name, version in versions.items())
         return sum(marker is not None and marker["version"] == version for marker, version in markers)
 
-    between = _between_keys(len(about["members"]))
-    if about["off_block"] and _marker(root, BETWEEN_MARKER, between) is None:
+    between = between_keys(len(about["members"]))
+    if about["off_block"] and read_marker(root, BETWEEN_MARKER, between) is None:
         return "how far rows are from all translations is not there, and reads as NaN"
     panels, tiles = len(about["panels"]), len(about["tiles"])
     if (explained := count(about["panels"])) < panels:

@@ -25,6 +25,7 @@ from dsvcca.arrays import Array, NumpyArray, adjoint, like, put, real_part, sign
 from dsvcca.basis import Basis, RankRule
 from dsvcca.errors import DsvccaError
 from dsvcca.frequencies import half_spectrum
+from dsvcca.layout import WORST_ROUNDING
 from dsvcca.moments import Moments, Rows, merge
 from dsvcca.partials import has_partial, read_partial, remove_partials, write_partial
 from dsvcca.plan import Plan
@@ -32,9 +33,6 @@ from dsvcca.translations import Between
 from dsvcca.views import View, grid_datapoints
 from dsvcca.whiten import Cut, Projection, basis_of, checked_moments, cut, rounded_rows
 from dsvcca.workspace import Filled, Receipt, commit_joint
-
-WORST = 1e-7
-"""Rounding of correlations from moments alone, eps times the squared condition number, that is not accepted."""
 
 
 @dataclass(frozen=True)
@@ -205,7 +203,7 @@ def whiten_sums(task: SegmentTask) -> list[Receipt]:
     ends = np.cumsum([0, *(len(kept.neuron_norms) for kept in cuts)])
     for r, kept in zip(task.representations, cuts, strict=True):
         used = np.concatenate([s[:k] for s, k in zip(kept.singular_values, kept.ranks, strict=True)])
-        if np.finfo(np.float64).eps * (used.max() / used.min()) ** 2 > WORST:
+        if np.finfo(np.float64).eps * (used.max() / used.min()) ** 2 > WORST_ROUNDING:
             raise DsvccaError(
                 f"{r}: its kept directions reach from {used.max():.3g} down to {used.min():.3g}, too far apart for "
                 "route='direct', which would round to more than 1e-7: use route='bases', or a smaller variance="

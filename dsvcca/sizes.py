@@ -12,7 +12,7 @@ from math import log2, prod
 from dsvcca.activations import PIECE
 from dsvcca.frequencies import half_spectrum
 from dsvcca.views import GRID, LEAST, NEURONS, View, grid_datapoints, view_space, viewed_shape
-from dsvcca.wide import MOST_SAMPLES, SAMPLES, STRIDE
+from dsvcca.wide import MOST_SAMPLES, POWERS, SAMPLES, SPARE, STRIDE
 
 SHAPE = 64
 """Both sides of a product are multiples of so many columns: no edges."""
@@ -136,22 +136,36 @@ def whitening_route(size: Size) -> str:
     return "dual" if size.rows <= EXACT_UP_TO else "randomised"
 
 
-def dual_memory(size: Size, width: int) -> int:
-    """Return the bytes of arrays of the dual route, columns in memory aside (`columns_at_once`)."""
+def dual_memory(size: Size, width: int, at_once: int = STRIDE) -> int:
+    """Return the bytes of arrays of the dual route with so many columns as stored in memory, twice while joined."""
     n = size.rows
-    work = max(4 * 8 * n * n, 8 * n * n + 24 * n * width + 16 * width * size.columns)
-    return work + 4 * 8 * n * min(STRIDE, size.columns) + (160 << 20)
+    held = 2 * size.itemsize * n * min(at_once, size.columns)
+    return max(4 * 8 * n * n, _dual_pass(size, width) + held) + (48 << 20)  # the eigenproblem, or a pass
 
 
-def columns_at_once(size: Size, budget: int, width: int = 1) -> int:
-    """Return the columns of all rows that the dual route may hold as they are stored."""
-    return max(STRIDE, (budget - dual_memory(size, width)) // (16 * size.rows))
+def _dual_pass(size: Size, width: int) -> int:
+    """Return the bytes of a pass: Gram or vectors, columns and components that are kept, a stride as float64."""
+    n, c = size.rows, size.columns
+    return 8 * n * n + 24 * n * width + 16 * width * c + 4 * 8 * n * min(STRIDE, c)
+
+
+def columns_at_once(size: Size, budget: int, width: int) -> int:
+    """Return the columns that the dual route may hold as they are stored, in a pass where `width` are kept."""
+    return max(STRIDE, (budget - (48 << 20) - _dual_pass(size, width)) // (2 * size.itemsize * size.rows))
 
 
 def sketch_memory(size: Size, samples: int) -> int:
     """Return the bytes of arrays of the randomised route with a sketch of so many columns."""
     slab = 20 * size.step + 8 * size.step_rows * samples
     return 8 * size.columns * (6 * samples + 40) + slab + 12 * size.rows * samples + (96 << 20)
+
+
+def sampled(size: Size, width: int, budget: int) -> int:
+    """Return the columns of the sketch that `width` directions take, doubled until it holds them."""
+    samples = SAMPLES
+    while samples < width + SPARE:
+        samples *= 2
+    return min(samples, most_samples(size, budget), size.rows - 1, size.columns)
 
 
 def most_samples(size: Size, budget: int) -> int:
@@ -234,9 +248,14 @@ def transform_flops(size: Size) -> float:
     return 2.5 * size.rows * size.width * log2(max(2, prod(size.space))) if size.space else 0.0
 
 
-def reduce_flops(size: Size, width: int) -> float:
+def reduce_flops(size: Size, width: int, route: str = "covariance") -> float:
     """Return the flops of whitening: Gram, eigenvectors, projection to `width` columns and their Gram."""
     n, c, f = size.rows, size.columns, size.frequencies
+    if route == "dual":
+        return float(n * n * c + 9 * n**3 + 2 * n * c * width + n * width**2)
+    if route == "randomised":
+        samples = max(SAMPLES, width + SPARE)
+        return float((POWERS + 1) * (4 * n * c * samples + 4 * c * samples**2) + 2 * n * c * width + n * width**2)
     if not size.space:
         return float(n * c * c + 9 * c**3 + 2 * n * c * width + n * width**2)
     return f * (4.0 * n * c * c + 36.0 * c**3) + 4.0 * n * c * width + n * width**2 / f

@@ -1,8 +1,8 @@
 """From the cross blocks of a tile to sums over correlations: pairs of like size are solved together.
 
 LAPACK is called on stacks, and a stack holds cross blocks of one shape. Ranks differ from basis to basis, so blocks are
-filled up with zeros to the next multiple of a few (`fitted`): that depends on their own ranks alone, and so do the bits
-of a pair, whatever it is solved beside.
+filled up with zeros to the next multiple of a few (`panel.fitted`): that depends on their own ranks alone, and so do
+the bits of a pair, whatever it is solved beside.
 """
 
 from __future__ import annotations
@@ -15,22 +15,10 @@ import numpy as np
 from dsvcca.arrays import Array, NumpyArray, adjoint, from_pairs, like, namespace, to_numpy, windows
 from dsvcca.correlations import corrected
 from dsvcca.measures import exchanged, totals_of_values, totals_of_vectors
-from dsvcca.panel import Kept, Panel
+from dsvcca.panel import Kept, Panel, fitted
 
 SOLVED_TOGETHER = 1 << 19
 """Bytes of cross blocks in one stack of solves."""
-
-FINE, COARSE = 4, 8
-"""Ranks are filled up to a multiple of this: below 64, and from there on."""
-
-
-def fitted(ranks: NumpyArray) -> NumpyArray:
-    """Return the sizes to which cross blocks of some ranks are filled up.
-
-    >>> fitted(np.array([1, 4, 29, 64, 65])).tolist()
-    [4, 4, 32, 64, 72]
-    """
-    return np.where(ranks <= 64, -(-ranks // FINE) * FINE, -(-ranks // COARSE) * COARSE)
 
 
 def solve(
@@ -65,6 +53,7 @@ def solve(
     later = _later(x.keys[x_run.start : x_run.stop], y.keys[y_run.start : y_run.stop], i, j)
     turned = _turned(x_ranks[i], y_ranks[j], later)
     x_starts, y_starts = x.ends(x_run, f), y.ends(y_run, f)
+    of_x, of_y = x.at(f, x_run), y.at(f, y_run)
     for alike in _alike(x_ranks, y_ranks, turned, i, j):
         height, width = int(fitted(x_ranks[i[alike], widest]).max()), int(fitted(y_ranks[j[alike], widest]).max())
         step = max(1, SOLVED_TOGETHER // (8 * height * width * weight**2))
@@ -72,7 +61,7 @@ def solve(
             a, b = i[some], j[some]
             m = windows(block, x_starts[a], y_starts[b], height * weight, width * weight)
             m = from_pairs(m) if weight == 2 else m
-            sides = _Side(x.at(f, x_run), a, x_ranks[a]), _Side(y.at(f, y_run), b, y_ranks[b])
+            sides = _Side(of_x, a, x_ranks[a]), _Side(of_y, b, y_ranks[b])
             found = _totals(m, *sides, turned[some[0]], widest, rows, values_only=len(totals) == 2)
             for rule, numbers in enumerate(found):
                 for name, one in numbers.items():
@@ -98,8 +87,9 @@ def _totals(
     left, right = (y, x) if turned[widest] else (x, y)
     m = adjoint(m) if turned[widest] else m
     m = _masked(m, left.ranks[:, widest], right.ranks[:, widest])
-    (l_inverse, l_sums), (r_inverse, r_sums) = left.kept.stacks(m.shape[1]), right.kept.stacks(m.shape[2])
-    of_left, of_right = like(left.members, m), like(right.members, m)
+    l_inverse, l_sums, l_places = left.kept.stacks(m.shape[1])
+    r_inverse, r_sums, r_places = right.kept.stacks(m.shape[2])
+    of_left, of_right = like(l_places[left.members], m), like(r_places[right.members], m)
     xp = namespace(m)
     c = corrected(
         m,

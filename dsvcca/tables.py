@@ -38,6 +38,10 @@ def select(
     """
     chosen = {}
     for side, wanted in (("x", x or {}), ("y", y or {})):
+        if side not in results.sizes:
+            if wanted:
+                raise DsvccaError(f"these results have no {side}, since only targets were met: leave {side}= out")
+            continue
         keep = np.ones(results.sizes[side], dtype=bool)
         for name, value in wanted.items():
             coordinate = f"{side}_{name}"

@@ -49,8 +49,8 @@ class Wide:
     view : View
     rows, columns : int
         n and p.
-    at_once : int
-        Columns of all rows that may be in memory, at least STRIDE.
+    at_once : function
+        Returns the columns of all rows that may be in memory where so many are kept, STRIDE at least.
     grid : int
         Rows in one step.
     bits : int or None
@@ -65,7 +65,7 @@ class Wide:
     view: View
     rows: int
     columns: int
-    at_once: int
+    at_once: Callable[[int], int]
     grid: int
     bits: int | None
     name: str
@@ -76,9 +76,9 @@ class Wide:
         for piece in on_grid(self.pieces(), self.grid):
             yield apply_view(piece, self.view)[0, :, :]
 
-    def strides(self) -> Iterator[tuple[slice, Array]]:
+    def strides(self, kept: int) -> Iterator[tuple[slice, Array]]:
         """Yield columns STRIDE by STRIDE, all rows (n, STRIDE) float64; as many passes as memory demands."""
-        most = max(STRIDE, self.at_once // STRIDE * STRIDE)
+        most = max(STRIDE, self.at_once(kept) // STRIDE * STRIDE)
         for first in range(0, self.columns, most):
             last = min(first + most, self.columns)
             parts = [namespace(slab).asarray(slab[:, first:last], copy=True) for slab in self.slabs()]
@@ -101,7 +101,7 @@ def whiten_dual(wide: Wide, rule: RankRule, columns: Columns) -> Basis:
     """
     gram: Array = None
     means, norms, largest = [], [], 0.0
-    for _, x in wide.strides():
+    for _, x in wide.strides(1):
         xp = namespace(x)
         if not bool(xp.all(xp.isfinite(x))):
             raise not_finite(wide.slabs(), wide.name, 0)
@@ -128,7 +128,7 @@ def whiten_dual(wide: Wide, rule: RankRule, columns: Columns) -> Basis:
     [k] = kept_directions(rule, spectrum, nonzero, wide.rows, wide.name).tolist()
     u = xp.flip(vectors, axis=1)[:, :k]
     turned = xp.matrix_transpose(u)
-    components = [xp.matmul(turned, x - mean) for (_, x), mean in zip(wide.strides(), means, strict=True)]
+    components = [xp.matmul(turned, x - mean) for (_, x), mean in zip(wide.strides(k), means, strict=True)]
     slabs = (u[step, :] for step in grid_steps(wide.rows, wide.grid))
     cholesky, sums = _stored(slabs, k, wide, columns)
     return Basis(

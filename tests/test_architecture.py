@@ -25,7 +25,19 @@ MATHS = [
     "measures",
 ]
 DATA = ["folders", "files", "flat", "labels", "activations", "foreign", "writer", "store", "pairs", "targets", "sizes"]
-DATA += ["passes", "price", "plan", "planning", "partials", "workspace", "dataset", "results", "tables"]
+DATA += [
+    "passes",
+    "price",
+    "layout",
+    "plan",
+    "planning",
+    "partials",
+    "workspace",
+    "dataset",
+    "commits",
+    "results",
+    "tables",
+]
 DOOR = ["execute", "reduce", "segments", "panel", "products", "solves", "correlate", "explain", "compare"]
 FACE = ["plot", "demo", "cli"]
 ORDER = ["errors", "progress", *MATHS, *DATA, *DOOR, *FACE]

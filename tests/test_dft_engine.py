@@ -8,7 +8,11 @@ import scipy.signal
 
 import dsvcca
 from dsvcca import DsvccaError, DsvccaWarning, execute
-from dsvcca.sizes import holds_whole, streams
+from dsvcca.compare import make_bases, tile_tasks
+from dsvcca.correlate import correlate
+from dsvcca.results import begin
+from dsvcca.sizes import PROCESS, holds_whole, streams
+from dsvcca.workspace import ensure_workspace
 from tests.populations import same_bits
 
 SPACE = (6, 5)
@@ -97,13 +101,22 @@ def test_chunks_and_workers_change_no_bit(results, tmp_path):
         assert same_bits(dsvcca.compare(plan, tmp_path / "r.zarr", client=client), results)
 
 
+def test_frequencies_taken_one_by_one_change_no_bit(plan, results, tmp_path):
+    workspace, about = str(tmp_path / "w"), {name: results.attrs[name] for name in ("dsvcca_version", "datapoint_ids")}
+    ensure_workspace(workspace)
+    bases = make_bases(plan, workspace, range(len(plan.variants)), None)
+    [task] = tile_tasks(begin(tmp_path / "r.zarr", plan, about), workspace, bases)
+    execute.guarded(correlate, replace(task, budget=1))  # no two of them fit
+    assert same_bits(dsvcca.compare(plan, tmp_path / "r.zarr", workspace=workspace), results)
+
+
 def test_streamed_columns_change_no_bit(tmp_path):
     space, n = (8, 8), 16_000
     store = dsvcca.create_store(tmp_path / "s.zarr", datapoints=n)
     for seed in range(2):
         store.write(maps(seed, 12, space, n), layer="conv", seed=seed, dims="nhwc")
     ample = dsvcca.plan_comparisons(store, view="dft", memory="6 GiB", variance=1.0)
-    tight = replace(ample, memory=int((192 + 290) * 2**20 / 0.7))
+    tight = replace(ample, memory=int((PROCESS + (290 << 20)) / 0.7))
     for plan, small in ((ample, False), (tight, True)):
         assert streams(plan.sizes[0], plan.budget) == small
         assert holds_whole(plan.sizes[0], plan.budget) != small
@@ -255,7 +268,7 @@ def test_frequencies_that_are_not_there_cannot_be_kept(mixed):
     plain, kept = (dsvcca.plan_comparisons(maps_only, keep=keep) for keep in ((), "frequencies"))
     assert kept.tile_budget == plain.tile_budget - 32 * 2**2 * 16
     with pytest.raises(DsvccaError, match="keep='frequencies' holds .* in a tile, more than half of the"):
-        replace(kept, memory=int((192 * 2**20 + 3000) / 0.7)).check()
+        replace(kept, memory=int((PROCESS + 3000) / 0.7)).check()
     with pytest.raises(DsvccaError, match="nothing is compared by frequency here"):
         dsvcca.plan_comparisons(mixed[0].select(layer="dense"), keep="frequencies")
 

@@ -27,7 +27,7 @@ from dsvcca.compare import make_bases, tile_tasks
 from dsvcca.files import STAGING
 from dsvcca.reduce import ReduceTask, reduce, reduce_tasks
 from dsvcca.results import begin
-from dsvcca.sizes import holds_whole, pack_memory, tile_memory
+from dsvcca.sizes import PROCESS, holds_whole, pack_memory, tile_memory
 from dsvcca.workspace import ensure_workspace, find_bases
 from tests.populations import activations, same_bits, write_population
 
@@ -109,7 +109,7 @@ def test_the_memory_changes_no_bit(tmp_path):
     for seed in range(5):
         store.write(activations(seed, n=20_000, p=600, shared=100), layer="a", seed=seed)
     ample = dsvcca.plan_comparisons(store, variance=1.0, memory="4 GiB")
-    tight = replace(ample, memory=int((192 + 130) * 2**20 / 0.7))
+    tight = replace(ample, memory=int((PROCESS + (130 << 20)) / 0.7))
     assert not holds_whole(tight.sizes[0], tight.budget)
     assert tile_memory([3000], None, 20_000) > tight.budget
     one = dsvcca.compare(ample, tmp_path / "r1.zarr", workspace=tmp_path / "w1")

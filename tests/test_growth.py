@@ -51,6 +51,17 @@ def write(store, seed, **labels):
     store.write(activations(1000 + seed), **{"layer": "a", "seed": seed, "step": 0, **labels})
 
 
+@pytest.mark.parametrize("measures", [["pwcca_x"], ["r2", "pwcca_y"]])
+def test_a_measure_of_one_side_alone_stays_as_it_was(tmp_path, measures):
+    store, _ = write_population(tmp_path / "s.zarr", seeds=3, steps=(0,))
+    out, workspace = tmp_path / "r.zarr", tmp_path / "w"
+    dsvcca.compare(planned(store, measures=measures), out, workspace=workspace)
+    write(store, 10)
+    found = dsvcca.compare(planned(store, measures=measures), out, workspace=workspace).load()
+    xr.testing.assert_identical(found, from_nothing(store, tmp_path, measures=measures))
+    assert np.isfinite(found[measures[-1]].values).all()
+
+
 @pytest.mark.parametrize("count", [1, 2, 3, 7])
 def test_adding_computes_what_is_new_and_gives_the_bits_of_a_run_from_nothing(grown, tmp_path, count):
     store, out, workspace = grown
@@ -93,10 +104,23 @@ def test_a_replaced_representation_invalidates_what_depended_on_it(grown, tmp_pa
     assert not np.array_equal(found.svcca, before.svcca)
 
 
-def test_what_a_plan_does_not_have_is_hidden_and_comes_back_without_work(grown, tmp_path):
+def test_numbers_of_a_replaced_representation_go_even_where_nothing_new_is_asked_of_it(tmp_path):
+    store, _ = write_population(tmp_path / "s.zarr", seeds=3, steps=(0,))
+    one = store.select(layer="a")
+    first, last = (({"seed": 0}, {"seed": 1}), ({"seed": 1}, {"seed": 2}))
+    out, workspace = tmp_path / "r.zarr", tmp_path / "w"
+    dsvcca.compare(planned(one, pairs=[first, last]), out, workspace=workspace)
+    store.write(activations(77), layer="a", seed=0, step=0, if_exists="replace")
+    one = dsvcca.open_store(store.path).select(layer="a")
+    found = dsvcca.compare(planned(one, pairs=[last]), out, workspace=workspace).load()
+    xr.testing.assert_identical(found, from_nothing(one, tmp_path, pairs=[last]))
+
+
+@pytest.mark.parametrize("seeds", [[0, 2], [0], [2]])
+def test_what_a_plan_does_not_have_is_hidden_and_comes_back_without_work(grown, tmp_path, seeds):
     store, out, workspace = grown
     before = dsvcca.open_results(out).load()
-    fewer = store.select(seed=[0, 2])
+    fewer = store.select(seed=seeds)
     assert not missing(out, planned(fewer))
     found = dsvcca.compare(planned(fewer), out, workspace=workspace).load()
     xr.testing.assert_identical(found, from_nothing(fewer, tmp_path))

@@ -10,7 +10,7 @@ import xarray as xr
 
 import dsvcca
 from dsvcca import DsvccaError, DsvccaWarning
-from dsvcca.plan import NUMERICS
+from dsvcca.layout import NUMERICS
 from tests.populations import activations, same_bits, write_population
 
 

@@ -58,6 +58,14 @@ def test_segments_give_the_numbers_of_the_whole(store, whole, tmp_path, route):
     assert left == {"pack", "zarr.json"}
 
 
+def test_a_lost_tile_of_the_direct_route_is_made_from_all_representations(store, tmp_path):
+    plan = replace(planned(store, route="direct"), panel=1)
+    found = dsvcca.compare(plan, tmp_path / "r.zarr", workspace=tmp_path / "w").load()
+    shutil.rmtree(tmp_path / "w")
+    (tmp_path / "r.zarr" / "commits" / "1-2.json").unlink()
+    assert same_bits(dsvcca.compare(plan, tmp_path / "r.zarr", workspace=tmp_path / "w"), found)
+
+
 @pytest.mark.parametrize("route", ["bases", "direct"])
 def test_who_does_which_segment_changes_no_bit(store, tmp_path, route):
     plan = planned(store, route=route)

@@ -7,6 +7,8 @@ import pytest
 
 import dsvcca
 from dsvcca import DsvccaError
+from dsvcca.results import begin
+from dsvcca.sizes import PROCESS
 from tests.populations import same_bits
 
 ROWS = 900
@@ -194,3 +196,34 @@ def test_the_scale_of_a_target_does_not_matter(store, tmp_path, scale):
     expected = explained(chosen, tmp_path / "b", targets=logits())
     np.testing.assert_allclose(found.r2_target.values, expected.r2_target.values, atol=1e-9)
     assert not list((tmp_path / "a" / "w").glob("partial-*"))
+
+
+def test_what_was_not_computed_does_not_count_as_done(store, tmp_path):
+    """A run that ended before its panel, then one of fewer layers, then all of them again."""
+    options = {"targets": {"y": logits()}}
+    both = dsvcca.plan_comparisons(store.select(layer=["fc", "noise"]), "to_targets", **options)
+    begin(tmp_path / "r.zarr", both, {})
+    explained(store.select(layer="noise"), tmp_path, variance=0.99, **options)
+    found = dsvcca.compare(both, tmp_path / "r.zarr", workspace=tmp_path / "w")
+    assert same_bits(found, dsvcca.compare(both, tmp_path / "fresh.zarr", workspace=tmp_path / "w"))
+    assert float(found.r2_target.min()) > 0
+
+
+def test_results_without_pairs_are_selected_by_x_alone_and_do_not_replace_comparisons(store, tmp_path):
+    found = explained(store, tmp_path, targets=logits())
+    assert dsvcca.select(found, x={"layer": "fc"}).sizes["x"] == 1
+    with pytest.raises(DsvccaError, match="these results have no y, since only targets were met: leave y= out"):
+        dsvcca.select(found, y={"layer": "fc"})
+    dense = store.select(layer=["fc", "noise"])
+    pairs, none = (dsvcca.plan_comparisons(dense, name, targets=logits()) for name in ("all", "to_targets"))
+    before = dsvcca.compare(pairs, tmp_path / "p.zarr", workspace=tmp_path / "w")
+    with pytest.raises(DsvccaError, match="holds comparisons that pairs='to_targets' does not ask for"):
+        dsvcca.compare(none, tmp_path / "p.zarr", workspace=tmp_path / "w")
+    assert same_bits(dsvcca.open_results(tmp_path / "p.zarr"), before)
+
+
+def test_targets_larger_than_a_task_are_refused(store):
+    plan = dsvcca.plan_comparisons(store, "to_targets", targets=logits())
+    assert plan.target_bytes == 16 * ROWS * 3
+    with pytest.raises(DsvccaError, match="the targets hold .* in a task, more than half of the"):
+        replace(plan, memory=int((PROCESS + plan.target_bytes) / 0.7)).check()

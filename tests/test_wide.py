@@ -25,7 +25,7 @@ def wide_of(x, *, at_once=10**6, name="x", **options):
         view=view,
         rows=x.shape[0],
         columns=int(np.prod(x.shape[1:])),
-        at_once=at_once,
+        at_once=lambda kept: at_once,
         grid=grid_datapoints(tuple(x.shape), view),
         bits=53,
         name=name,
@@ -195,6 +195,21 @@ def test_forced_ones_of_flattened_maps_are_warned_of(store, tmp_path):
     assert (found.svcca.values > 0.6).all()
     with pytest.raises(DsvccaError, match="199 kept directions in 200 rows leave no freedom"):
         dsvcca.compare(dsvcca.plan_comparisons(store, view="flatten", variance=1.0), tmp_path / "r2.zarr")
+
+
+def test_the_price_knows_the_route_and_the_threads(tmp_path):
+    n, p = 200, 4000
+    store = dsvcca.create_store(tmp_path / "s.zarr", datapoints=n)
+    for seed in range(3):
+        store.write(np.random.default_rng(seed).standard_normal((n, p), dtype=np.float32), layer="l", seed=seed)
+    options = {"rank": 5, "memory": "2 GiB"}
+    plan, other, third = (
+        dsvcca.plan_comparisons(store, route=route, **options) for route in ("auto", "covariance", "randomised")
+    )
+    assert set(plan.whitening) == {"dual"}
+    assert 3 * n * n * p < plan.price().flops < other.price().flops / 100
+    assert plan.work().bytes_read < third.work().bytes_read
+    assert (plan.work().reduce_tasks, plan.work(threads=8).reduce_tasks) == (2, 3)
 
 
 @pytest.mark.slow
