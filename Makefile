@@ -32,7 +32,7 @@ bench: env
 	$(BIN)/python benchmarks/pair.py --json benchmarks/records/pair.json
 	$(BIN)/python benchmarks/memory.py --folder $(FOLDER) --json benchmarks/records/memory.json
 	$(BIN)/python benchmarks/drivers.py --json benchmarks/records/drivers.json
-	$(BIN)/python benchmarks/convolutions.py --json benchmarks/records/convolutions.json
+	TMPDIR=$(FOLDER) $(BIN)/python benchmarks/convolutions.py --json benchmarks/records/convolutions.json
 	$(BIN)/python benchmarks/table.py
 
 lint: env

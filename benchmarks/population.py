@@ -17,6 +17,7 @@ import shutil
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -97,29 +98,35 @@ def cached_whitening(paths: list[Path]) -> float:
 
 def compare_repeatedly(
     plan: Any, folder: Path, options: argparse.Namespace
-) -> tuple[dict[str, list[float]], dict[str, int], Any]:
-    """Compare from nothing several times; return the times of each stage, memory, and the results."""
-    stages: dict[str, list[float]] = {"whole": [], "reduce": []}
-    results = None
+) -> tuple[dict[str, float], dict[str, int], Any]:
+    """Compare from nothing several times, and once more with the bases there; return the times, memory, and results."""
+    taken = []
     with local_client(options.workers, options.memory) as client:
         for turn in range(options.repeat + 1):  # the first warms the workers up and does not count
             shutil.rmtree(folder / "r.zarr", ignore_errors=True)
             shutil.rmtree(folder / "w", ignore_errors=True)
             warm(Path(plan.store))
             start = time.perf_counter()
-            results = dsvcca.compare(plan, folder / "r.zarr", client=client, workspace=folder / "w")
-            whole = time.perf_counter() - start
-            shutil.rmtree(folder / "r.zarr")  # the bases are there now: what is left is the correlate stage
-            start = time.perf_counter()
-            results = dsvcca.compare(plan, folder / "r.zarr", client=client, workspace=folder / "w")
-            correlate = time.perf_counter() - start
+            dsvcca.compare(plan, folder / "r.zarr", client=client, workspace=folder / "w")
             if turn:
-                stages["whole"].append(whole)
-                stages["reduce"].append(whole - correlate)
+                taken.append(time.perf_counter() - start)
+        # The bases are there now: what is left is the correlate stage, beside that with values alone.
+        plans = {"correlate": plan}
+        if any(name.startswith("pwcca") for name in plan.measures):
+            plans["values alone"] = replace(plan, measures=("svcca",))
+        stages: dict[str, list[float]] = {name: [] for name in plans}
+        for _ in range(options.repeat if len(plans) > 1 else 1):
+            for name, one in plans.items():
+                shutil.rmtree(folder / "r.zarr")
+                start = time.perf_counter()
+                results = dsvcca.compare(one, folder / "r.zarr", client=client, workspace=folder / "w")
+                stages[name].append(time.perf_counter() - start)
         peak = max(client.run(peak_memory).values())
         predicted = plan.price(read_ranks(plan, folder / "w"), machine_of(client))
     memory = {"worker limit": parse_bytes(options.memory), "plan's figure": predicted.memory, "measured peak": peak}
-    return {**stages, "plan's time": [predicted.seconds]}, memory, results
+    times = {name: float(np.median(several)) for name, several in {"whole": taken, **stages}.items()}
+    times["plan's"] = predicted.seconds
+    return times, memory, results
 
 
 def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
@@ -147,9 +154,11 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     rate = rates(options.workers, p, solved, folder)
     least = limit(plan, ranks, rate, solved)
     truth = textbook_cca(*(read(store, i) if options.variance == 1 else leading(read(store, i)) for i in (0, 1)))
-    whole = float(np.median(taken["whole"]))
+    whole, predicted = taken["whole"], taken["plan's"]
+    beside = {}
+    if "values alone" in taken:
+        beside = {"correlate stage / that with values alone": taken["correlate"] / taken["values alone"]}
     ours = whole / plan.pairs.count
-    predicted = taken["plan's time"][0]
     return {
         "machine": about_this_machine(),
         "population": {
@@ -168,7 +177,7 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
             "textbook SVCCA pair": svcca_pair,
             "cached whitening pair": cached_pair,
             "whole population": whole,
-            "of it whitening": float(np.median(taken["reduce"])),
+            "of it whitening": whole - taken["correlate"],
             "a pair": ours,
             "plan's": predicted,
         },
@@ -178,6 +187,11 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
             "textbook SVCCA pair / ours": svcca_pair / ours,
             "cached whitening pair / ours": cached_pair / ours,
             "textbook CCA pair, share of peak": textbook_flops(n, p) / cca_pair / rate["float64 product"],
+            **(
+                {}
+                if plain
+                else {"correlate stage / that with values alone": taken["correlate"] / taken["values alone"]}
+            ),
             "whole / limit": whole / least["all"],
             "whole / plan's time": whole / predicted,
         },

@@ -59,6 +59,11 @@ def population(found: dict[str, Any]) -> Rows:
             f"**{ratio['textbook CCA pair / ours']:.0f}, {ratio['textbook SVCCA pair / ours']:.0f}, "
             f"{ratio['cached whitening pair / ours']:.0f}**",
         ),
+        *(
+            [("correlate stage / that with values alone", f"{ratio['correlate stage / that with values alone']:.2f}")]
+            if "correlate stage / that with values alone" in ratio
+            else []
+        ),
         ("whole / limit", f"{ratio['whole / limit']:.2f} (limit {least['all']:.1f} s)"),
         ("whole / plan's time", f"{ratio[f'whole / {TIME}']:.2f}"),
         (

@@ -24,7 +24,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 from dsvcca.arrays import computing_on
 from dsvcca.errors import DsvccaError
 from dsvcca.folders import known_options, use_options
-from dsvcca.price import Machine, measure, this_machine
+from dsvcca.machine import Machine, measure, this_machine
 from dsvcca.progress import track
 
 log = logging.getLogger("dsvcca")

@@ -17,9 +17,10 @@ from dsvcca.activations import Representation
 from dsvcca.arrays import NumpyArray
 from dsvcca.errors import DsvccaError
 from dsvcca.layout import Layout
+from dsvcca.machine import Machine, this_machine
 from dsvcca.pairs import RULES
 from dsvcca.passes import Pass
-from dsvcca.price import BasisWork, Machine, Price, Together, Work, price, this_machine
+from dsvcca.price import BasisWork, Price, Together, Work, price
 from dsvcca.sizes import (
     PROCESS,
     USABLE,

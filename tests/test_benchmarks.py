@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-NAMES = ("common", "convolutions", "population", "scale", "growth", "pair", "drivers", "memory")
+NAMES = ("common", "convolutions", "population", "scale", "growth", "pair", "drivers", "memory", "table")
 
 
 @pytest.fixture
@@ -23,6 +23,8 @@ def benchmark(monkeypatch, tmp_path):
         kept = json.loads((tmp_path / "record.json").read_text())
         assert kept == json.loads(json.dumps(found))
         assert kept["machine"]["cores"] >= 1
+        write = importlib.import_module("table").TABLES.get(name)
+        assert write is None or all(what and value for what, value in write(kept))
         return kept
 
     yield run
