@@ -187,11 +187,7 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
             "textbook SVCCA pair / ours": svcca_pair / ours,
             "cached whitening pair / ours": cached_pair / ours,
             "textbook CCA pair, share of peak": textbook_flops(n, p) / cca_pair / rate["float64 product"],
-            **(
-                {}
-                if plain
-                else {"correlate stage / that with values alone": taken["correlate"] / taken["values alone"]}
-            ),
+            **beside,
             "whole / limit": whole / least["all"],
             "whole / plan's time": whole / predicted,
         },
