@@ -241,13 +241,14 @@ def tile_tasks(begun: results.Begun, workspace: str, bases: dict[int, BasisRef])
     ]
 
 
-def _along_a_curve(missing: results.Missing) -> int:
+def _along_a_curve(missing: results.Missing) -> tuple[bool, int]:
     """Return where a tile comes, so that tasks that follow each other share panels, which the system then still holds.
 
-    The bits of its two panels in turn (Morton 1966).
+    The bits of its two panels in turn (Morton 1966); but those on the diagonal, half as large, come last, so that
+    workers end together.
     """
     i, j = missing.sheet.places
-    return sum((i >> bit & 1) << 2 * bit + 1 | (j >> bit & 1) << 2 * bit for bit in range(32))
+    return i == j, sum((i >> bit & 1) << 2 * bit + 1 | (j >> bit & 1) << 2 * bit for bit in range(32))
 
 
 def target_tasks(begun: results.Begun, workspace: str, bases: dict[int, BasisRef]) -> list[ExplainTask]:

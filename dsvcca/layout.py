@@ -378,16 +378,20 @@ class Layout:
         )
 
     def reduce_tasks(self, wanted: Sequence[int], threads: int = 1) -> list[tuple[int, ...]]:
-        """Cut the variants that need a basis into tasks of a few seconds, enough of them for the threads."""
-        most = min(self.panel, -(-len(wanted) // (TASKS_A_THREAD * threads)))
+        """Cut the variants that need a basis into tasks of a few seconds: alike, and as many for each thread."""
+        if not wanted:
+            return []
+        nbytes = np.asarray([self._nbytes(i) for i in wanted])
+        ends = np.cumsum(nbytes)
+        least = max(TASKS_A_THREAD * threads, -(-int(ends[-1]) // TASK_BYTES), -(-len(wanted) // self.panel))
+        count = -(-least // threads) * threads
+        shares = ((ends - nbytes / 2) * count // ends[-1]).tolist()
         tasks: list[list[int]] = []
-        size = 0
-        for i in wanted:
-            nbytes = self.representations[self.variants[i].representation].nbytes
-            other = bool(tasks) and self.sizes[tasks[-1][0]].rows != self.sizes[i].rows
-            if not tasks or len(tasks[-1]) == most or size + nbytes > TASK_BYTES or other:
+        before = None
+        for i, share in zip(wanted, shares, strict=True):
+            alike = share, self.sizes[i].rows
+            if alike != before or len(tasks[-1]) == self.panel:
                 tasks.append([])
-                size = 0
             tasks[-1].append(i)
-            size += nbytes
+            before = alike
         return [tuple(task) for task in tasks]

@@ -158,7 +158,7 @@ class Plan(Layout):
             return len(self.segments(range(len(self.variants)))) + 1
         small = [i for i, large in enumerate(self.large) if not large]
         segments = [len(self.segments((i,))) for i, large in enumerate(self.large) if large]
-        return len(self.reduce_tasks(small, threads) if small else []) + sum(2 * count + 2 for count in segments)
+        return len(self.reduce_tasks(small, threads)) + sum(2 * count + 2 for count in segments)
 
     def check(self, ranks: Sequence[int] | None = None) -> None:
         """Raise if a task cannot be done in the plan's memory; `ranks` are those of the variants, once known."""
