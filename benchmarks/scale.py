@@ -10,11 +10,13 @@ seconds and memory are reported, and every memory warning of Dask would be.
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import shutil
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -49,6 +51,17 @@ def cluster(workers: int, memory: str) -> Iterator[Any]:
         yield client
 
 
+def _write(path: Path, arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
+    make_population(path, *arguments, **options)
+
+
+def written(path: Path, *arguments: Any, **options: Any) -> Any:
+    """Return a population that another process wrote: what this one takes is then the driver's."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        pool.submit(_write, path, arguments, options).result()
+    return dsvcca.open_store(path)
+
+
 def once(store: Any, folder: Path, client: Any, options: argparse.Namespace, repeat: int) -> dict[str, Any]:
     """Compare from nothing, several times; return the median time and what a run took beside."""
     plan = dsvcca.plan_comparisons(store, measures="svcca", memory=options.memory)
@@ -63,6 +76,7 @@ def once(store: Any, folder: Path, client: Any, options: argparse.Namespace, rep
         taken.append(time.perf_counter() - start)
         of_workers = sum(after - before[0][name] for name, after in client.run(cpu_seconds).items())
         shares.append((cpu_seconds() - before[1]) / of_workers)  # the scheduler lives in this process
+    driver = peak_memory()
     ranks = read_ranks(plan, folder / "w")
     return {
         "representations": len(store.representations),
@@ -74,7 +88,7 @@ def once(store: Any, folder: Path, client: Any, options: argparse.Namespace, rep
         "plan's time": plan.price(ranks, machine_of(client)).seconds,
         "plan's memory figure": plan.price(ranks).memory,
         "worker's peak memory": max(client.run(peak_memory).values()),
-        "driver's peak memory": peak_memory(),
+        "driver's peak memory": driver,
         "memory warnings of Dask": warnings_of_memory(client),
         "_ranks": ranks,
         "_plan": plan,
@@ -93,7 +107,7 @@ def with_limit(one: dict[str, Any], processes: int, columns: int, folder: Path) 
 def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = {"machine": about_this_machine()}
     n, p = options.rows, options.columns
-    small = make_population(folder / "small.zarr", options.small, n, [p], options.rank)
+    small = written(folder / "small.zarr", options.small, n, [p], options.rank)
     for workers in (1, 2):
         with cluster(workers, options.memory) as client:
             one = once(small, folder, client, options, options.repeat)
@@ -106,7 +120,7 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "ratio": scaling / (plain[1] / plain[0]),
     }
     start = time.perf_counter()
-    large = make_population(folder / "small.zarr", options.large - options.small, n, [p], options.rank, options.small)
+    large = written(folder / "small.zarr", options.large - options.small, n, [p], options.rank, options.small)
     writing = time.perf_counter() - start
     with cluster(2, options.memory) as client:
         one = once(large, folder, client, options, 1)
@@ -116,7 +130,7 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     )
     shutil.rmtree(folder / "small.zarr")
     if options.mixed:
-        mixed = make_population(folder / "mixed.zarr", options.mixed, n, MIXED, 200, kept=1 / 3)
+        mixed = written(folder / "mixed.zarr", options.mixed, n, MIXED, 200, kept=1 / 3)
         with cluster(2, options.memory) as client:
             one = once(mixed, folder, client, options, 1)
         found["mixed widths"] = with_limit(one, 2, max(MIXED), folder)

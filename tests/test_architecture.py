@@ -25,19 +25,8 @@ MATHS = [
     "measures",
 ]
 DATA = ["folders", "files", "flat", "labels", "activations", "foreign", "writer", "store", "pairs", "targets", "sizes"]
-DATA += [
-    "passes",
-    "price",
-    "layout",
-    "plan",
-    "planning",
-    "partials",
-    "workspace",
-    "dataset",
-    "commits",
-    "results",
-    "tables",
-]
+DATA += ["passes", "machine", "price", "layout", "plan", "planning", "partials", "workspace"]
+DATA += ["dataset", "commits", "results", "tables"]
 DOOR = ["execute", "reduce", "segments", "panel", "products", "solves", "correlate", "explain", "compare"]
 FACE = ["plot", "demo", "cli"]
 ORDER = ["errors", "progress", *MATHS, *DATA, *DOOR, *FACE]
