@@ -244,14 +244,14 @@ def _leading(
     return np.linalg.eigh(matrix)[1][:, ::-1][:, :k]
 
 
-def inverse_triangle(lower: Array) -> Array:
-    """Return the inverse (..., k, k) of lower triangular matrices, lower triangular."""
-    xp = namespace(lower)
-    if isinstance(lower, np.ndarray) and lower.dtype == np.float64 and lower.ndim == 2 and len(lower):
-        inverse, singular = dtrtri(lower, lower=1)
+def inverse_cholesky(cholesky: Array) -> Array:
+    """Return L^-1 (..., k, k), lower triangular: its corners serve smaller ranks."""
+    xp = namespace(cholesky)
+    if isinstance(cholesky, np.ndarray) and cholesky.dtype == np.float64 and cholesky.ndim == 2 and len(cholesky):
+        inverse, singular = dtrtri(cholesky, lower=1)
         if not singular:
             return np.tril(inverse)
-    return xp.tril(xp.linalg.inv(lower))
+    return xp.tril(xp.linalg.inv(cholesky))
 
 
 def real_part(array: Array) -> Array:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dsvcca.arrays import Array, NumpyArray, adjoint, inverse_triangle, namespace
+from dsvcca.arrays import Array, NumpyArray, adjoint, namespace
 from dsvcca.errors import DsvccaError
 from dsvcca.frequencies import half_spectrum
 from dsvcca.translations import OffBlock
@@ -191,8 +191,3 @@ def ranks_of(
     order = np.argsort(-singular_values, axis=None, kind="stable")
     s, w, f = singular_values.ravel()[order], weights[order // c], order // c
     return tuple(np.bincount(f[: rule.keep(s, nonzero, w)], minlength=len(weights)) for rule in rules)
-
-
-def inverse_cholesky(cholesky: Array) -> Array:
-    """Return L^-1, lower triangular: its corners serve smaller ranks."""
-    return inverse_triangle(cholesky)

@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dsvcca.arrays import Array, adjoint, as_float64, detached, device, like, namespace, to_numpy
-from dsvcca.basis import Basis, RankRule, inverse_cholesky
+from dsvcca.arrays import Array, adjoint, as_float64, detached, device, inverse_cholesky, like, namespace, to_numpy
+from dsvcca.basis import Basis, RankRule
 from dsvcca.errors import DsvccaError, DsvccaWarning
 from dsvcca.moments import grid_steps
 from dsvcca.views import NEURONS, grid_datapoints

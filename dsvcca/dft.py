@@ -9,8 +9,8 @@ from math import prod
 
 import numpy as np
 
-from dsvcca.arrays import Array, NumpyArray, adjoint, as_float64, device, from_pairs, namespace
-from dsvcca.basis import Basis, RankRule, inverse_cholesky
+from dsvcca.arrays import Array, NumpyArray, adjoint, as_float64, device, from_pairs, inverse_cholesky, namespace
+from dsvcca.basis import Basis, RankRule
 from dsvcca.correlations import check_excess, checked_array, checked_sides, corrected, warn_of_few_rows, whitening
 from dsvcca.errors import DsvccaError
 from dsvcca.frequencies import half_spectrum, to_frequencies, to_space, unfolded

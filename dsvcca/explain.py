@@ -10,8 +10,8 @@ from itertools import pairwise
 import numpy as np
 
 from dsvcca import files
-from dsvcca.arrays import NumpyArray
-from dsvcca.basis import RankRule, inverse_cholesky
+from dsvcca.arrays import NumpyArray, inverse_cholesky
+from dsvcca.basis import RankRule
 from dsvcca.commits import Sheet, read_targets, write_targets
 from dsvcca.dataset import FLOOR, R2
 from dsvcca.mixing import mix

@@ -174,12 +174,13 @@ def even_rows(rows: int, row_bytes: int) -> int:
 def seal(folder: Path) -> dict[str, str]:
     """Bring every file below `folder` to the disk and return the checksum of each chunk by its relative path."""
     found = {}
-    for name, _, _ in folders.listing(folder):
+    names = [name for name, _, _ in folders.listing(folder)]
+    for name in names:
         folders.sync(folder / name)
         if not name.endswith("zarr.json"):
             found[Path(name).as_posix()] = str(chunk_tail(folder / name))
-    for parent in {(folder / name).parent for name in [".", *found]}:
-        folders.sync_folder(parent)
+    for inside in {inside for name in names for inside in Path(name).parents}:
+        folders.sync_folder(folder / inside)
     return dict(sorted(found.items()))
 
 

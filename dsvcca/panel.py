@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from dsvcca.arrays import Array, NumpyArray, put, to_numpy
-from dsvcca.basis import Block, RankRule, inverse_cholesky, ranks_of
+from dsvcca.arrays import Array, NumpyArray, inverse_cholesky, put, to_numpy
+from dsvcca.basis import Block, RankRule, ranks_of
 from dsvcca.moments import grid_steps
 from dsvcca.sizes import block_bytes, padded
 from dsvcca.views import GRID

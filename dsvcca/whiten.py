@@ -24,13 +24,14 @@ from dsvcca.arrays import (
     eigen,
     from_pairs,
     hermitian,
+    inverse_cholesky,
     like,
     namespace,
     real_part,
     significand_bits,
     to_numpy,
 )
-from dsvcca.basis import Basis, Block, RankRule, inverse_cholesky, ranks_of
+from dsvcca.basis import Basis, Block, RankRule, ranks_of
 from dsvcca.errors import DsvccaError
 from dsvcca.frequencies import half_spectrum
 from dsvcca.mixing import mix, mixed_ones

@@ -135,7 +135,7 @@ class Pack:
         to the step are there, and chunks that hold none of the wanted columns are not read.
         """
         if self._chunks is None:
-            array = files.open_array(self._folder / COLUMNS)
+            array = zarr.open_array(files.zarr_store(self._folder / COLUMNS), mode="r", zarr_format=3)
             self._chunks = (array.chunks[0], array.chunks[1])
         height, width = self._chunks
         for row in range(step.start // height, -(-step.stop // height)):

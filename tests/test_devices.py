@@ -117,3 +117,17 @@ def test_what_was_bound_to_a_gpu_goes_elsewhere_when_none_is_left(mixed_cluster,
     assert len(receipts) == 20
     assert not failures
     assert "numpy" in receipts
+
+
+def test_what_is_bound_to_a_gpu_stays_there_when_the_workers_without_one_leave(mixed_cluster, monkeypatch, caplog):
+    cluster, client = mixed_cluster
+    monkeypatch.setattr(execute, "ALONE", 1)
+    with ThreadPoolExecutor(1) as other:
+        running = other.submit(execute.run, where, [0.4] * 20, client=client, title="where")
+        time.sleep(1)
+        cluster.sync(cluster.workers["plain"].close)
+        receipts, failures = running.result(timeout=60)
+    assert len(receipts) == 20
+    assert not failures
+    assert receipts.count("array_api_strict") > 10
+    assert "no worker with a GPU is left" not in caplog.text

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from dsvcca import DsvccaError, cca, pwcca, svcca
-from dsvcca.arrays import adjoint, namespace
-from dsvcca.basis import RankRule, inverse_cholesky
+from dsvcca.arrays import adjoint, inverse_cholesky, namespace
+from dsvcca.basis import RankRule
 from dsvcca.correlations import corrected, correlations_of, smaller_side
 from dsvcca.measures import MEASURES, measures_of, totals_of_values, totals_of_vectors
 from dsvcca.whiten import whiten_in_memory

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dsvcca import DsvccaError, cca
-from dsvcca.arrays import adjoint, like, namespace, significand_bits, to_numpy
-from dsvcca.basis import RankRule, inverse_cholesky
+from dsvcca.arrays import adjoint, inverse_cholesky, like, namespace, significand_bits, to_numpy
+from dsvcca.basis import RankRule
 from dsvcca.correlations import corrected, correlations_of
 from dsvcca.frequencies import half_spectrum
 from dsvcca.mixing import mix, mixed_ones

@@ -15,7 +15,7 @@ import xarray as xr
 import zarr
 
 import dsvcca
-from dsvcca import DsvccaError
+from dsvcca import DsvccaError, files
 from dsvcca.activations import read_pieces, signed
 
 
@@ -679,3 +679,20 @@ def test_chunks_that_hold_all_datapoints_are_refused_with_the_line_that_cuts_the
     cut = dsvcca.open_store(tmp_path / "g.zarr" / "maps-by-datapoint.zarr", dims="ntd")
     np.testing.assert_array_equal(cut.read(), x)
     dsvcca.plan_comparisons(cut, view="mean", memory="560 MiB")
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="open files have no names here")
+def test_every_file_and_folder_of_what_is_sealed_reaches_the_disk(tmp_path, monkeypatch):
+    folder = tmp_path / "a"
+    (folder / "b" / "c").mkdir(parents=True)
+    for name in ("zarr.json", "b/zarr.json", "b/c/0.0"):
+        (folder / name).write_bytes(b"12345678")
+    synced, sync = set(), os.fsync
+
+    def recorded(descriptor):
+        synced.add(os.readlink(f"/proc/self/fd/{descriptor}"))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", recorded)
+    assert list(files.seal(folder)) == ["b/c/0.0"]
+    assert synced == {str(path) for path in (folder, *folder.rglob("*"))}
