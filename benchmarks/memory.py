@@ -95,11 +95,13 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
 def main(arguments: list[str] | None = None) -> dict[str, Any]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--memory", default="1.5 GiB", help="limit of a worker")
-    parser.add_argument("--only", default="", help="cases whose name has this in it")
+    parser.add_argument("--only", default="", help=f"cases whose name has this in it, of: {'; '.join(CASES)}")
     parser.add_argument("--divide", type=int, default=1, help="take so many times fewer representations")
     parser.add_argument("--folder", type=Path, help="where to work; default a temporary folder")
     parser.add_argument("--json", type=Path, help="keep the record here")
     options = parser.parse_args(arguments)
+    if not any(options.only in name for name in CASES):
+        parser.error(f"--only {options.only!r} is in no name: {'; '.join(CASES)}")
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         found = run(options, Path(folder))
     show_and_keep(found, options.json)

@@ -63,19 +63,24 @@ def written(path: Path, *arguments: Any, **options: Any) -> Any:
 
 
 def once(store: Any, folder: Path, client: Any, options: argparse.Namespace, repeat: int) -> dict[str, Any]:
-    """Compare from nothing, several times; return the median time and what a run took beside."""
+    """Compare from nothing; return the time and what a run took beside, medians where it is done several times.
+
+    Of several the first warms the workers up and does not count; of one nothing is left out.
+    """
     plan = dsvcca.plan_comparisons(store, measures="svcca", memory=options.memory)
     taken, shares = [], []
-    for _ in range(repeat):
+    for turn in range(repeat + (repeat > 1)):
         for name in ("r", "w"):
             shutil.rmtree(folder / name, ignore_errors=True)
         warm(Path(store.path))
         before = client.run(cpu_seconds), cpu_seconds()
         start = time.perf_counter()
         dsvcca.compare(plan, folder / "r", client=client, workspace=folder / "w")
-        taken.append(time.perf_counter() - start)
+        seconds = time.perf_counter() - start
         of_workers = sum(after - before[0][name] for name, after in client.run(cpu_seconds).items())
-        shares.append((cpu_seconds() - before[1]) / of_workers)  # the scheduler lives in this process
+        if turn or repeat == 1:
+            taken.append(seconds)
+            shares.append((cpu_seconds() - before[1]) / of_workers)  # the scheduler lives in this process
     driver = peak_memory()
     ranks = read_ranks(plan, folder / "w")
     return {

@@ -117,6 +117,11 @@ class Representation:
         return int(np.prod(self.logical_shape, dtype=np.int64)) * np.dtype(self.dtype).itemsize
 
     @property
+    def space(self) -> tuple[str, ...]:
+        """Names of the axes between datapoints and columns, in the order in which they are read."""
+        return tuple(self.dims[axis] for axis in to_datapoints_first(self.dims)[1:-1])
+
+    @property
     def is_sequence(self) -> bool:
         """Whether positions lie between datapoints and neurons."""
         return self.position is None and "position" in self.dims
@@ -253,7 +258,8 @@ def read_pieces(representation: Representation, start: int = 0, stop: int | None
     if checksums is None:
         blocks = _foreign_blocks(representation, size, start, stop)
     else:
-        blocks = _own_chunks(representation, checksums, start, stop)
+        axes = to_datapoints_first(representation.dims)
+        blocks = (block.transpose(axes) for block in _own_chunks(representation, checksums, start, stop))
     for block in blocks:
         one = block if representation.position is None else block[:, representation.position, :]
         for first in range(0, one.shape[0], size):

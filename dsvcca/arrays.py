@@ -214,10 +214,14 @@ def eigen(matrix: Array, every: bool = False) -> tuple[NumpyArray, Callable[[int
     In NumPy only the vectors that are asked for are made, which for a few costs half; unless `every` one will be.
     """
     if isinstance(matrix, np.ndarray) and matrix.dtype.kind == "f" and not every and len(matrix) > 1:
+        exponent = int(np.frexp(np.abs(np.diagonal(matrix)).max())[1])
+        # No bit changes by it, and the squares in dstein stay finite.
+        scale = float(np.ldexp(1.0, min(max(-exponent, -1000), 1000)))
+        matrix = matrix * scale
         reduced, diagonal, beside, reflectors, failed = dsytrd(matrix, lower=1, lwork=64 * len(matrix))
         values, more = dsterf(diagonal, beside)
         if not failed and not more:
-            return values[::-1], partial(_leading, matrix, values, reduced, diagonal, beside, reflectors)
+            return values[::-1] / scale, partial(_leading, matrix, values, reduced, diagonal, beside, reflectors)
     values, vectors = namespace(matrix).linalg.eigh(matrix)
     return to_numpy(values)[::-1], lambda k: namespace(matrix).flip(vectors, axis=1)[:, :k]
 

@@ -89,7 +89,7 @@ class RankRule:
         if self.variance == 1:
             return "all non-zero directions"
         what = "squared singular values (variance)" if self.criterion == "variance" else "singular values"
-        return f"fewest directions holding {self.variance:.4%} of the sum of {what}"
+        return f"fewest directions holding {100 * self.variance:.6g} % of the sum of {what}"
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from distributed import Client
 
 from dsvcca import execute
 from dsvcca.compare import compare as compare_plan
+from dsvcca.compare import known_ranks
 from dsvcca.errors import DsvccaError, DsvccaWarning
 from dsvcca.labels import Label, label_order
 from dsvcca.plan import Plan
@@ -75,6 +76,7 @@ Targets = Annotated[
         help="Layers to be explained: LABEL=VALUE; repeat to say more. With --pairs to_targets: nothing else.",
     ),
 ]
+Workspace = Annotated[str | None, typer.Option(help="Where bases are kept; default beside the store.")]
 Memory = Annotated[str, typer.Option(help="Memory of one worker thread, such as '1.5 GiB'.")]
 
 
@@ -173,6 +175,7 @@ def plan(
     memory: Memory = "1 GiB",
     workers: Annotated[int, typer.Option(min=1, help="Price it for so many worker threads of this machine.")] = 1,
     scheduler: Annotated[str | None, typer.Option(help="Price it for the cluster of this Dask scheduler.")] = None,
+    workspace: Workspace = None,
     labels: LabelPattern = None,
     dims: Dims = None,
 ) -> None:
@@ -184,7 +187,7 @@ def plan(
             machine = execute.machine_of(client)
     else:
         machine = execute.machine_of(workers=workers)
-    print(chosen.describe(machine))
+    print(chosen.describe(machine, known_ranks(chosen, workspace)))
 
 
 @app.command()
@@ -206,7 +209,7 @@ def compare(
     memory: Memory = "1 GiB",
     workers: Annotated[int, typer.Option(min=0, help="Local Dask workers; 0 works in this process.")] = 0,
     scheduler: Annotated[str | None, typer.Option(help="Address of a Dask scheduler to use instead.")] = None,
-    workspace: Annotated[str | None, typer.Option(help="Where bases are kept; default beside the store.")] = None,
+    workspace: Workspace = None,
     table: Annotated[Path | None, typer.Option(help="Also write one row a comparison to this CSV file.")] = None,
     labels: LabelPattern = None,
     dims: Dims = None,
@@ -214,17 +217,20 @@ def compare(
     """Compare representations and write labelled results that xarray opens."""
     if table is not None and not table.absolute().parent.is_dir():
         raise DsvccaError(f"--table {table}: there is no folder '{table.absolute().parent}', make it first")
+    if table is not None and table.is_dir():
+        raise DsvccaError(f"--table {table} is a folder: name a file in it")
     if workers and scheduler:
         raise DsvccaError("--workers starts a cluster and --scheduler names one: give one of them")
     options = _options(view, variance, criterion, rank, measures, center, keep, route, memory)
     chosen = _plan(_opened(store, where, labels, dims), pairs, targets, options)
-    print(chosen)
     with ExitStack() as stack:
         client = None
         if scheduler:
             client = stack.enter_context(_connected(scheduler))
         elif workers:
             client = stack.enter_context(execute.local_client(workers, chosen.memory))
+        machine = execute.machine_of(client if scheduler else None, workers=workers or 1)
+        print(chosen.describe(machine, known_ranks(chosen, workspace)), flush=True)
         results = compare_plan(chosen, out, client=client, workspace=workspace)
     if table is not None:
         to_frame(results).to_csv(table, index=False)

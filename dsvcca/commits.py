@@ -192,14 +192,20 @@ def _commit_chunks(root: Path, name: str, keys: Sequence[str], about: Mapping[st
     files.write_json(root / COMMITS / f"{name}.json", {**about, "chunks": chunks})
 
 
-def read_marker(root: Path, name: str, keys: Sequence[str] | None = None) -> dict[str, Any] | None:
-    """Return a commit marker if it is there and every chunk is the one it names; else None."""
+def read_marker(
+    root: Path, name: str, keys: Sequence[str] | None = None, *, whole: bool = False
+) -> dict[str, Any] | None:
+    """Return a commit marker if it is there and every chunk is the one it names; else None.
+
+    Of chunks the checksums at their ends are read, and, where they are to be checked as a `whole`, everything.
+    """
+    tail_of = files.sound_tail if whole else files.chunk_tail
     try:
         marker = json.loads((root / COMMITS / f"{name}.json").read_bytes())
         chunks = marker["chunks"]
         if keys is not None and set(chunks) != set(keys):
             return None
-        sound = all(tail is not None and files.chunk_tail(root / key) == tail for key, tail in chunks.items())
+        sound = all(tail is not None and tail_of(root / key) == tail for key, tail in chunks.items())
         return dict(marker) if sound and isinstance(marker["version"], str) else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

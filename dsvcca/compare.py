@@ -6,7 +6,8 @@ import logging
 import os
 import warnings
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
@@ -22,9 +23,10 @@ from dsvcca.correlate import BasisPairs, CorrelateTask, correlate
 from dsvcca.dataset import BETWEEN
 from dsvcca.errors import DsvccaError, DsvccaWarning
 from dsvcca.explain import ExplainTask, commit_targets, explain
-from dsvcca.partials import remove_partials
+from dsvcca.partials import PARTIAL, remove_partials
 from dsvcca.passes import Pass
 from dsvcca.plan import Plan
+from dsvcca.progress import say
 from dsvcca.reduce import reduce, reduce_tasks
 from dsvcca.segments import SegmentTask, segment_tasks
 from dsvcca.views import TRANSFORMED
@@ -77,32 +79,88 @@ def compare(
         "dsvcca_version": version("dsvcca"),
         "datapoint_ids": plan.ids or "not known",
     }
+    if client is not None:
+        execute.check_client(client)
+        places = {"store": plan.store, "results": out, "workspace": workspace or plan.store}
+        for what, place in places.items():
+            folders.check_shared(folders.at(place, what), what)
+    with results.claimed(out):
+        return _compared(plan, out, about, client, workspace)
+
+
+def _compared(
+    plan: Plan,
+    out: str | os.PathLike[str],
+    about: dict[str, Any],
+    client: Client | None,
+    workspace: str | os.PathLike[str] | None,
+) -> xr.Dataset:
+    """Do what is missing, where nobody else does."""
     begun = results.begin(out, plan, about)
     root, plan = begun.root, begun.plan
+    say_what_is_missing(begun)
     learned = results.read_bases(root)
     unknown = [i for i, name in enumerate(plan.basis_fingerprints) if name not in learned]
     if begun.tiles or begun.panels or unknown:
-        where = str(folders.reach(workspace or f"{plan.store.rstrip('/')}.workspace", "workspace"))
+        where = workspace_of(plan, workspace)
         ensure_workspace(where)
         if client is not None:
             _check_cluster(plan, client)
         bases = make_bases(plan, where, sorted({*unknown, *_variants_of(begun)}), client)
         learned |= learn(plan, where, {i: bases[i] for i in unknown})
-        results.write_bases(root, learned)
-    say_what_bases_say(begun, learned)
+        with files.disk_errors(root):
+            results.write_bases(root, learned)
+    with files.disk_errors(root):
+        say_what_bases_say(begun, learned)
     if begun.panels:
-        explaining = target_tasks(begun, where, bases)
-        _, failures = execute.run(explain, explaining, client=client, title="explain")
-        execute.raise_failures(failures, len(explaining))
-        remove_partials(where, [explaining[0].targets])
+        with _partials_held(where):
+            explaining = target_tasks(begun, where, bases)
+            _, failures = execute.run(explain, explaining, client=client, title="explain")
+            execute.raise_failures(failures, len(explaining))
+            remove_partials(where, [explaining[0].targets])
     if begun.tiles:
         tasks = tile_tasks(begun, where, bases)
         receipts, failures = execute.run(correlate, tasks, client=client, title="correlate")
-        results.add_libraries(root, set(receipts))
+        with files.disk_errors(root):
+            results.add_libraries(root, set(receipts))
         execute.raise_failures(failures, len(tasks))
     if left := results.what_is_missing(root):  # whatever was said by tasks: what counts is on storage
         raise DsvccaError(f"'{root}' is not complete: {left}; run the same line again")
     return results.open_results(root)
+
+
+@contextmanager
+def _partials_held(workspace: str) -> Iterator[None]:
+    """Hold the partial results of a workspace; wait while another run has them."""
+
+    def waiting() -> None:
+        say(f"another run makes large bases, or targets, in '{workspace}': waiting for it")
+
+    with folders.held(folders.at(workspace, "workspace"), waiting):
+        yield
+
+
+def workspace_of(plan: Plan, workspace: str | os.PathLike[str] | None) -> str:
+    """Return where the bases of a plan are kept: by default beside its store."""
+    return str(folders.reach(workspace or f"{plan.store.rstrip('/')}.workspace", "workspace"))
+
+
+def known_ranks(plan: Plan, workspace: str | os.PathLike[str] | None = None) -> list[int | None]:
+    """Return the rank of every variant whose basis an earlier plan left in the workspace; None for the others."""
+    where = workspace_of(plan, workspace)
+    there = _usable(plan, find_bases(where), range(len(plan.variants)))
+    learned = learn(plan, where, there)
+    own = (learned.get(name) for name in plan.basis_fingerprints)
+    return [None if one is None else max(one["ranks"]) for one in own]
+
+
+def say_what_is_missing(begun: results.Begun) -> None:
+    """Tell how much of the plan is there already."""
+    wanted = begun.plan.pairs.count
+    left = sum(int(missing.wanted.sum()) for missing in begun.tiles)
+    if begun.tiles or not begun.panels:
+        there = f"{wanted - left:,} of {wanted:,} comparisons are there"
+        say(f"{there}, {f'{len(begun.tiles):,} tiles are' if begun.tiles else 'nothing is'} to be done")
 
 
 def _variants_of(begun: results.Begun) -> set[int]:
@@ -125,9 +183,16 @@ def _passes_of(begun: results.Begun, missing: results.Missing) -> list[Pass]:
 def make_bases(plan: Plan, workspace: str, needed: Sequence[int], client: Client | None) -> dict[int, BasisRef]:
     """Return where the basis of every variant is, after making those that are missing."""
     bases = _usable(plan, find_bases(workspace), needed)
+    if any(name.startswith(PARTIAL) for name in folders.names(folders.at(workspace, "workspace"))):
+        with _partials_held(workspace):  # of a run that was killed when all else was done
+            segments.sweep(plan, workspace, [i for i in bases if plan.direct or plan.large[i]])
     missing = [i for i in needed if i not in bases]
     if plan.direct and missing:  # cross blocks are made together, or not at all
         missing = list(range(len(plan.variants)))
+    # Layers that hold the same numbers have one basis.
+    missing = sorted({plan.basis_fingerprints[i]: i for i in reversed(missing)}.values())
+    if missing:
+        say(f"{len(needed) - len(missing):,} of {len(needed):,} bases are there")
     threads = 1 if client is None else execute.threads_of(client)
     large = [i for i in missing if plan.direct or plan.large[i]]
     tasks = reduce_tasks(plan, workspace, [i for i in missing if i not in large], threads)
@@ -137,7 +202,7 @@ def make_bases(plan: Plan, workspace: str, needed: Sequence[int], client: Client
     made: dict[str, list[Receipt]] = {}
     for receipt in (one for several in receipts for one in several):
         made.setdefault(receipt.fingerprint, []).append(receipt)
-    return bases | _usable(plan, made, missing)
+    return bases | _usable(plan, made, [i for i in needed if i not in bases])
 
 
 def _large_bases(plan: Plan, workspace: str, variants: Sequence[int], client: Client | None) -> list[list[Receipt]]:
@@ -150,14 +215,17 @@ def _large_bases(plan: Plan, workspace: str, variants: Sequence[int], client: Cl
 
     if not variants:
         return []
-    tasks = segment_tasks(plan, workspace, variants)
-    merging = [replace(task, segment=-1) for task in tasks if task.segment == 0]
-    run(segments.add_up, tasks, "add up")
-    if plan.direct:
-        return run(segments.whiten_sums, merging, "whiten")
-    run(segments.choose, merging, "choose")
-    run(segments.project, tasks, "project")
-    return run(segments.seal, merging, "seal")
+    with _partials_held(workspace):
+        found = find_bases(workspace)  # another run may have made them meanwhile
+        there = [] if plan.direct else list(_usable(plan, found, variants))
+        tasks = segment_tasks(plan, workspace, [i for i in variants if i not in there])
+        merging = [replace(task, segment=-1) for task in tasks if task.segment == 0]
+        run(segments.add_up, tasks, "add up")
+        if plan.direct:
+            return run(segments.whiten_sums, merging, "whiten")
+        run(segments.choose, merging, "choose")
+        run(segments.project, tasks, "project")
+        return [*run(segments.seal, merging, "seal"), *(found[plan.basis_fingerprints[i]] for i in there)]
 
 
 def learn(plan: Plan, workspace: str, bases: dict[int, BasisRef]) -> dict[str, Any]:
@@ -330,11 +398,15 @@ def what_misleads(plan: Plan, ranks: NumpyArray, missed: NumpyArray) -> list[str
 
 
 def _usable(plan: Plan, found: dict[str, list[Receipt]], wanted: Sequence[int]) -> dict[int, BasisRef]:
-    """Return the stored bases that hold every direction the plan may keep."""
+    """Return the stored bases that hold every direction the plan may keep.
+
+    Of random sketches only those of the same rule, since larger ones are better.
+    """
     usable = {}
     for i in wanted:
+        same = plan.whitening[i] == "randomised"
         for receipt in found.get(plan.basis_fingerprints[i], []):
-            if receipt.rule.covers(plan.widest):
+            if receipt.rule == plan.widest if same else receipt.rule.covers(plan.widest):
                 usable[i] = receipt.ref
                 break
     return usable

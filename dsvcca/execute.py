@@ -5,13 +5,15 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import signal
 import threading
 import time
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from multiprocessing import resource_tracker
 from typing import Any, TypeVar
 from uuid import uuid4
 
@@ -31,6 +33,9 @@ log = logging.getLogger("dsvcca")
 
 Task = TypeVar("Task")
 Receipt = TypeVar("Receipt")
+
+WAIT = 60
+"""Seconds in which the first worker has to come."""
 
 ALONE = 30
 """Seconds without a worker after which it is said."""
@@ -65,6 +70,10 @@ ON_ONE_MACHINE = {
     "distributed.admin.tick.interval": "500ms",
     "distributed.admin.system-monitor.interval": "2s",
     "distributed.worker.profile.interval": "100ms",
+    # Who is interrupted needs not be told of each task that was cancelled.
+    "distributed.worker.preload": [
+        "import logging; logging.getLogger('distributed.worker.state_machine').setLevel('ERROR')"
+    ],
 }
 """Dask's settings for a cluster of this machine's own."""
 
@@ -129,7 +138,7 @@ def active_client() -> Client | None:
 def threads_of(client: Client) -> int:
     """Return the number of worker threads of a cluster, after waiting a moment for the first."""
     _wait_for_workers(client)
-    return int(sum(w["nthreads"] for w in _workers(client)))
+    return max(1, int(sum(w["nthreads"] for w in _workers(client))))
 
 
 def memory_of_a_thread(client: Client) -> int | None:
@@ -158,19 +167,45 @@ def machine_of(client: Client | None = None, *, workers: int = 1) -> Machine:
 
 @contextmanager
 def local_client(workers: int, memory: int | str | None = None) -> Iterator[Client]:
-    """Start a Dask cluster of single-threaded processes on this machine, and stop it at the end."""
-    with (
-        dask.config.set(ON_ONE_MACHINE),
-        LocalCluster(
-            n_workers=workers,
-            threads_per_worker=1,
-            processes=True,
-            memory_limit=memory or "auto",
-            dashboard_address=":0",
-        ) as cluster,
-        Client(cluster, set_as_default=False) as client,
-    ):
-        yield client
+    """Start a Dask cluster of single-threaded processes on this machine, and stop it at the end.
+
+    An interrupt from the keyboard is for this process: workers end with the cluster, and without a word.
+    """
+    said = logging.getLogger("distributed")
+    level = said.level
+    try:
+        with dask.config.set(ON_ONE_MACHINE), ExitStack() as stack:
+            with _interrupts_wait():  # and in whatever is started here, now or later
+                cluster = LocalCluster(
+                    n_workers=workers,
+                    threads_per_worker=1,
+                    processes=True,
+                    memory_limit=memory or "auto",
+                    dashboard_address=":0",
+                )
+            stack.enter_context(cluster)
+            client = stack.enter_context(Client(cluster, set_as_default=False))
+            try:
+                yield client
+            except KeyboardInterrupt:
+                said.setLevel(logging.CRITICAL)
+                raise
+    finally:
+        said.setLevel(level)
+
+
+@contextmanager
+def _interrupts_wait() -> Iterator[None]:
+    """Keep interrupts from the keyboard waiting; threads and processes that are started meanwhile never see any."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    resource_tracker.ensure_running()  # which lets them through as it starts
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _here(
@@ -367,11 +402,36 @@ def _workers(client: Client) -> list[dict[str, Any]]:
     return list(client.scheduler_info(n_workers=-1)["workers"].values())
 
 
+def check_client(client: Client) -> None:
+    """Raise if a client is none to work with."""
+    if not isinstance(client, Client):
+        raise DsvccaError(f"client={client!r} is a {type(client).__name__}: pass a distributed.Client(address)")
+    if client.asynchronous:
+        raise DsvccaError("the Dask client is asynchronous: pass a Client(address) without asynchronous=True")
+    if client.status != "running":
+        raise DsvccaError(f"the Dask client is {client.status}: connect to a cluster and run the same line again")
+
+
 def _wait_for_workers(client: Client) -> None:
+    """Wait a moment for the first worker.
+
+    Raises
+    ------
+    DsvccaError
+        If none comes, or the client is none to work with.
+    """
+    check_client(client)
     try:
-        client.wait_for_workers(1, timeout=30)
+        if not _workers(client):  # an adaptive cluster starts one only for a task
+            calling = client.submit(os.getpid, key=f"call-{uuid4().hex}")
+            client.wait_for_workers(1, timeout=WAIT)
+            calling.release()
     except TimeoutError as error:
-        raise DsvccaError(f"{client} has no workers after 30 s: start some, then run the same line") from error
+        raise DsvccaError(f"{client} has no workers after {WAIT} s: start some, then run the same line") from error
+    except OSError as error:
+        raise DsvccaError(
+            f"the Dask scheduler does not answer ({error}): connect to a cluster and run the same line again"
+        ) from error
 
 
 def _translated(error: BaseException | None, task: Any) -> BaseException | None:

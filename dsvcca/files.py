@@ -279,6 +279,16 @@ def chunk_tail(path: Path) -> str | None:
         return None
 
 
+def sound_tail(path: Path) -> str | None:
+    """Return what `chunk_tail` does, after reading the chunk whole: None as well where its checksum does not hold."""
+    try:
+        content = folders.read(path)
+    except OSError:
+        return None
+    tail = content[-TAIL:]
+    return tail.hex() if google_crc32c.value(content[:-TAIL]).to_bytes(TAIL, "little") == tail else None
+
+
 def stage(root: Path) -> Path:
     """Return a new folder below `root` in which an object can be made unseen, after sweeping dead ones."""
     folder = root / STAGING / f"{_machine()}-{os.getpid()}-{secrets.token_hex(6)}"

@@ -8,20 +8,24 @@ copied by the store itself, its record last.
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import shutil
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
 
 import fsspec
+from filelock import FileLock, Timeout
 from fsspec.utils import get_protocol
 from upath import UPath
 
 from dsvcca.errors import DsvccaError
 
-RECORD = "zarr.json"
+log = logging.getLogger("dsvcca")
+
+RECORD, LOCK = "zarr.json", ".lock"
 
 UNCACHED = {"use_listings_cache": False}
 """What others write must be seen."""
@@ -52,16 +56,17 @@ def at(path: str | os.PathLike[str], what: str, storage_options: Mapping[str, An
         return Path(text).expanduser().absolute()
     protocol = get_protocol(text)
     if protocol == "file":
-        return Path(text.removeprefix("file://")).absolute()
+        if not text.startswith("file:///"):
+            raise DsvccaError(f"{what} {text!r} names no folder of this machine: write file:///, or the path alone")
+        return Path(text.removeprefix("file://"))
     if storage_options:
         fsspec.config.conf[protocol] = {**fsspec.config.conf.get(protocol, {}), **storage_options}
     try:
         found = cast(Any, UPath)(text.rstrip("/"), **UNCACHED)
         found.fs  # noqa: B018  (made when it is asked for, and only then are libraries imported)
     except (ImportError, ValueError) as error:
-        raise DsvccaError(
-            f"{what} {text!r}: no library for {protocol}:// is there ({error}); for S3: pip install 'dsvcca[s3]'"
-        ) from error
+        do = ": pip install 'dsvcca[s3]'" if protocol.startswith("s3") else ""
+        raise DsvccaError(f"{what} {text!r}: no library for {protocol}:// is there ({error}){do}") from error
     return cast(Path, found)
 
 
@@ -83,6 +88,41 @@ def reach(path: str | os.PathLike[str], what: str, storage_options: Mapping[str,
                 "storage_options= of open_store, says how it is reached and by whom"
             ) from error
     return found
+
+
+def check_shared(place: Path, what: str) -> None:
+    """Raise if other processes have no such place: what is at memory:// lives in one."""
+    if is_remote(place) and cast(Any, place).protocol == "memory":
+        raise DsvccaError(
+            f"{what} '{place}' lives in the memory of this process, where no worker sees it: use a folder"
+        )
+
+
+@contextmanager
+def held(folder: Path, waiting: Callable[[], None] | None = None) -> Iterator[bool]:
+    """Hold a folder until the context or the process ends; say whether it was free. At a URL nothing is held.
+
+    Where another process holds it, and there is something to do while `waiting`, that is done, and then waited.
+    """
+    if is_remote(folder):
+        yield True
+        return
+    lock = FileLock(folder / LOCK)
+    free = True
+    try:
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            free = waiting is not None
+            if waiting is not None:
+                waiting()
+                lock.acquire()
+    except (NotImplementedError, OSError) as error:  # a file system without locks, or one that is only read
+        log.info("'%s' cannot be held: %s", folder, error)
+    try:
+        yield free
+    finally:
+        lock.release()
 
 
 def known_options() -> dict[str, Any]:

@@ -27,6 +27,7 @@ LONGEST_NAME = 150
 
 LETTERS = {"n": "datapoint", "h": "height", "w": "width", "c": "channel", "t": "position", "d": "neuron"}
 COLUMNS = ("channel", "neuron")
+SPACE = ("position", "depth", "height", "width")
 SPELLINGS = {
     2: "'nd' (datapoint, neuron), 'dn', or names such as ('datapoint', 'neuron')",
     3: "'ntd' (datapoint, position, neuron), 'tnd', or names such as ('datapoint', 'position', 'neuron')",
@@ -130,6 +131,10 @@ def checked_dims(dims: str | Sequence[str] | None, shape: Sequence[int], what: s
     if dims is None:
         if len(shape) == 2:
             return ("datapoint", "neuron")
+        if len(shape) < 2:
+            raise DsvccaError(
+                f"{what} has the shape {tuple(shape)}: give (datapoint, neuron), one neuron as x[:, None]"
+            )
         raise DsvccaError(
             f"{what} has {len(shape)} axes {tuple(shape)} and no dims: pass dims={_spellings(len(shape))}"
         )
@@ -165,6 +170,14 @@ def _spellings(axes: int) -> str:
 
 
 def to_datapoints_first(dims: tuple[str, ...]) -> tuple[int, ...]:
-    """Return the axes that bring an array with `dims` to (datapoint, *space, column)."""
+    """Return the axes that bring an array with `dims` to (datapoint, *space, column).
+
+    Axes of space come in one order, whatever order they are stored in; those with names of one's own stay as they are.
+
+    >>> to_datapoints_first(("channel", "width", "height", "datapoint"))
+    (3, 2, 1, 0)
+    """
     first, last = dims.index("datapoint"), next(i for i, name in enumerate(dims) if name in COLUMNS)
-    return (first, *(i for i in range(len(dims)) if i not in (first, last)), last)
+    space = [i for i in range(len(dims)) if i not in (first, last)]
+    space.sort(key=lambda i: SPACE.index(dims[i]) if dims[i] in SPACE else len(SPACE))
+    return (first, *space, last)

@@ -24,7 +24,7 @@ from dsvcca.sizes import PROCESS, SEGMENT_BYTES, USABLE, Size, moments_bytes, se
 from dsvcca.targets import Target
 from dsvcca.views import TRANSFORMED
 
-NUMERICS = 5
+NUMERICS = 6
 """Changes whenever the same inputs would give other bits."""
 
 PANEL = 128
@@ -274,13 +274,20 @@ class Layout:
 
     @cached_property
     def variant_pairs(self) -> tuple[tuple[int, int], ...]:
-        """The different variants that are compared, smaller first."""
+        """The different variants that are compared, as places in `side_by_side`, smaller first."""
+        place = {i: k for k, i in enumerate(self.side_by_side)}
         found = set()
         for tile in self.tiles:
             for one in self.passes(tile):
                 for i, j in np.argwhere(one.wanted).tolist():
-                    found.add((min(one.x[i], one.y[j]), max(one.x[i], one.y[j])))
+                    x, y = place[one.x[i]], place[one.y[j]]
+                    found.add((min(x, y), max(x, y)))
         return tuple(sorted(pair for pair in found if pair[0] != pair[1]))
+
+    @cached_property
+    def side_by_side(self) -> tuple[int, ...]:
+        """The variants in the order in which the direct route puts them together: by content, since bits follow it."""
+        return tuple(sorted(range(len(self.variants)), key=lambda i: self._own_fingerprints[i]))
 
     @cached_property
     def basis_fingerprints(self) -> tuple[str, ...]:
@@ -288,8 +295,12 @@ class Layout:
         own = self._own_fingerprints
         if not self.direct:
             return own
-        joint = [list(own), list(self.variant_pairs), "direct"]
-        return tuple(hashlib.sha256(json.dumps([joint, i]).encode()).hexdigest() for i in range(len(own)))
+        joint = [sorted(own), list(self.variant_pairs), "direct"]
+        found = {
+            i: hashlib.sha256(json.dumps([joint, place]).encode()).hexdigest()
+            for place, i in enumerate(self.side_by_side)
+        }
+        return tuple(found[i] for i in range(len(own)))
 
     @cached_property
     def _own_fingerprints(self) -> tuple[str, ...]:
@@ -351,7 +362,7 @@ class Layout:
     @cached_property
     def digests(self) -> tuple[bytes, ...]:
         """What each representation is (8 bytes); on the direct route with all that lie beside it."""
-        beside = self.basis_fingerprints[0] if self.direct else ""
+        beside = self.basis_fingerprints[self.side_by_side[0]] if self.direct else ""
         return tuple(hashlib.sha256(f"{r.identity} {beside}".encode()).digest()[:8] for r in self.representations)
 
     @cached_property
@@ -360,14 +371,17 @@ class Layout:
         return tuple(variant_size(self.representations[v.representation], v.view) for v in self.variants)
 
     def assumed_ranks(self) -> list[int]:
-        """Ranks taken for the price before any is known: a third of the columns (of transformed ones 0.7), or all."""
-        rule = self.widest
-        everything = rule.rank is None and rule.variance == 1
-        found = []
-        for size in self.sizes:
-            share = 1.0 if everything else 0.7 if size.space else 1 / 3
-            found.append(max(1, min(int(size.width * share), size.most - 2, rule.rank or size.most)))
-        return found
+        """Ranks taken before any is known: what was asked for, or a third of the columns (of transformed ones 0.7)."""
+        if self.widest.rank is not None or self.widest.variance == 1:
+            return self.most_ranks()
+        shares = [0.7 if size.space else 1 / 3 for size in self.sizes]
+        both = zip(self.sizes, self.most_ranks(), shares, strict=True)
+        return [max(1, min(int(size.width * share), most)) for size, most, share in both]
+
+    def most_ranks(self) -> list[int]:
+        """Ranks that no variant can pass."""
+        asked = self.widest.rank
+        return [max(1, min(size.width, size.most - 2, asked or size.most)) for size in self.sizes]
 
     @cached_property
     def large(self) -> tuple[bool, ...]:

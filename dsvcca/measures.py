@@ -141,6 +141,7 @@ def totals_of_vectors(
         left, values, right = xp.linalg.svd(c[i, :p, :q], full_matrices=False)
         rho[i, :p], a[i, :p, :p], b[i, :q, :p] = xp.clip(values, 0.0, 1.0), left, adjoint(right)
         a[i, p:, :p], b[i, q:, :p] = 0.0, 0.0
+        rho[i, p:], a[i, :, p:], b[i, :, p:] = 0.0, 0.0, 0.0  # a zero among those that fill up may have come first
     of_x, of_y = _weights(a, x, x_loadings), _weights(b, y, y_loadings)
     sums = (rho, rho * rho, of_x * rho, of_x, of_y * rho, of_y)
     return {name: xp.sum(one, axis=-1) for name, one in zip(TOTALS, sums, strict=True)}
@@ -153,7 +154,7 @@ def exchanged(totals: dict[str, Array]) -> dict[str, Array]:
 
 
 def measures_of(totals: Mapping[str, Array], fewer: Array) -> dict[str, Array]:
-    """Return every measure that the totals over all frequencies allow.
+    """Return every measure that the totals over all frequencies allow; pwcca is NaN where no frequency has both sides.
 
     Parameters
     ----------

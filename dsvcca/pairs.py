@@ -7,7 +7,7 @@ at least one of them is a hub. Tiles are asked one by one; nothing of size N² i
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -66,6 +66,11 @@ class Pairs:
         size = Counter(self.groups)
         hubs = Counter(g for g, hub in zip(self.groups, self.hubs, strict=True) if hub)
         return sum(h * (h + 1) // 2 + h * (size[g] - h) for g, h in hubs.items())
+
+    @property
+    def itself(self) -> int:
+        """How many of them are a representation with itself."""
+        return sum(i == j for i, j in self.listed) + sum(self.hubs)
 
     def places(self, count: int) -> list[int]:
         """Return a place for each representation, so that those that are compared stand close together."""
@@ -153,23 +158,27 @@ def choose_pairs(pairs: Any, labels: Sequence[Labels]) -> Pairs:
     return Pairs(pairs, groups, tuple(one[name] == last[g] for g, one in zip(groups, labels, strict=True)))
 
 
-def matching(wanted: Labels, labels: Sequence[Labels]) -> list[int]:
-    """Return which representations carry all the wanted labels.
+def matching(wanted: Mapping[str, Any], labels: Sequence[Labels]) -> list[int]:
+    """Return which representations carry all the wanted labels; of each label one value, or one of a list.
 
     Raises
     ------
     DsvccaError
-        If there is none.
+        If there is none, or a label or a value is nowhere.
     """
-    found = [i for i, one in enumerate(labels) if all(one.get(name) == value for name, value in wanted.items())]
-    if not found:
-        for name, value in wanted.items():
-            known = [one[name] for one in labels if name in one]
-            if not known:
-                names = label_order({k for one in labels for k in one})
-                raise DsvccaError(f"there is no label {name!r}: {nearest(name, names)}")
+    several = {name: value if isinstance(value, (list, tuple)) else [value] for name, value in wanted.items()}
+    found = [i for i, one in enumerate(labels) if all(one.get(name) in values for name, values in several.items())]
+    for name, values in several.items():
+        if found and len(values) == 1:
+            continue
+        known = [one[name] for one in labels if name in one]
+        if not known:
+            names = label_order({k for one in labels for k in one})
+            raise DsvccaError(f"there is no label {name!r}: {nearest(name, names)}")
+        for value in values:
             if value not in known:
                 raise DsvccaError(f"nothing has {name}={value!r}: {nearest(value, known)}")
+    if not found:
         raise DsvccaError(f"nothing has all of {describe(wanted)}: leave some of the labels out")
     return found
 

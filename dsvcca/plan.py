@@ -20,29 +20,30 @@ from dsvcca.layout import Layout
 from dsvcca.machine import Machine, this_machine
 from dsvcca.pairs import RULES
 from dsvcca.passes import Pass
-from dsvcca.price import BasisWork, Price, Together, Work, price
+from dsvcca.price import BasisWork, Price, Together, Work, price, spelled_time
 from dsvcca.sizes import (
     PROCESS,
     USABLE,
+    basis_memory,
     block_bytes,
+    check_room,
     columns_at_once,
-    dual_memory,
     holds_whole,
     moments_bytes,
     padded,
     projection_memory,
-    reduce_memory,
-    sampled,
     segment_memory,
-    sketch_memory,
     spread,
     tile_memory,
 )
 from dsvcca.views import GRID
-from dsvcca.wide import POWERS, SPARE
+from dsvcca.wide import POWERS
+
+LEAST = f"{ceil((PROCESS + (64 << 20)) / USABLE / 2**30 * 10) / 10} GiB"
+"""Memory of a worker in which small layers can be compared."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Plan(Layout):
     """Comparisons that were chosen, cut and priced; made by `plan_comparisons`. Its fields are those of `Layout`."""
 
@@ -54,6 +55,8 @@ class Plan(Layout):
         machine : Machine, default one thread of this one
             See `dsvcca.machine_of`.
         """
+        if isinstance(ranks, Machine):
+            raise DsvccaError("price() takes ranks first: write price(machine=...)")
         machine = machine or this_machine()
         return price(self.work(ranks, machine.threads), machine)
 
@@ -86,6 +89,7 @@ class Plan(Layout):
             written += 8 * (len(self.measures) + 2) * len(self.rules) * 2 * self.panel**2
         return Work(
             comparisons=self.pairs.count,
+            itself=self.pairs.itself,
             variants=variants,
             reduce_tasks=self._reduce_task_count(threads),
             tiles=len(self.tiles),
@@ -145,12 +149,7 @@ class Plan(Layout):
             return segment_memory(self.sizes)
         if self.large[variant]:
             return max(segment_memory([size]), projection_memory(size, width))
-        if self.whitening[variant] == "dual":
-            return max(dual_memory(size, k, columns_at_once(size, self.budget, k)) for k in (1, width))
-        if self.whitening[variant] == "randomised":
-            samples = self.widest.rank + SPARE if self.widest.rank is not None else sampled(size, width, self.budget)
-            return sketch_memory(size, samples)
-        return reduce_memory(size, width, self.budget)
+        return basis_memory(size, width, self.budget, self.whitening[variant], self.widest.rank)
 
     def _reduce_task_count(self, threads: int) -> int:
         """Return how many tasks it takes until every basis is there, or every cross block."""
@@ -165,7 +164,7 @@ class Plan(Layout):
         if self.budget <= 0:
             raise DsvccaError(
                 f"memory={format_bytes(self.memory)} a worker is too little: the process alone takes "
-                f"{format_bytes(PROCESS)} and tasks use {USABLE:.0%} of a worker; give at least 1 GiB"
+                f"{format_bytes(PROCESS)} and tasks use {USABLE:.0%} of a worker; give at least {LEAST}"
             )
         if self.tile_budget <= self.budget // 2:
             raise DsvccaError(
@@ -186,30 +185,42 @@ class Plan(Layout):
                 weight = 2 if size.space else 1
                 blocks = 2 * block_bytes(k, size.columns, weight)
                 needed = max(needed, tile_memory([k * weight], [k * weight], size.rows, blocks))
-            if needed > self.budget:
-                representation = self.representations[variant.representation]
-                more = ceil((needed + PROCESS) / USABLE / 2**30 * 10) / 10
-                other = "; or use route='bases'" if self.direct and self.route == "auto" else ""
-                if 3 * size.unit > self.budget // 2:
-                    other = (
-                        f"; or cut it along datapoints once, now {format_bytes(size.unit)} have to be read together:\n"
-                    )
-                    other += f"    python -c {_rechunking(representation)!r}"
-                raise DsvccaError(
-                    f"{representation} ({size.rows} rows, {size.width} columns as view '{variant.view}') needs "
-                    f"{format_bytes(needed)} of arrays in a task, memory={format_bytes(self.memory)} leaves "
-                    f"{format_bytes(self.budget)}: raise memory to {more} GiB or more{other}"
+            representation = self.representations[variant.representation]
+            other = "; or use route='bases'" if self.direct and self.route == "auto" else ""
+            if 3 * size.unit > self.budget // 2:
+                other = (
+                    f"; or cut it along datapoints once, now {format_bytes(size.unit)} have to be read together:\n"
+                    f"    python -c {_rechunking(representation)!r}"
                 )
+            what = f"{representation} ({size.rows} rows, {size.width} columns as view '{variant.view}')"
+            check_room(what, needed, self.budget, other)
 
     def __str__(self) -> str:
         return self.describe()
 
-    def describe(self, machine: Machine | None = None) -> str:
-        """Return the plan in words, priced for a machine (`dsvcca.machine_of`), or for one thread of this."""
+    def __repr__(self) -> str:
+        return (
+            f"<dsvcca plan of {self.pairs.count:,} comparisons of {len(self.representations):,} representations in "
+            f"{self.store!r}>"
+        )
+
+    def describe(self, machine: Machine | None = None, ranks: Sequence[int | None] | None = None) -> str:
+        """Return the plan in words.
+
+        Parameters
+        ----------
+        machine : Machine, default one thread of this one
+            What it is priced for: see `dsvcca.machine_of`.
+        ranks : sequence of int or None, optional
+            Those of the variants, where they are known.
+        """
         rules = "; ".join(str(rule) for rule in self.rules)
-        what = RULES.get(self.pairs.name, "a list")
-        known = "the same ids" if self.ids else "the same number, by ids not proven"
+        what = RULES.get(self.pairs.name, f"a list of {len(self.pairs.listed):,}")
+        known = "the same ids" if self.ids else "in the same order, which no ids prove"
+        known_ranks = list(ranks or [None] * len(self.variants))
+        taken = [mine or assumed for mine, assumed in zip(known_ranks, self.assumed_ranks(), strict=True)]
         count = self.representations[0].logical_shape[0]
+        found = self.price(taken, machine)
         return "\n".join(
             [
                 f"plan for {self.store}",
@@ -220,10 +231,28 @@ class Plan(Layout):
                 f"  pairs            {self.pairs.name}: {what}",
                 f"  measures         {', '.join(self.measures) if self.tiles else 'none'}",
                 *([f"  targets          {self._what_is_explained()}"] if self.targets else []),
-                *(f"  {line}" for line in str(self.price(machine=machine)).splitlines()),
-                "  (taking ranks to be a third of the columns, 0.7 of them by frequency, until they are known)",
+                *(f"  {line}" for line in str(found).splitlines()),
+                *self._what_is_assumed(found.memory, machine, known_ranks),
             ]
         )
+
+    def _what_is_assumed(self, memory: int, machine: Machine | None, ranks: Sequence[int | None]) -> list[str]:
+        """Return in words what a price, with that memory, takes for granted, and what it is at most."""
+        if all(ranks):
+            return ["  (the ranks are those of bases that are there)"]
+        if self.widest.rank is not None or self.widest.variance == 1:
+            return []
+        shares = [("a third", any(not s.space for s in self.sizes)), ("0.7", any(s.space for s in self.sizes))]
+        share = " or, by frequency, ".join(share for share, there in shares if there)
+        over = ""
+        if memory > self.memory:
+            over = f"; {format_bytes(memory)} is more than the {format_bytes(self.memory)} that it may use"
+        few = f" of the {ranks.count(None):,} not yet known" if any(ranks) else ""
+        most = self.price(self.most_ranks(), machine)
+        return [
+            f"  (ranks{few} taken to be {share} of the columns; were all directions kept, "
+            f"{format_bytes(most.memory)} and {spelled_time(most.seconds)}{over})"
+        ]
 
     def _what_is_explained(self) -> str:
         """Return the targets, and what explains them."""

@@ -113,7 +113,7 @@ def plan_comparisons(
     if pairs == "to_last_position" and view == "auto" and any(r.is_sequence for r in found):
         view = EACH_POSITION
     if view not in (*VIEWS, EACH_POSITION, "auto"):
-        raise DsvccaError(f"unknown view {view!r}: {nearest(view, (*VIEWS, EACH_POSITION, 'auto'))}")
+        raise DsvccaError(f"view={view!r} is unknown: {nearest(view, (*VIEWS, EACH_POSITION, 'auto'))}")
     if pairs == "to_last_position":
         found = tuple(r for r in found if r.is_sequence or "position" in r.labels) or found
     if view == EACH_POSITION:
@@ -122,8 +122,10 @@ def plan_comparisons(
     for r in found:
         check_same_types(r.labels, [seen], f"another representation of '{store.path}'")
         seen = r.labels | seen
+    orders: dict[frozenset[str], Representation] = {}
     for r in found:
         _check_alike(found[0], r)
+        _check_axes(orders.setdefault(frozenset(r.space), r), r)
     wanted = find_targets(targets, store, found[0].logical_shape[0])
     if pairs == "to_targets" and not wanted:
         raise DsvccaError("pairs='to_targets' needs targets=: an array, or labels of layers such as {'layer': 'out'}")
@@ -161,9 +163,12 @@ def plan_comparisons(
     if not shares or len(set(shares)) != len(shares):
         raise DsvccaError(f"variance={variance!r}: give one share, or a list of different ones")
     try:
-        memory = parse_bytes(memory)
-    except (ValueError, OverflowError) as error:
+        bytes_of_memory = parse_bytes(memory)
+    except (ValueError, OverflowError, AttributeError) as error:
         raise DsvccaError(f"memory={memory!r} is no amount of memory: write it as '1.5 GiB'") from error
+    if bytes_of_memory < 1 << 20:
+        unit = "" if isinstance(memory, str) and memory.strip()[-1:].isalpha() else ", without a unit that is bytes"
+        raise DsvccaError(f"memory={memory!r} is less than a process takes{unit}: write it as '1.5 GiB'")
     plan = Plan(
         store=store.path,
         representations=found,
@@ -172,7 +177,7 @@ def plan_comparisons(
         listed=listed,
         pairs=choose_pairs(pairs, [r.labels for r in found]),
         measures=tuple(m for m in MEASURES if m in measures),
-        memory=memory,
+        memory=bytes_of_memory,
         center=center,
         route=route,
         targets=wanted,
@@ -225,6 +230,14 @@ def _each_position(representations: Sequence[Representation]) -> list[Representa
             raise DsvccaError(f"{r} has a label 'position' already: select() others, or use view='positions'")
         found += [r.at(position) for position in range(positions)]
     return found
+
+
+def _check_axes(first: Representation, other: Representation) -> None:
+    if first.space != other.space:
+        raise DsvccaError(
+            f"{first} has the axes {first.space} and {other} has {other.space}: name them height and width (by dims=), "
+            "or write them in one order"
+        )
 
 
 def _check_alike(first: Representation, other: Representation) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import ceil
 
-from dask.utils import format_bytes, format_time
+from dask.utils import format_bytes
 
 from dsvcca.machine import Machine
 from dsvcca.sizes import PROCESS, Size, reduce_flops, transform_flops
@@ -60,6 +60,7 @@ class Work:
     """A plan as integers."""
 
     comparisons: int
+    itself: int
     variants: tuple[BasisWork, ...]
     reduce_tasks: int
     tiles: int
@@ -78,7 +79,8 @@ class Price:
 
     Attributes
     ----------
-    comparisons, reduce_tasks, tiles : int
+    comparisons, itself, reduce_tasks, tiles : int
+        Of the comparisons, `itself` are of one representation with itself.
     bytes_read, bytes_written : int
     flops : float
     memory : int
@@ -90,6 +92,7 @@ class Price:
     """
 
     comparisons: int
+    itself: int
     reduce_tasks: int
     tiles: int
     bytes_read: int
@@ -103,19 +106,33 @@ class Price:
         return "\n".join(
             f"{name:<17}{what}"
             for name, what in (
-                ("comparisons", f"{self.comparisons:,} in {self.tiles:,} tiles"),
-                ("tasks", f"{self.reduce_tasks:,} reduce, {self.tiles:,} correlate"),
+                ("comparisons", f"{self.comparisons:,}, {self.itself:,} of them of one with itself"),
+                ("tasks", f"{self.reduce_tasks:,} reduce, {self.tiles:,} correlate (a tile each)"),
                 ("read", f"{format_bytes(self.bytes_read)}, if no basis is there yet"),
                 ("written", format_bytes(self.bytes_written)),
                 ("arithmetic", f"{self.flops / 1e9:,.1f} GFLOP"),
                 ("memory", f"{format_bytes(self.memory)} a worker thread"),
-                ("time", f"about {format_time(self.seconds)} on {_spelled(self.threads)}"),
+                ("time", f"{spelled_time(self.seconds)} on {self._threads}"),
             )
         )
 
+    @property
+    def _threads(self) -> str:
+        busy = max(self.reduce_tasks, self.tiles)
+        idle = f", of which no more than {busy:,} ever have work" if self.threads > busy else ""
+        return "one worker thread like this one" if self.threads == 1 else f"{self.threads:,} worker threads{idle}"
 
-def _spelled(threads: int) -> str:
-    return "one worker thread like this one" if threads == 1 else f"{threads:,} worker threads"
+
+def spelled_time(seconds: float) -> str:
+    """Return a time that is known to a few percent.
+
+    >>> spelled_time(0.1234), spelled_time(12.34), spelled_time(1234), spelled_time(40_000)
+    ('about 0.12 s', 'about 12 s', 'about 21 min', 'about 11 h')
+    """
+    for unit, size in (("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"about {seconds / size:.{0 if seconds >= 10 * size else 1}f} {unit}"
+    return f"about {seconds:.{0 if seconds >= 10 else 1 if seconds >= 1 else 2}f} s"
 
 
 def price(work: Work, machine: Machine) -> Price:
@@ -146,6 +163,7 @@ def price(work: Work, machine: Machine) -> Price:
     moving = (work.bytes_read + work.bytes_written) / STORAGE / machine.threads
     return Price(
         comparisons=work.comparisons,
+        itself=work.itself,
         reduce_tasks=work.reduce_tasks,
         tiles=work.tiles,
         bytes_read=work.bytes_read,

@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+log = logging.getLogger("dsvcca")
+
+
+def _console() -> Console | None:
+    """Return where somebody watches, a terminal or a notebook; None where nobody does."""
+    console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
+    return console if console.is_terminal or console.is_jupyter else None
+
+
+def say(sentence: str) -> None:
+    """Tell whoever watches; always to the log."""
+    log.info("%s", sentence)
+    if (console := _console()) is not None:
+        console.print(sentence, markup=False)
 
 
 @contextmanager
@@ -16,8 +32,8 @@ def track(title: str, total: int) -> Iterator[Callable[[], None]]:
 
     Nothing is shown where standard error is neither a terminal nor a notebook, or where there is nothing to do.
     """
-    console = Console(file=sys.stderr)
-    if total == 0 or not (console.is_terminal or console.is_jupyter):
+    console = _console()
+    if total == 0 or console is None:
         yield lambda: None
         return
     columns = (

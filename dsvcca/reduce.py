@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +15,17 @@ from dsvcca.errors import DsvccaError
 from dsvcca.moments import Rows
 from dsvcca.passes import reads_tokens, variant_size
 from dsvcca.plan import Plan
-from dsvcca.sizes import PACK, Size, columns_at_once, holds_whole, most_samples, pack_memory, streams
+from dsvcca.sizes import (
+    PACK,
+    Size,
+    basis_memory,
+    check_room,
+    columns_at_once,
+    holds_whole,
+    most_samples,
+    pack_memory,
+    streams,
+)
 from dsvcca.views import NEURONS, View, grid_datapoints
 from dsvcca.whiten import InMemory, rounded_rows, whiten
 from dsvcca.wide import Wide, whiten_dual, whiten_randomised
@@ -122,7 +132,12 @@ def _add(pack: PackWriter, task: ReduceTask, place: int, size: Size, read: Futur
     if reads_tokens(representation, view):  # rows are regrouped once padding is left out
         shape, view = (size.rows, size.columns), NEURONS
     route, bits, name = task.whitening[place], significand_bits(representation.dtype), str(representation)
-    columns = _Streamed(pack, size.step_rows) if streams(size, task.budget) else InMemory(rounded=True)
+
+    def check(width: int) -> None:
+        what = f"{name} ({size.rows} rows, {size.width} columns, {width} of them kept)"
+        check_room(what, basis_memory(size, width, task.budget, route, task.rule.rank), task.budget)
+
+    columns = _Streamed(pack, size.step_rows, check) if streams(size, task.budget) else _Held(check)
     if route == "covariance":
         rows = Rows(
             lambda: small or map(put, _pieces(representation, task.views[place])),
@@ -148,13 +163,26 @@ def _add(pack: PackWriter, task: ReduceTask, place: int, size: Size, read: Futur
     pack.add(fingerprint, basis, columns.array() if isinstance(columns, InMemory) else None)
 
 
+class _Held(InMemory):
+    """Columns that stay in memory, if there is room for so many."""
+
+    def __init__(self, check: Callable[[int], None]) -> None:
+        super().__init__(rounded=True)
+        self.check = check
+
+    def start(self, n: int, widths: Sequence[int]) -> None:
+        self.check(sum(widths))
+        super().start(n, widths)
+
+
 class _Streamed:
     """Columns that go to disk slab by slab, because they do not fit in memory."""
 
-    def __init__(self, pack: PackWriter, step: int) -> None:
-        self.pack, self.step, self.rows = pack, step, 0
+    def __init__(self, pack: PackWriter, step: int, check: Callable[[int], None]) -> None:
+        self.pack, self.step, self.check, self.rows = pack, step, check, 0
 
     def start(self, n: int, widths: Sequence[int]) -> None:
+        self.check(sum(widths))
         self.pack.stream(sum(widths), self.step)
 
     def append(self, slab: Array) -> tuple[Array, Array]:

@@ -21,7 +21,8 @@ import hashlib
 import json
 import os
 import warnings
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,40 @@ class Begun:
     panels: list[Missing]
 
 
+@contextmanager
+def claimed(out: str | os.PathLike[str]) -> Iterator[None]:
+    """Fill the results at `out` in this process alone.
+
+    Raises
+    ------
+    DsvccaError
+        If another process fills them, or something else lies there.
+    """
+    root = folders.reach(out, "results")
+    if not _is_free(root):
+        _record(root)
+    files.make_parents(root)
+    is_new = not root.exists()
+    with files.disk_errors(root):
+        folders.make(root / COMMITS)
+    with folders.held(root / COMMITS) as is_free:
+        if not is_free:
+            raise DsvccaError(
+                f"'{root}' is being filled by another process: wait for it, or choose another results folder"
+            )
+        try:
+            yield
+        finally:
+            if is_new and _is_free(root):  # nothing was begun
+                folders.remove(root)
+
+
+def _is_free(root: Path) -> bool:
+    """Return whether nothing is there, or what `claimed` leaves."""
+    inside = set(folders.names(root)) if root.is_dir() else set()
+    return files.is_free(root) or (inside == {COMMITS} and files.is_free(root / COMMITS))
+
+
 def begin(out: str | os.PathLike[str], plan: Plan, about: Mapping[str, Any]) -> Begun:
     """Create the results of a plan, or take up those that are there: give places to what is new, hide what is gone.
 
@@ -97,7 +132,7 @@ def begin(out: str | os.PathLike[str], plan: Plan, about: Mapping[str, Any]) -> 
     """
     root = folders.reach(out, "results")
     there: dict[str, Any] = {"members": [], "views": [], "tiles": {}, "panels": {}, "warnings": [], "metadata": None}
-    is_new = files.is_free(root)
+    is_new = _is_free(root)
     if not is_new:
         there = _record(root)
         _check_same_numbers(root, there, plan)
@@ -126,8 +161,6 @@ def begin(out: str | os.PathLike[str], plan: Plan, about: Mapping[str, Any]) -> 
         "warnings": there["warnings"],
     }
     columns = columns_of(laid, [one["labels"] for one in members], record["views"])
-    if is_new:
-        files.make_parents(root)
     with files.disk_errors(root):
         if there["metadata"] is None:
             _grow(root, record, columns, plan, about)
@@ -138,16 +171,16 @@ def begin(out: str | os.PathLike[str], plan: Plan, about: Mapping[str, Any]) -> 
                 _grow(root, record, columns, plan, about)
             else:
                 record["metadata"], record["checksums"] = there["metadata"], there["checksums"]
-        if any(there.get(key) != value for key, value in record.items()):
+        if any(there.get(key) != value for key, value in record.items()) or not (root / COMMITS / "zarr.json").exists():
             _write_record(root, record, plan, about)
     return Begun(root, laid, tuple(record["views"]), len(members), tiles, panels)
 
 
 def read_bases(root: Path) -> dict[str, Any]:
-    """Return what was learned of every basis, by its fingerprint."""
+    """Return what was learned of every basis, by its fingerprint; what cannot be read is learned again."""
     try:
         found = files.read_json(root / BASES)
-    except FileNotFoundError:
+    except (FileNotFoundError, DsvccaError):
         return {}
     return dict(found) if isinstance(found, dict) else {}
 
@@ -333,7 +366,7 @@ def _missing_tiles(
             version=hashlib.sha256(own + packed(wanted)).hexdigest()[:24],
             digests=own,
         )
-        marker = read_marker(root, sheet.name, tile_keys(sheet))
+        marker = read_marker(root, sheet.name, tile_keys(sheet), whole=True)
         if marker is not None and marker["version"] != sheet.version:
             compared, same = _compared(sheet, marker)
             done = compared & same
@@ -403,7 +436,7 @@ def _missing_panels(root: Path, plan: Plan, record: Mapping[str, Any]) -> tuple[
             version=hashlib.sha256(own + packed(wanted)).hexdigest()[:24],
             digests=own,
         )
-        there = read_marker(root, sheet.name, panel_keys(sheet))
+        there = read_marker(root, sheet.name, panel_keys(sheet), whole=True)
         if there is not None and there["version"] != sheet.version:
             before, now = (np.frombuffer(one, "V8") for one in (bytes.fromhex(there["digests"]), own))
             floors = np.asarray(files.open_array(root / FLOOR)[sheet.side(0)])

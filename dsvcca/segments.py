@@ -28,11 +28,13 @@ from dsvcca.frequencies import half_spectrum
 from dsvcca.layout import WORST_ROUNDING
 from dsvcca.moments import Moments, Rows, merge
 from dsvcca.partials import has_partial, read_partial, remove_partials, write_partial
+from dsvcca.passes import variant_size
 from dsvcca.plan import Plan
+from dsvcca.sizes import check_room, projection_memory
 from dsvcca.translations import Between
 from dsvcca.views import View, grid_datapoints
 from dsvcca.whiten import Cut, Projection, basis_of, checked_moments, cut, rounded_rows
-from dsvcca.workspace import Filled, Receipt, commit_joint
+from dsvcca.workspace import Filled, Receipt, commit_joint, find_bases
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ class SegmentTask:
     rule: RankRule
     center: str
     segments: tuple[tuple[int, int], ...]
+    budget: int
     segment: int = -1
     pairs: tuple[tuple[int, int], ...] = ()
 
@@ -100,7 +103,7 @@ class SegmentTask:
 def segment_tasks(plan: Plan, workspace: str, variants: Sequence[int]) -> list[SegmentTask]:
     """Return the tasks that add up every segment of large variants, each on its own, or side by side where direct."""
     found = []
-    for several in [tuple(variants)] if plan.direct else [(i,) for i in variants]:
+    for several in [plan.side_by_side] if plan.direct else [(i,) for i in variants]:
         segments = plan.segments(several)
         for place in range(len(segments)):
             found.append(
@@ -113,6 +116,7 @@ def segment_tasks(plan: Plan, workspace: str, variants: Sequence[int]) -> list[S
                     rule=plan.widest,
                     center=plan.center,
                     segments=segments,
+                    budget=plan.budget,
                     segment=place,
                     pairs=plan.variant_pairs if plan.direct else (),
                 )
@@ -141,8 +145,12 @@ def choose(task: SegmentTask) -> str:
     if not has_partial(task.workspace, name):
         moments, largest = _merged(task)
         [kept] = _cuts(task, moments, largest)
+        widths = Projection(kept, kept.mean).widths
+        size, width = variant_size(task.representations[0], task.views[0]), sum(widths)
+        what = f"{task.representations[0]} ({size.rows} rows, {size.width} columns, {width} of them kept)"
+        check_room(what, projection_memory(size, width), task.budget)
         with files.disk_errors(task.workspace):
-            Filled.begin(task.workspace, task.name, kept.count, Projection(kept, kept.mean).widths, task.step)
+            Filled.begin(task.workspace, task.name, kept.count, widths, task.step)
             write_partial(task.workspace, name, _arrays_of(kept), {"count": kept.count, "nonzero": kept.nonzero})
     return name
 
@@ -170,6 +178,8 @@ def project(task: SegmentTask) -> str:
 @tidy
 def seal(task: SegmentTask) -> list[Receipt]:
     """Complete the pack: what belongs to its columns, and its record."""
+    if there := _committed(task):
+        return there
     kept = _kept(task)
     total: dict[str, NumpyArray] = {}
     norms = []
@@ -198,6 +208,8 @@ def whiten_sums(task: SegmentTask) -> list[Receipt]:
     DsvccaError
         If some activations are too badly conditioned for moments alone.
     """
+    if there := _committed(task):
+        return there
     moments, largest = _merged(task)
     cuts = _cuts(task, moments, largest)
     ends = np.cumsum([0, *(len(kept.neuron_norms) for kept in cuts)])
@@ -295,6 +307,23 @@ def _exact(kept: Cut) -> Basis:
     halves = [width // max(k, 1) for width, k in zip(widths, kept.ranks.tolist(), strict=True)]  # a pair sums to one
     exact = [(np.eye(width) / max(half, 1), np.zeros(width)) for width, half in zip(widths, halves, strict=True)]
     return basis_of(kept, exact, np.full(kept.count, np.nan))
+
+
+def _committed(task: SegmentTask) -> list[Receipt]:
+    """Return the receipts of a task that was killed after it had committed its bases, and clean up after it."""
+    found = find_bases(task.workspace)
+    own = [[one for one in found.get(name, []) if one.rule == task.rule][:1] for name in task.fingerprints]
+    if not all(own):
+        return []
+    _clean(task)
+    return [one for several in own for one in several]
+
+
+def sweep(plan: Plan, workspace: str, variants: Sequence[int]) -> None:
+    """Remove partial results of variants whose bases are there."""
+    for task in segment_tasks(plan, workspace, variants) if variants else []:
+        if task.segment == 0:
+            _clean(task)
 
 
 def _clean(task: SegmentTask) -> None:

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import log2, prod
+from math import ceil, log2, prod
+
+from dask.utils import format_bytes
 
 from dsvcca.activations import PIECE
+from dsvcca.errors import DsvccaError
 from dsvcca.frequencies import half_spectrum
 from dsvcca.views import GRID, LEAST, NEURONS, View, grid_datapoints, view_space, viewed_shape
 from dsvcca.wide import MOST_SAMPLES, POWERS, SAMPLES, SPARE, STRIDE
@@ -205,6 +208,28 @@ def reduce_memory(size: Size, width: int, budget: int) -> int:
     columns = 2 * min(pack_memory(budget), 4 * size.rows * PACK)  # packs before, one being written
     columns += 0 if streams(size, budget) else 8 * size.rows * width
     return grams + slab + held + columns + max(48 << 20, 3 * size.unit)  # pieces as read, one ahead
+
+
+def basis_memory(size: Size, width: int, budget: int, route: str, rank: int | None = None) -> int:
+    """Return the bytes of arrays that making one basis takes in one task, of which `width` columns are kept.
+
+    `rank` is what the rank rule asks for, if it asks for a number.
+    """
+    if route == "dual":
+        return max(dual_memory(size, k, columns_at_once(size, budget, k)) for k in (1, width))
+    if route == "randomised":
+        return sketch_memory(size, sampled(size, width, budget) if rank is None else rank + SPARE)
+    return reduce_memory(size, width, budget)
+
+
+def check_room(what: str, needed: int, budget: int, more: str = "") -> None:
+    """Raise if a task needs more than its budget; `more` is other advice."""
+    if needed > budget:
+        raise DsvccaError(
+            f"{what} needs {format_bytes(needed)} of arrays in a task, memory="
+            f"{format_bytes(round((budget + PROCESS) / USABLE))} leaves {format_bytes(budget)}: raise memory to "
+            f"{ceil((needed + PROCESS) / USABLE / 2**30 * 10) / 10} GiB or more{more}"
+        )
 
 
 def padded(columns: int) -> int:

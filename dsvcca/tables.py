@@ -14,6 +14,7 @@ from dsvcca.dataset import BY_FREQUENCY, FLOOR, R2, VIEW
 from dsvcca.errors import DsvccaError
 from dsvcca.labels import nearest
 from dsvcca.measures import MEASURES
+from dsvcca.pairs import LEAVING_OUT
 
 
 def select(
@@ -74,7 +75,9 @@ def to_frame(results: xr.Dataset, *, measures: Sequence[str] | None = None) -> p
     Returns
     -------
     pandas.DataFrame
-        Each unordered pair once; with several variances one row for each.
+        Each unordered pair once; with several variances one row for each. Of ``pairs="to_last_step"`` y is the last
+        step, of ``"over_training"`` the later one, of ``"across_seeds"`` the larger seed, of ``"to_last_position"`` the
+        last position; else y comes after x in the results.
     """
     there = [name for name in MEASURES if name in results]
     if R2 in results and (list(measures or ()) == [R2] or not (there or measures)):
@@ -104,10 +107,18 @@ def to_frame(results: xr.Dataset, *, measures: Sequence[str] | None = None) -> p
 
 
 def _once(results: xr.Dataset, compared: NumpyArray, axes: int) -> NumpyArray:
-    """Return which of the compared pairs count, each unordered one once: (x, y, 1, ...) bool with so many axes."""
+    """Return which of the compared pairs count, each unordered one once: (x, y, 1, ...) bool with so many axes.
+
+    x is the one that comes first in the results; where pairs differ in a label by their rule, the one with the smaller.
+    """
     xs, ys = results["x"].values, results["y"].values
     twice = np.isin(xs, ys)[:, None] & np.isin(ys, xs)[None, :]
-    once: NumpyArray = compared & (~twice | (xs[:, None] <= ys[None, :]))
+    first = xs[:, None] <= ys[None, :]
+    for name in LEAVING_OUT.get(results.attrs.get("pairs", ""), ())[:1]:
+        if f"x_{name}" in results.coords and f"y_{name}" in results.coords:
+            of_x, of_y = results[f"x_{name}"].values[:, None], results[f"y_{name}"].values[None, :]
+            first = (of_x < of_y) | ((of_x == of_y) & first)
+    once: NumpyArray = compared & (~twice | first)
     return once.reshape(once.shape + (1,) * (axes - 2))
 
 

@@ -137,7 +137,7 @@ def meet(view: str, x: tuple[int, ...], y: tuple[int, ...], *, tokens: bool = Fa
     """
     if view not in (*VIEWS, "auto"):
         known = ", ".join(map(repr, (*VIEWS, EACH_POSITION)))
-        raise DsvccaError(f"unknown view {view!r}: choose one of {known} or 'auto'")
+        raise DsvccaError(f"view={view!r} is unknown: choose one of {known} or 'auto'")
     found = _meeting(_choose(x, y, tokens) if view == "auto" else view, x, y)
     if found is None:
         one, other = (f"maps of {spelled(space)}" if space else "a dense layer" for space in (x, y))

@@ -128,9 +128,9 @@ def whiten_dual(wide: Wide, rule: RankRule, columns: Columns) -> Basis:
     [k] = kept_directions(rule, spectrum, nonzero, wide.rows, wide.name).tolist()
     u = xp.flip(vectors, axis=1)[:, :k]
     turned = xp.matrix_transpose(u)
-    components = [xp.matmul(turned, x - mean) for (_, x), mean in zip(wide.strides(k), means, strict=True)]
     slabs = (u[step, :] for step in grid_steps(wide.rows, wide.grid))
     cholesky, sums = _stored(slabs, k, wide, columns)
+    components = [xp.matmul(turned, x - mean) for (_, x), mean in zip(wide.strides(k), means, strict=True)]
     return Basis(
         count=wide.rows,
         space=(),

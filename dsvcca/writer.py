@@ -57,6 +57,7 @@ class Writer:
         if there and if_exists == "error":
             raise self._exists()
         self.skipped = bool(there) and if_exists == "skip"
+        self._first_written = there[0].written if there else None
         self._stored_dims: tuple[str, ...] = ()
         self._array: zarr.Array[Any] | None = None
         self._buffer: list[NumpyArray] = []
@@ -171,7 +172,7 @@ class Writer:
             "datapoints": ids,
             "content": files.digest(inside),
             "checksums": files.seal(inside),
-            "written": time.time_ns(),
+            "written": self._first_written or time.time_ns(),
         }
         files.write_group(self._folder, **{KEY: signed(record)})
         self._publish()

@@ -33,10 +33,11 @@ ORDER = ["errors", "progress", *MATHS, *DATA, *DOOR, *FACE]
 
 ALLOWED = {
     "zarr": {"files", "activations", "foreign", "writer", "workspace"},
-    "dask": {"price", "plan", "planning", "execute", "demo", "cli"},
+    "dask": {"sizes", "price", "plan", "planning", "execute", "demo", "cli"},
     "distributed": {"execute", "compare", "demo", "cli"},
     "torch": {"demo", "torch"},
     "fsspec": {"folders"},
+    "filelock": {"folders"},
     "upath": {"folders"},
     "array_api_compat": {"arrays"},
     "scipy": {"arrays"},

@@ -1,5 +1,11 @@
 """The command line: says what there is, does what the library does, and fails in plain words."""
 
+import os
+import signal
+import subprocess
+import sys
+import time
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -127,3 +133,41 @@ def test_targets_frequencies_and_routes_are_chosen_on_the_command_line(tmp_path)
     assert call("plan", store.path, "--target", "out").exit_code == 1
     assert "several values" in call("plan", store.path, "--target", "layer=out,conv").stderr
     assert "is not LABEL=VALUE" in call("plan", store.path, "--target", "out").stderr
+
+
+def test_the_plan_knows_the_ranks_that_an_earlier_one_found(store, tmp_path):
+    arguments = (store.path, "--where", "layer=a", "--variance", 0.9, "--workspace", tmp_path / "w")
+    said = call("compare", arguments[0], tmp_path / "r.zarr", *arguments[1:]).output
+    assert "taken to be a third of the columns; were all directions kept" in said
+    assert "(the ranks are those of bases that are there)" in call("plan", *arguments).output
+    wider = (store.path, "--variance", 0.9, "--workspace", tmp_path / "w", "--workers", 64)
+    said = call("plan", *wider).output
+    assert "(ranks of the 6 not yet known taken to be a third" in said
+    assert "on 64 worker threads, of which no more than 12 ever have work" in said
+
+
+def test_a_table_that_is_a_folder_is_refused_first(store, tmp_path):
+    said = call("compare", store.path, tmp_path / "r.zarr", "--table", tmp_path)
+    assert said.exit_code == 1
+    assert "is a folder: name a file in it" in said.output
+    assert not (tmp_path / "r.zarr").exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "killpg"), reason="no process groups here")
+def test_an_interrupt_ends_a_cluster_with_one_line(tmp_path):
+    store = dsvcca.create_store(tmp_path / "s.zarr", datapoints=4000)
+    rng = np.random.default_rng(0)
+    for seed in range(24):
+        store.write(rng.standard_normal((4000, 256), dtype="f4"), layer="a", seed=seed)
+    line = [sys.executable, "-m", "dsvcca.cli", "compare", store.path, str(tmp_path / "r.zarr"), "--workers", "2"]
+    line += ["--variance", "1.0"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(line, start_new_session=True, **pipes)
+    while "time " not in process.stdout.readline():
+        assert process.poll() is None
+    time.sleep(1)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to everyone
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert said.strip() == "stopped: what was finished is kept, the same line goes on from there"
+    subprocess.run(line, capture_output=True, check=True)

@@ -271,3 +271,15 @@ def test_a_tile_whose_growth_was_interrupted_is_computed_again_as_a_whole(grown,
     assert missing(out, planned(store)) == {(0, 1): 12, (1, 1): 3}
     found = dsvcca.compare(planned(store), out, workspace=workspace).load()
     xr.testing.assert_identical(found, from_nothing(store, tmp_path))
+
+
+def test_what_is_there_already_is_told(grown, caplog):
+    store, out, workspace = grown
+    write(store, 10)
+    caplog.set_level("INFO", "dsvcca")
+    dsvcca.compare(planned(store), out, workspace=workspace)
+    assert "21 of 28 comparisons are there, 2 tiles are to be done" in caplog.messages
+    assert "6 of 7 bases are there" in caplog.messages
+    caplog.clear()
+    dsvcca.compare(planned(store), out, workspace=workspace)
+    assert "28 of 28 comparisons are there, nothing is to be done" in caplog.messages

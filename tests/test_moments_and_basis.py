@@ -184,7 +184,7 @@ def test_sequences_of_one_length_are_compared_token_by_token():
 @pytest.mark.parametrize(
     ("view", "x", "y", "message"),
     [
-        ("fourier", (), (), "unknown view 'fourier': choose one of 'neurons', 'mean', 'max', 'posi"),
+        ("fourier", (), (), "view='fourier' is unknown: choose one of 'neurons', 'mean', 'max', 'posi"),
         ("neurons", (2, 2), (2, 2), "maps of 2x2 and maps of 2x2 cannot be compared as view='neurons': use view='me"),
         (
             "dft",
@@ -444,8 +444,8 @@ def test_rules_cover_what_is_always_a_part_of_them(one, other, expected):
     ("rule", "text"),
     [
         (RankRule(), "all non-zero directions"),
-        (RankRule(0.99), "fewest directions holding 99.0000% of the sum of squared singular values (variance)"),
-        (RankRule(0.995, "singular"), "fewest directions holding 99.5000% of the sum of singular values"),
+        (RankRule(0.99), "fewest directions holding 99 % of the sum of squared singular values (variance)"),
+        (RankRule(0.995, "singular"), "fewest directions holding 99.5 % of the sum of singular values"),
         (RankRule(0.5, rank=20), "the 20 largest directions"),
     ],
 )

@@ -11,6 +11,7 @@ import xarray as xr
 import dsvcca
 from dsvcca import DsvccaError, DsvccaWarning
 from dsvcca.layout import NUMERICS
+from dsvcca.results import claimed
 from tests.populations import activations, same_bits, write_population
 
 
@@ -192,3 +193,79 @@ def test_a_missing_number_is_nan(tmp_path):
     store.write(activations(1), layer="b")
     found = dsvcca.compare(dsvcca.plan_comparisons(store), tmp_path / "r.zarr")
     assert np.array_equal(found.y_seed.values, [3.0, np.nan], equal_nan=True)
+
+
+def test_a_changed_byte_is_found_by_compare_and_made_anew(finished):
+    whole, cut, out = finished
+    chunk = out / "svcca" / "c.0.1.0"
+    content = bytearray(chunk.read_bytes())
+    content[40] ^= 1
+    chunk.write_bytes(content)
+    with pytest.raises(ValueError, match="checksum"):
+        dsvcca.open_results(out).load()
+    assert same_bits(dsvcca.compare(cut, out).load(), whole)
+    assert same_bits(dsvcca.open_results(out).load(), whole)
+
+
+def test_what_was_learned_of_bases_is_learned_again_and_lost_markers_are_made_again(finished):
+    whole, cut, out = finished
+    (out / "commits" / "bases.json").write_text("{ half of it")
+    assert same_bits(dsvcca.compare(cut, out).load(), whole)
+    shutil.rmtree(out / "commits")
+    assert same_bits(dsvcca.compare(cut, out).load(), whole)
+
+
+def test_one_process_at_a_time_fills_results(finished):
+    whole, cut, out = finished
+    with claimed(out):
+        with pytest.raises(DsvccaError, match=r"r.zarr' is being filled by another process: wait for it, or choose"):
+            dsvcca.compare(cut, out)
+        assert same_bits(dsvcca.open_results(out), whole)
+    assert same_bits(dsvcca.compare(cut, out), whole)
+
+
+@pytest.mark.parametrize(
+    ("rule", "label", "later"),
+    [("to_last_step", "step", 20), ("over_training", "step", None), ("across_seeds", "seed", None)],
+)
+def test_tables_of_a_rule_have_the_later_one_as_y_whatever_was_written_first(tmp_path, rule, label, later):
+    store = dsvcca.create_store(tmp_path / "s.zarr", datapoints=600)
+    for place, step in enumerate((20, 0, 10)):
+        for seed in (1, 0):
+            for layer in ("b", "a"):
+                store.write(activations(10 * place + seed), layer=layer, seed=seed, step=step)
+    plan = dsvcca.plan_comparisons(store, rule)
+    frame = dsvcca.to_frame(dsvcca.compare(plan, tmp_path / "r.zarr"))
+    assert len(frame) == plan.pairs.count
+    assert (frame[f"x_{label}"] <= frame[f"y_{label}"]).all()
+    if later is not None:
+        assert set(frame.y_step) == {later}
+
+
+def test_pairs_may_name_several_values_of_a_label(population, tmp_path):
+    store = population[0]
+    one = dsvcca.plan_comparisons(store, [({"layer": ["a", "b"], "seed": 0}, {"layer": "a", "step": (0, 10)})])
+    names = [({"layer": x, "seed": 0}, {"layer": "a", "step": step}) for x in "ab" for step in (0, 10)]
+    assert one.pairs == dsvcca.plan_comparisons(store, names).pairs
+    with pytest.raises(DsvccaError, match="nothing has layer='c': there is 'a', 'b'"):
+        dsvcca.plan_comparisons(store, [({"layer": ["a", "c"]}, {})])
+
+
+def test_a_plan_is_printed_in_full_and_shown_in_short(plan):
+    assert repr(plan).startswith("<dsvcca plan of 78 comparisons of 12 representations in '")
+    with pytest.raises(DsvccaError, match=r"price\(\) takes ranks first: write price\(machine=...\)"):
+        plan.price(dsvcca.machine_of())
+
+
+@pytest.mark.parametrize(
+    ("memory", "words"),
+    [
+        ("1.5", "memory='1.5' is less than a process takes, without a unit that is bytes: write it as '1.5 GiB'"),
+        ("-1 GiB", "memory='-1 GiB' is less than a process takes: write"),
+        (None, "memory=None is no amount of memory: write it as '1.5 GiB'"),
+        ("250 MB", "give at least 0.4 GiB"),
+    ],
+)
+def test_amounts_of_memory_that_are_none_are_refused(population, memory, words):
+    with pytest.raises(DsvccaError, match=words):
+        dsvcca.plan_comparisons(population[0], memory=memory)

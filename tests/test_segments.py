@@ -55,7 +55,7 @@ def test_segments_give_the_numbers_of_the_whole(store, whole, tmp_path, route):
     assert found.attrs["route"] == route
     assert ("float32" in found.attrs["precision"]) == (route == "bases")
     left = {path.name.split("-")[0] for path in (tmp_path / "w").iterdir()}
-    assert left == {"pack", "zarr.json"}
+    assert left == {"pack", "zarr.json", ".lock"}
 
 
 def test_a_lost_tile_of_the_direct_route_is_made_from_all_representations(store, tmp_path):
@@ -215,3 +215,54 @@ def test_a_direct_route_that_is_too_coarse_is_refused(tmp_path):
     plan = dsvcca.plan_comparisons(store, view="dft", variance=1.0, route="direct")
     with pytest.raises(DsvccaError, match="too far apart for route='direct'.* use route='bases'"):
         dsvcca.compare(plan, tmp_path / "r.zarr")
+
+
+def test_layers_that_hold_the_same_numbers_have_one_basis(store, tmp_path):
+    twice = dsvcca.create_store(tmp_path / "s.zarr", datapoints=ROWS)
+    for step in (0, 10):
+        twice.write(store.read(seed=0), layer="frozen", step=step, dims="nhwc")
+    twice.write(store.read(seed=1), layer="b", step=0, dims="nhwc")
+    plan = planned(twice, route="bases")
+    found = dsvcca.compare(plan, tmp_path / "r.zarr", workspace=tmp_path / "w")
+    assert len(list((tmp_path / "w").glob("pack-*"))) == 2
+    np.testing.assert_allclose(found.svcca.values[:2, :2], 1, atol=1e-6)
+
+
+@pytest.mark.parametrize("route", ["bases", "direct"])
+def test_a_basis_that_was_committed_by_a_task_that_died_is_taken_and_its_partials_removed(store, tmp_path, route):
+    plan, workspace = planned(store, route=route), tmp_path / "w"
+    ensure_workspace(str(workspace))
+    tasks = segments.segment_tasks(plan, str(workspace), range(3))
+    last = segments.whiten_sums if route == "direct" else segments.seal
+    steps = [segments.add_up] if route == "direct" else [segments.add_up, segments.choose, segments.project]
+    merging = [replace(task, segment=-1) for task in tasks if task.segment == 0]
+    kept = tmp_path / "kept"
+    for step in steps:
+        for task in merging if step is segments.choose else tasks:
+            execute.guarded(step, task)
+    shutil.copytree(workspace, kept)
+    first = [execute.guarded(last, task) for task in merging]
+    for partial in kept.glob("partial-*"):
+        shutil.copytree(partial, workspace / partial.name)
+    assert [execute.guarded(last, task) for task in merging] == first
+    assert not list(workspace.glob("partial-*"))
+    for partial in kept.glob("partial-*"):  # and where the driver died as well
+        shutil.copytree(partial, workspace / partial.name)
+    dsvcca.compare(plan, tmp_path / "r.zarr", workspace=workspace)
+    assert not list(workspace.glob("partial-*"))
+
+
+def test_the_direct_route_has_the_same_bits_in_any_order_of_arrival(tmp_path):
+    rng = np.random.default_rng(0)
+    data = {layer: rng.standard_normal((700, p)).astype("f4") for layer, p in (("a", 5), ("b", 17), ("c", 9))}
+    found = []
+    for order in ("abc", "cab", "bca"):
+        store = dsvcca.create_store(tmp_path / f"{order}.zarr", datapoints=700)
+        for layer in order:
+            store.write(data[layer], layer=layer)
+        plan = dsvcca.plan_comparisons(store, route="direct", rank=4)
+        results = dsvcca.compare(plan, tmp_path / f"{order}.r", workspace=tmp_path / f"{order}.w")
+        at = np.argsort(results.x_layer.values)
+        found.append(results.drop_vars(["x", "y"]).isel(x=at, y=at).load())
+    assert same_bits(found[0], found[1])
+    assert same_bits(found[0], found[2])

@@ -17,6 +17,7 @@ import zarr
 import dsvcca
 from dsvcca import DsvccaError, files
 from dsvcca.activations import read_pieces, signed
+from tests.populations import activations
 
 
 @pytest.fixture
@@ -696,3 +697,46 @@ def test_every_file_and_folder_of_what_is_sealed_reaches_the_disk(tmp_path, monk
     monkeypatch.setattr(os, "fsync", recorded)
     assert list(files.seal(folder)) == ["b/c/0.0"]
     assert synced == {str(path) for path in (folder, *folder.rglob("*"))}
+
+
+def test_a_replacement_keeps_its_place(tmp_path):
+    store = dsvcca.create_store(tmp_path / "s.zarr", datapoints=600)
+    for layer in ("fc1", "fc2", "fc3"):
+        store.write(activations(0), layer=layer)
+    for turn in (1, 2):
+        store.write(activations(turn), layer="fc1", if_exists="replace")
+    assert [r.labels["layer"] for r in dsvcca.open_store(store.path).representations] == ["fc1", "fc2", "fc3"]
+    np.testing.assert_array_equal(store.read(layer="fc1"), activations(2))
+
+
+def test_axes_of_space_are_read_in_one_order_whatever_order_they_were_written_in(tmp_path):
+    x = np.random.default_rng(0).standard_normal((400, 4, 4, 3))
+    turned = np.ascontiguousarray(x.transpose(0, 2, 1, 3))
+    store = dsvcca.create_store(tmp_path / "s.zarr", datapoints=400)
+    store.write(x, layer="a", dims="nhwc")
+    store.write(turned, layer="b", dims="nwhc")
+    store.write(turned, layer="c", dims=("datapoint", "width", "height", "channel"))
+    np.testing.assert_array_equal(store.read(layer="b"), x)
+    found = dsvcca.compare(dsvcca.plan_comparisons(store, variance=0.9), tmp_path / "r.zarr")
+    np.testing.assert_allclose(found.svcca.values, 1, atol=1e-6)
+    theirs = zarr.create_group(tmp_path / "g.zarr")
+    theirs.create_array("d", data=turned, chunks=(100, 4, 4, 3))
+    theirs.create_array("e", data=x, chunks=(100, 4, 4, 3))
+    opened = dsvcca.open_store(tmp_path / "g.zarr", dims={"d": "nwhc", "e": "nhwc"})
+    np.testing.assert_array_equal(opened.read(layer="d"), opened.read(layer="e"))
+    own = {"d": ("datapoint", "lat", "lon", "channel"), "e": ("datapoint", "lon", "lat", "channel")}
+    with pytest.raises(
+        DsvccaError, match=r"has the axes \('lat', 'lon'\) and .* has \('lon', 'lat'\): name them height"
+    ):
+        dsvcca.plan_comparisons(dsvcca.open_store(tmp_path / "g.zarr", dims=own))
+
+
+def test_one_axis_is_refused_in_words_that_fit(tmp_path):
+    store = dsvcca.create_store(tmp_path / "s.zarr", datapoints=600)
+    with pytest.raises(DsvccaError, match=r"has the shape \(600,\): give \(datapoint, neuron\), one neuron as x"):
+        store.write(np.zeros(600), layer="a")
+
+
+def test_a_file_url_with_two_slashes_is_not_taken_for_a_folder_here():
+    with pytest.raises(DsvccaError, match="store 'file://tmp/x' names no folder of this machine: write file:///"):
+        dsvcca.open_store("file://tmp/x")

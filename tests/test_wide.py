@@ -230,3 +230,29 @@ def test_fifty_thousand_columns_of_five_thousand_rows(tmp_path):
     found = np.linalg.svd(u.T @ z, compute_uv=False)
     assert np.abs(found - s[:k]).max() < 1e-8 * s[0]
     assert 100 < k < 3000
+
+
+@pytest.mark.filterwarnings("ignore:.*made of random sketches")
+@pytest.mark.parametrize("options", [{"rank": 10}, {"variance": 0.5}])
+def test_sketches_of_another_rule_are_not_taken_for_those_of_this_one(tmp_path, options):
+    rng = np.random.default_rng(0)
+    store = dsvcca.create_store(tmp_path / "s.zarr", datapoints=700)
+    for layer in "ab":
+        store.write((rng.standard_normal((700, 400)) * np.linspace(1, 0.2, 400)).astype("f4"), layer=layer)
+    larger = {"rank": 50} if "rank" in options else {"variance": 0.7}
+    dsvcca.compare(
+        dsvcca.plan_comparisons(store, route="randomised", **larger), tmp_path / "l.r", workspace=tmp_path / "w"
+    )
+    plan = dsvcca.plan_comparisons(store, route="randomised", **options)
+    found = dsvcca.compare(plan, tmp_path / "r", workspace=tmp_path / "w")
+    assert same_bits(found, dsvcca.compare(plan, tmp_path / "fresh.r", workspace=tmp_path / "fresh.w"))
+
+
+def test_a_task_that_keeps_more_than_it_has_room_for_is_refused_before_it_takes_the_memory(tmp_path):
+    store = dsvcca.create_store(tmp_path / "s.zarr", datapoints=300)
+    for layer in "ab":
+        store.write(np.random.default_rng(ord(layer)).standard_normal((300, 60_000)).astype("f4"), layer=layer)
+    plan = dsvcca.plan_comparisons(store, memory="0.35 GiB", variance=0.9)
+    assert "more than the 358.40 MiB that it may use" in str(plan)
+    with pytest.raises(DsvccaError, match=r"60000 columns, 2\d\d of them kept\) needs .* in a task, memory=358"):
+        dsvcca.compare(plan, tmp_path / "r.zarr")
