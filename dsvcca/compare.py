@@ -217,15 +217,19 @@ def _large_bases(plan: Plan, workspace: str, variants: Sequence[int], client: Cl
         return []
     with _partials_held(workspace):
         found = find_bases(workspace)  # another run may have made them meanwhile
-        there = [] if plan.direct else list(_usable(plan, found, variants))
-        tasks = segment_tasks(plan, workspace, [i for i in variants if i not in there])
+        there = _usable(plan, found, variants)
+        made = [found[plan.basis_fingerprints[i]] for i in there]
+        left = list(variants) if plan.direct else [i for i in variants if i not in there]
+        if len(there) == len(variants):
+            return made
+        tasks = segment_tasks(plan, workspace, left)
         merging = [replace(task, segment=-1) for task in tasks if task.segment == 0]
         run(segments.add_up, tasks, "add up")
         if plan.direct:
             return run(segments.whiten_sums, merging, "whiten")
         run(segments.choose, merging, "choose")
         run(segments.project, tasks, "project")
-        return [*run(segments.seal, merging, "seal"), *(found[plan.basis_fingerprints[i]] for i in there)]
+        return [*made, *run(segments.seal, merging, "seal")]
 
 
 def learn(plan: Plan, workspace: str, bases: dict[int, BasisRef]) -> dict[str, Any]:
@@ -276,7 +280,7 @@ def say_what_bases_say(begun: results.Begun, learned: dict[str, Any]) -> None:
     results.add_libraries(begun.root, {one["library"] for one in mine})
     deepest, missed = np.asarray([one["deepest"] for one in mine]), np.asarray([one["missed"] for one in mine])
     for sentence in results.add_warnings(begun.root, what_misleads(plan, deepest, missed)):
-        warnings.warn(sentence, DsvccaWarning, stacklevel=3)
+        warnings.warn(sentence, DsvccaWarning, stacklevel=4)
 
 
 def tile_tasks(begun: results.Begun, workspace: str, bases: dict[int, BasisRef]) -> list[CorrelateTask]:

@@ -33,6 +33,7 @@ from dsvcca.sizes import (
     padded,
     projection_memory,
     segment_memory,
+    solve_bytes,
     spread,
     tile_memory,
 )
@@ -104,14 +105,16 @@ class Plan(Layout):
 
     def _tile_memory(self, one: Pass, ranks: NumpyArray) -> int:
         """Return the bytes of arrays that a pass takes if nothing is cut, however its columns are spread."""
-        columns, blocks = [], 0
+        columns, blocks, largest = [], 0, []
         for side in (one.x, one.y):
             sizes = [self.sizes[i] for i in side]
             weight = 2 if sizes[0].space else 1
             most = [min(int(k), weight * size.columns) for k, size in zip(ranks[list(side)], sizes, strict=True)]
             total = int(ranks[list(side)].sum())
             columns.append([padded(one) for one in spread(total, sum(most), sizes[0].frequencies)])
+            largest.append(max(most))
             blocks += sum(block_bytes(k // weight, size.columns, weight) for k, size in zip(most, sizes, strict=True))
+        blocks += solve_bytes(largest[0], largest[1])
         # On the direct route cross blocks are there already, and no columns.
         return tile_memory(columns[0], None if one.x == one.y else columns[1], 0 if self.direct else one.rows, blocks)
 
@@ -183,7 +186,7 @@ class Plan(Layout):
             if ranks is not None:  # one basis against another at one frequency is the least there is to do
                 k = min(ranks[i], size.columns)
                 weight = 2 if size.space else 1
-                blocks = 2 * block_bytes(k, size.columns, weight)
+                blocks = 2 * block_bytes(k, size.columns, weight) + solve_bytes(k * weight, k * weight)
                 needed = max(needed, tile_memory([k * weight], [k * weight], size.rows, blocks))
             representation = self.representations[variant.representation]
             other = "; or use route='bases'" if self.direct and self.route == "auto" else ""

@@ -15,7 +15,7 @@ import numpy as np
 from dsvcca.arrays import Array, NumpyArray, adjoint, namespace, put
 from dsvcca.moments import grid_steps
 from dsvcca.panel import Panel, read_slabs
-from dsvcca.sizes import SHAPE, SLACK, STRIP, padded, tile_memory
+from dsvcca.sizes import SHAPE, SLACK, STRIP, padded, solve_bytes, tile_memory
 
 SMALL = 1 << 20
 """Multiplications up to which BLAS may take a routine for small products: others have more."""
@@ -51,10 +51,11 @@ def _groups(x: Panel, y: Panel, rows: int, budget: int) -> Iterator[tuple[range,
     """
     of_x, of_y = ([padded(width) for width in panel.widths.sum(axis=0).tolist()] for panel in (x, y))
     a_column = max(x.bytes_a_column, y.bytes_a_column)
+    solving = solve_bytes(int(x.widths.max()), int(y.widths.max()))
 
     def needed(group: slice) -> int:
         left, right = of_x[group], of_y[group]
-        return tile_memory(left, None if x is y else right, rows, int(a_column * (max(left) + max(right))))
+        return tile_memory(left, None if x is y else right, rows, solving + int(a_column * (max(left) + max(right))))
 
     start = 0
     while start < len(of_x):
@@ -63,7 +64,7 @@ def _groups(x: Panel, y: Panel, rows: int, budget: int) -> Iterator[tuple[range,
             stop += 1
         most = max(of_x[start:stop] + of_y[start:stop])
         if needed(slice(start, stop)) > budget:
-            while most > SHAPE and tile_memory([most], [most], rows, int(2 * a_column * most)) > budget:
+            while most > SHAPE and tile_memory([most], [most], rows, solving + int(2 * a_column * most)) > budget:
                 most = most * 7 // 8
         yield range(start, stop), most
         start = stop

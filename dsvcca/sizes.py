@@ -268,6 +268,11 @@ def block_bytes(rank: int, columns: int, weight: int) -> int:
     return 8 * weight * rank * (2 * rank + 2 * columns)
 
 
+def solve_bytes(k_x: int, k_y: int) -> int:
+    """Return the bytes of one comparison while it is solved, with vectors: fourteen matrices were counted."""
+    return 8 * 14 * k_x * k_y
+
+
 def transform_flops(size: Size) -> float:
     """Return the flops of one transform of all rows; 0 where there is none."""
     return 2.5 * size.rows * size.width * log2(max(2, prod(size.space))) if size.space else 0.0

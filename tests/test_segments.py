@@ -242,6 +242,7 @@ def test_a_basis_that_was_committed_by_a_task_that_died_is_taken_and_its_partial
             execute.guarded(step, task)
     shutil.copytree(workspace, kept)
     first = [execute.guarded(last, task) for task in merging]
+    assert [execute.guarded(last, task) for task in merging] == first  # killed before anybody heard of it
     for partial in kept.glob("partial-*"):
         shutil.copytree(partial, workspace / partial.name)
     assert [execute.guarded(last, task) for task in merging] == first
