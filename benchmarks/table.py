@@ -35,7 +35,7 @@ def population(found: dict[str, Any]) -> Rows:
         (
             "population",
             f"{about['representations']:,} of {about['rows']:,} x {about['columns']}, {about['kept']:.0f} kept "
-            f"(variance {about['variance']:g}), {about['comparisons']:,} comparisons, {about['workers']} worker(s)",
+            f"(variance {about['variance']:g}), {about['comparisons']:,} comparisons, {about['workers']} worker{'s' * (about['workers'] > 1)}",
         ),
         (
             "rates: float32, float64 product; eigenproblems; solves",
@@ -52,12 +52,16 @@ def population(found: dict[str, Any]) -> Rows:
         ("textbook CCA pair, share of the float64 peak", f"{ratio['textbook CCA pair, share of peak']:.0%}"),
         (
             "whole population; of it whitening; a pair",
-            f"{taken['whole population']:.1f} s; {taken['of it whitening']:.1f} s; {taken['a pair'] * 1e6:.0f} µs",
+            f"{taken['whole population']:.1f} s; {taken['of it whitening']:.1f} s; {taken['a pair'] * 1e6:,.0f} µs",
         ),
         (
             "**textbook CCA / SVCCA / cached whitening, over ours**",
-            f"**{ratio['textbook CCA pair / ours']:.0f}, {ratio['textbook SVCCA pair / ours']:.0f}, "
-            f"{ratio['cached whitening pair / ours']:.0f}**",
+            "**"
+            + ", ".join(
+                f"{ratio[f'{name} pair / ours']:,.{1 if ratio[f'{name} pair / ours'] < 30 else 0}f}"
+                for name in ("textbook CCA", "textbook SVCCA", "cached whitening")
+            )
+            + "**",
         ),
         *(
             [("correlate stage / that with values alone", f"{ratio['correlate stage / that with values alone']:.2f}")]
