@@ -31,11 +31,12 @@ def mebi(value: float) -> str:
 def population(found: dict[str, Any]) -> Rows:
     about, rate, taken = found["population"], found["rates"], found["seconds"]
     ratio, least = found["ratios"], found["limit, seconds"]
+    workers = f"{about['workers']} worker" + "s" * (about["workers"] > 1)
     return [
         (
             "population",
             f"{about['representations']:,} of {about['rows']:,} x {about['columns']}, {about['kept']:.0f} kept "
-            f"(variance {about['variance']:g}), {about['comparisons']:,} comparisons, {about['workers']} worker{'s' * (about['workers'] > 1)}",
+            f"(variance {about['variance']:g}), {about['comparisons']:,} comparisons, {workers}",
         ),
         (
             "rates: float32, float64 product; eigenproblems; solves",
