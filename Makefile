@@ -19,7 +19,7 @@ test: lint
 slow: env
 	$(BIN)/python -m pytest -m slow
 
-# Everything in docs/benchmarks.md: about an hour, 25 GB of disk in FOLDER
+# Everything in docs/benchmarks.md: an hour and a half, 25 GB of disk in FOLDER
 FOLDER ?= /tmp
 bench: env
 	mkdir -p benchmarks/records
@@ -27,6 +27,8 @@ bench: env
 	$(BIN)/python benchmarks/population.py --folder $(FOLDER) --json benchmarks/records/kept85.json --rank 85 --representations 256
 	$(BIN)/python benchmarks/population.py --folder $(FOLDER) --json benchmarks/records/untruncated.json --variance 1 --representations 64
 	$(BIN)/python benchmarks/population.py --folder $(FOLDER) --json benchmarks/records/pwcca.json --measures svcca,pwcca_x,pwcca_y --representations 256
+	$(BIN)/dsvcca demo $(FOLDER)/dsvcca-demo
+	$(BIN)/python benchmarks/population.py --folder $(FOLDER) --json benchmarks/records/demo.json --store $(FOLDER)/dsvcca-demo/activations.zarr --layers fc1,bn3
 	$(BIN)/python benchmarks/scale.py --folder $(FOLDER) --json benchmarks/records/scale.json
 	$(BIN)/python benchmarks/growth.py --folder $(FOLDER) --json benchmarks/records/growth.json
 	$(BIN)/python benchmarks/pair.py --json benchmarks/records/pair.json

@@ -69,6 +69,8 @@ def read(store: dsvcca.store.Store, i: int) -> Any:
 
 def inverse_root(c: Any) -> Any:
     values, vectors = np.linalg.eigh(c)
+    if values[0] <= 1e-12 * values[-1]:  # neurons that are dead, or follow from others
+        values = np.where(values <= 1e-12 * values[-1], np.inf, values)
     return (vectors / np.sqrt(values)) @ vectors.T
 
 

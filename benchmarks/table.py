@@ -156,6 +156,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], Rows]] = {
     "kept85": population,
     "untruncated": population,
     "pwcca": population,
+    "demo": population,
     "scale": scale,
     "growth": growth,
     "pair": pair,

@@ -16,6 +16,9 @@ from dsvcca.sizes import PROCESS, Size, reduce_flops, transform_flops
 TASK = 0.03
 """Seconds that a task takes beside its arithmetic, about: opening, committing, the scheduler."""
 
+RUN = 0.25
+"""Seconds that a run takes beside its tasks, about: opening, beginning, checking."""
+
 STORAGE = 1e9
 """Bytes a second that a worker is assumed to read and write, while it computes."""
 
@@ -159,7 +162,7 @@ def price(work: Work, machine: Machine) -> Price:
         seconds += product / machine.product + each
     busy = ceil(work.tiles / machine.threads) / max(work.tiles / machine.threads, 1e-9)  # the last ones wait for none
     correlating = seconds / machine.threads * (busy if work.tiles else 1)
-    overhead = TASK * (work.reduce_tasks + work.tiles) / machine.threads
+    overhead = RUN + TASK * (work.reduce_tasks + work.tiles) / machine.threads
     moving = (work.bytes_read + work.bytes_written) / STORAGE / machine.threads
     return Price(
         comparisons=work.comparisons,
