@@ -19,7 +19,10 @@ for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 import numpy as np  # noqa: E402  (after the thread settings)
 from threadpoolctl import threadpool_info, threadpool_limits  # noqa: E402
 
+from dsvcca import products  # noqa: E402
+from dsvcca.layout import PANEL  # noqa: E402
 from dsvcca.plan import Plan  # noqa: E402
+from dsvcca.sizes import padded  # noqa: E402
 from dsvcca.workspace import Pack, find_bases  # noqa: E402
 
 threadpool_limits(1)  # what was loaded before this module
@@ -153,9 +156,15 @@ def _rates(columns: int, rank: int, path: str) -> dict[str, float]:
             while file.read(1 << 23):
                 pass
 
+    ends = np.arange(PANEL + 1) * min(rank, 32)  # a tile's own product, of two panels in one step of the grid
+    sides = [rng.standard_normal((4096, padded(int(ends[-1])))).astype(np.float32) for _ in range(2)]
+    strips = products._strips(ends, ends, np.ones((PANEL, PANEL), dtype=bool))
+    block = products._add_product(None, *sides, strips)
+
     found = {}
     for name, amount, work in (
         ("float32 product", 2.0 * 4096 * 512 * 4096, lambda: left.T @ u),
+        ("tile product", 2.0 * 4096 * float(ends[-1]) ** 2, lambda: products._add_product(block, *sides, strips)),
         ("float64 product", 2.0 * 1024**3, lambda: square @ square),
         ("eigenproblems", 1.0, lambda: np.linalg.eigh(gram)),
         ("solves", float(len(m)), lambda: np.linalg.eigvalsh(small)),

@@ -190,6 +190,7 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
             "cached whitening pair / ours": cached_pair / ours,
             "textbook CCA pair, share of peak": textbook_flops(n, p) / cca_pair / rate["float64 product"],
             **beside,
+            "tile product, share of the float32 peak": rate["tile product"] / rate["float32 product"],
             "whole / limit": whole / least["all"],
             "whole / plan's time": whole / predicted,
         },

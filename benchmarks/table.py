@@ -15,6 +15,7 @@ from typing import Any
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "benchmarks.md"
 Rows = list[tuple[str, str]]
+TILE = "tile product, share of the float32 peak"
 TIME, FIGURE = "plan's time", "plan's figure"
 WORKER_PEAK, DRIVER_PEAK = "worker's peak memory", "driver's peak memory"
 SHARE = "driver and scheduler, share of the workers' CPU"
@@ -69,6 +70,7 @@ def population(found: dict[str, Any]) -> Rows:
             if "correlate stage / that with values alone" in ratio
             else []
         ),
+        *([("a tile's product, share of the float32 peak", f"{ratio[TILE]:.0%}")] if TILE in ratio else []),
         ("whole / limit", f"{ratio['whole / limit']:.2f} (limit {least['all']:.1f} s)"),
         ("whole / plan's time", f"{ratio[f'whole / {TIME}']:.2f}"),
         (
