@@ -1,5 +1,6 @@
 """The command line: says what there is, does what the library does, and fails in plain words."""
 
+import functools
 import os
 import signal
 import subprocess
@@ -163,7 +164,9 @@ def test_an_interrupt_ends_a_cluster_with_one_line(tmp_path):
     line = [sys.executable, "-m", "dsvcca.cli", "compare", store.path, str(tmp_path / "r.zarr"), "--workers", "2"]
     line += ["--variance", "1.0", "--measure", "svcca"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    process = subprocess.Popen(line, start_new_session=True, **pipes)
+    # What runs in the background of a shell inherits that interrupts are ignored.
+    heeding = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(line, start_new_session=True, preexec_fn=heeding, **pipes)
     while not Path(f"{store.path}.workspace").exists():  # work begins
         assert process.poll() is None
         time.sleep(0.02)
