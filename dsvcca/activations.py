@@ -78,7 +78,8 @@ class Representation:
     array : str
         Path of the Zarr array.
     written : int
-        When it was committed, ns since 1970: order of arrival. Negative for arrays that others wrote.
+        When its labels were first committed, ns since 1970: order of arrival, which a replacement keeps. Negative for
+        arrays that others wrote.
     unit : int
         Bytes of the least that can be read of an array that others wrote: one run of its chunks.
     mask : Mask or None

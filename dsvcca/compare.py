@@ -23,7 +23,7 @@ from dsvcca.correlate import BasisPairs, CorrelateTask, correlate
 from dsvcca.dataset import BETWEEN
 from dsvcca.errors import DsvccaError, DsvccaWarning
 from dsvcca.explain import ExplainTask, commit_targets, explain
-from dsvcca.partials import PARTIAL, remove_partials
+from dsvcca.partials import remove_partials
 from dsvcca.passes import Pass
 from dsvcca.plan import Plan
 from dsvcca.progress import say
@@ -65,7 +65,8 @@ def compare(
     Raises
     ------
     DsvccaError
-        If the plan cannot be kept, a task failed, or `out` belongs to another plan. What was finished stays.
+        If the plan cannot be kept, a task failed, `out` belongs to another plan or is being filled by another process,
+        or the client is none to work with. What was finished stays.
     """
     if not isinstance(plan, Plan):
         raise DsvccaError(f"a {type(plan).__name__} was given instead of a plan: plan_comparisons(store, ...) first")
@@ -183,16 +184,16 @@ def _passes_of(begun: results.Begun, missing: results.Missing) -> list[Pass]:
 def make_bases(plan: Plan, workspace: str, needed: Sequence[int], client: Client | None) -> dict[int, BasisRef]:
     """Return where the basis of every variant is, after making those that are missing."""
     bases = _usable(plan, find_bases(workspace), needed)
-    if any(name.startswith(PARTIAL) for name in folders.names(folders.at(workspace, "workspace"))):
-        with _partials_held(workspace):  # of a run that was killed when all else was done
-            segments.sweep(plan, workspace, [i for i in bases if plan.direct or plan.large[i]])
+    if left := segments.left_behind(plan, workspace, [i for i in bases if plan.direct or plan.large[i]]):
+        with _partials_held(workspace):
+            remove_partials(workspace, left)
     missing = [i for i in needed if i not in bases]
     if plan.direct and missing:  # cross blocks are made together, or not at all
         missing = list(range(len(plan.variants)))
     # Layers that hold the same numbers have one basis.
     missing = sorted({plan.basis_fingerprints[i]: i for i in reversed(missing)}.values())
     if missing:
-        say(f"{len(needed) - len(missing):,} of {len(needed):,} bases are there")
+        say(f"{len(bases):,} of {len(needed):,} bases are there")
     threads = 1 if client is None else execute.threads_of(client)
     large = [i for i in missing if plan.direct or plan.large[i]]
     tasks = reduce_tasks(plan, workspace, [i for i in missing if i not in large], threads)

@@ -19,7 +19,7 @@ from dsvcca.arrays import Array, NumpyArray, to_numpy
 from dsvcca.errors import DsvccaError
 from dsvcca.flat import Flat, Stretch, write_flat
 
-PARTIAL, NUMBERS = "partial-", "numbers"
+NUMBERS = "numbers"
 
 CHUNK = 1 << 20
 """Numbers in a chunk."""
@@ -83,4 +83,4 @@ def remove_partials(workspace: str, names: Iterable[str]) -> None:
 
 
 def _folder(workspace: str, name: str) -> Path:
-    return folders.at(workspace, "workspace") / f"{PARTIAL}{name}"
+    return folders.at(workspace, "workspace") / f"partial-{name}"

@@ -241,20 +241,21 @@ class Plan(Layout):
 
     def _what_is_assumed(self, memory: int, machine: Machine | None, ranks: Sequence[int | None]) -> list[str]:
         """Return in words what a price, with that memory, takes for granted, and what it is at most."""
+        over = []
+        if memory > self.memory:
+            over = [f"  ({format_bytes(memory)} is more than the {format_bytes(self.memory)} that it may use)"]
         if all(ranks):
-            return ["  (the ranks are those of bases that are there)"]
+            return ["  (the ranks are those of bases that are there)", *over]
         if self.widest.rank is not None or self.widest.variance == 1:
-            return []
+            return over
         shares = [("a third", any(not s.space for s in self.sizes)), ("0.7", any(s.space for s in self.sizes))]
         share = " or, by frequency, ".join(share for share, there in shares if there)
-        over = ""
-        if memory > self.memory:
-            over = f"; {format_bytes(memory)} is more than the {format_bytes(self.memory)} that it may use"
         few = f" of the {ranks.count(None):,} not yet known" if any(ranks) else ""
         most = self.price(self.most_ranks(), machine)
         return [
             f"  (ranks{few} taken to be {share} of the columns; were all directions kept, "
-            f"{format_bytes(most.memory)} and {spelled_time(most.seconds)}{over})"
+            f"{format_bytes(most.memory)} and {spelled_time(most.seconds)})",
+            *over,
         ]
 
     def _what_is_explained(self) -> str:

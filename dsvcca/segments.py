@@ -319,18 +319,21 @@ def _committed(task: SegmentTask) -> list[Receipt]:
     return [one for several in own for one in several]
 
 
-def sweep(plan: Plan, workspace: str, variants: Sequence[int]) -> None:
-    """Remove partial results of variants whose bases are there."""
-    for task in segment_tasks(plan, workspace, variants) if variants else []:
-        if task.segment == 0:
-            _clean(task)
+def left_behind(plan: Plan, workspace: str, variants: Sequence[int]) -> list[str]:
+    """Return the partial results of variants whose bases are there: of a run killed before it could remove them."""
+    tasks = segment_tasks(plan, workspace, variants) if variants else []
+    names = [name for task in tasks if task.segment == 0 for name in _partials(task)]
+    return [name for name in names if has_partial(workspace, name)]
 
 
 def _clean(task: SegmentTask) -> None:
     """Remove the partial results, which are merged now."""
+    remove_partials(task.workspace, _partials(task))
+
+
+def _partials(task: SegmentTask) -> list[str]:
     segments = range(len(task.segments))
-    names = [task.partial(what, i) for what in ("sums", "columns") for i in segments]
-    remove_partials(task.workspace, [*names, task.partial("kept", -1)])
+    return [*(task.partial(what, i) for what in ("sums", "columns") for i in segments), task.partial("kept", -1)]
 
 
 class _Stretch:

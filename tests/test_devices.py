@@ -106,28 +106,25 @@ def test_each_kind_of_worker_has_its_own_window(mixed_cluster):
     assert receipts.count("numpy") > 10
 
 
-def test_what_was_bound_to_a_gpu_goes_elsewhere_when_none_is_left(mixed_cluster, monkeypatch):
+def losing(worker, seconds, mixed_cluster, monkeypatch):
+    """Return the libraries that did 20 tasks of so many seconds, of which a worker that closes sees the first."""
     cluster, client = mixed_cluster
     monkeypatch.setattr(execute, "ALONE", 1)
     with ThreadPoolExecutor(1) as other:
-        running = other.submit(execute.run, where, [0.2] * 20, client=client, title="where")
+        running = other.submit(execute.run, where, [seconds] * 20, client=client, title="where")
         time.sleep(1)
-        cluster.sync(cluster.workers["gpu"].close)
+        cluster.sync(cluster.workers[worker].close)
         receipts, failures = running.result(timeout=60)
     assert len(receipts) == 20
     assert not failures
-    assert "numpy" in receipts
+    return receipts
+
+
+def test_what_was_bound_to_a_gpu_goes_elsewhere_when_none_is_left(mixed_cluster, monkeypatch):
+    assert "numpy" in losing("gpu", 0.2, mixed_cluster, monkeypatch)
 
 
 def test_what_is_bound_to_a_gpu_stays_there_when_the_workers_without_one_leave(mixed_cluster, monkeypatch, caplog):
-    cluster, client = mixed_cluster
-    monkeypatch.setattr(execute, "ALONE", 1)
-    with ThreadPoolExecutor(1) as other:
-        running = other.submit(execute.run, where, [0.4] * 20, client=client, title="where")
-        time.sleep(1)
-        cluster.sync(cluster.workers["plain"].close)
-        receipts, failures = running.result(timeout=60)
-    assert len(receipts) == 20
-    assert not failures
+    receipts = losing("plain", 0.4, mixed_cluster, monkeypatch)
     assert receipts.count("array_api_strict") > 10
     assert "no worker with a GPU is left" not in caplog.text
