@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import product
@@ -22,14 +22,13 @@ from typing import Any
 import numpy as np
 import zarr
 
-from dsvcca import files, folders
-from dsvcca.arrays import NumpyArray
+from dsvcca import files, folders, records
+from dsvcca.arrays import NumpyArray, significand_bits
 from dsvcca.errors import DsvccaError
-from dsvcca.labels import Labels, checked_labels, describe, folder_name, to_datapoints_first
+from dsvcca.labels import Labels, checked_dims, checked_labels, describe, folder_name, to_datapoints_first
+from dsvcca.records import IdsRecord, MaskRecord, RepresentationRecord
 from dsvcca.views import View, apply_view
 
-FORMAT = 1
-KEY = "dsvcca"
 ARRAY = "activations"
 IDS = "datapoints"
 MASK, VALID = "mask", "valid"
@@ -145,61 +144,46 @@ class Representation:
         return describe(self.labels)
 
 
-def read_attributes(folder: Path) -> dict[str, Any] | None:
-    """Return our attributes of the group at `folder`; None if it is not ours."""
-    try:
-        metadata = files.read_json(folder / "zarr.json")
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    attributes = metadata.get("attributes") if isinstance(metadata, dict) else None
-    about = attributes.get(KEY) if isinstance(attributes, dict) else None
-    if not isinstance(about, dict):
-        return None
-    if "digest" in about and about["digest"] != record_digest(about):
-        raise DsvccaError(f"the record '{folder / 'zarr.json'}' was changed after it was written: restore it")
-    return about
-
-
-def record_digest(about: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of a record without its own digest."""
-    content = {name: value for name, value in about.items() if name != "digest"}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def signed(about: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a record with its own digest, so that no edit goes unseen."""
-    return {**about, "digest": record_digest(about)}
-
-
 def read_record(folder: Path) -> tuple[Representation, dict[str, str]] | None:
     """Return what the commit record in `folder` says, and the checksum of each chunk; None if there is none."""
-    about = read_attributes(folder)
+    about = records.read_attributes(folder)
     if about is None or about.get("kind") != "representation":
         return None
+    record = records.read_record(folder, RepresentationRecord, about=about)
+    assert record is not None
     try:
-        own = folder_name(about["labels"])
-        if folder.name != own and not re.fullmatch(re.escape(own) + r"@\d+", folder.name):
-            raise ValueError(f"it belongs in a folder {own!r}")
-        content = {key: about[key] for key in ("shape", "dtype", "dims", "content")}
-        return (
-            Representation(
-                name=folder.name,
-                labels=dict(about["labels"]),
-                shape=tuple(about["shape"]),
-                dtype=about["dtype"],
-                dims=tuple(about["dims"]),
-                fingerprint=hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest(),
-                ids=about["datapoints"],
-                array=str(folder / ARRAY),
-                written=int(about["written"]),
-            ),
-            dict(about["checksums"]),
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise DsvccaError(
-            f"the record '{folder / 'zarr.json'}' is damaged ({error!r}): restore it, or remove '{folder}' and "
-            "write that representation again"
-        ) from error
+        _check_sense(record, folder.name)
+    except (TypeError, ValueError) as error:
+        raise records.damaged(folder, "representation", error) from error
+    content = {key: about[key] for key in ("shape", "dtype", "dims", "content")}
+    return (
+        Representation(
+            name=folder.name,
+            labels=record["labels"],
+            shape=tuple(record["shape"]),
+            dtype=record["dtype"],
+            dims=tuple(record["dims"]),
+            fingerprint=hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest(),
+            ids=record["datapoints"],
+            array=str(folder / ARRAY),
+            written=record["written"],
+        ),
+        record["checksums"],
+    )
+
+
+def _check_sense(record: RepresentationRecord, name: str) -> None:
+    """Raise if a record contradicts itself, or lies in the folder of another representation."""
+    own = folder_name(record["labels"])
+    if name != own and not re.fullmatch(re.escape(own) + r"@\d+", name):
+        raise ValueError(f"it belongs in a folder {own!r}")
+    if checked_labels(record["labels"]) != record["labels"]:
+        raise ValueError("its labels are not as they are written")
+    checked_dims(tuple(record["dims"]), record["shape"], "the array")
+    significand_bits(np.dtype(record["dtype"]))
+    end = ".0" * (len(record["shape"]) - 1)
+    if set(record["checksums"]) != {f"c.{i}{end}" for i in range(len(record["checksums"]))}:
+        raise ValueError("its chunks are not cut along datapoints")
 
 
 def read_records(root: Path, known: dict[str, Representation]) -> list[Representation]:
@@ -227,8 +211,8 @@ def version_of(name: str) -> tuple[str, int]:
 
 def read_ids(root: Path) -> str | None:
     """Return the digest of the datapoint ids of a store; None where only their number is known."""
-    about = read_attributes(root / IDS)
-    return None if about is None else str(about["ids"])
+    record = records.read_record(root / IDS, IdsRecord)
+    return None if record is None else record["ids"]
 
 
 def ahead(pieces: Iterator[NumpyArray]) -> Iterator[NumpyArray]:
@@ -302,20 +286,21 @@ def read_over_tokens(representation: Representation, view: View) -> Iterator[Num
 
 def find_mask(root: Path) -> Mask | None:
     """Return the mask of a store; None if it has none."""
-    about = read_attributes(root / MASK)
-    if about is None:
+    record = records.read_record(root / MASK, MaskRecord)
+    if record is None:
         return None
-    return Mask(str(root / MASK), (int(about["shape"][0]), int(about["shape"][1])), int(about["rows"]), about["mask"])
+    return Mask(str(root / MASK), (record["shape"][0], record["shape"][1]), record["rows"], record["mask"])
 
 
 def read_mask(mask: Mask) -> NumpyArray:
     """Return which positions are tokens, (datapoint, position) bool."""
     folder = folders.at(mask.path, "mask")
-    about = read_attributes(folder)
-    if about is None or about["mask"] != mask.digest:
+    record = records.read_record(folder, MaskRecord)
+    if record is None or record["mask"] != mask.digest:
         raise DsvccaError(f"the mask '{folder}' is gone or has changed since the store was opened: open it again")
+    key = f"{VALID}/c.0.0"
     try:
-        values = files.read_chunk(folder / VALID / "c.0.0", "uint8", mask.shape, about["checksums"][f"{VALID}/c.0.0"])
+        values = files.read_chunk(folder / key, "uint8", mask.shape, record["checksums"].get(key))
     except (OSError, ValueError) as error:
         raise DsvccaError(f"the mask '{folder}' is damaged ({error}): restore it") from error
     return values.astype(bool)

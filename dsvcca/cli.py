@@ -17,8 +17,8 @@ from dask.utils import format_bytes
 from distributed import Client
 
 from dsvcca import execute
+from dsvcca.bases import known_ranks
 from dsvcca.compare import compare as compare_plan
-from dsvcca.compare import known_ranks
 from dsvcca.errors import DsvccaError, DsvccaWarning
 from dsvcca.labels import Label, label_order
 from dsvcca.plan import Plan
@@ -214,7 +214,7 @@ def compare(
     labels: LabelPattern = None,
     dims: Dims = None,
 ) -> None:
-    """Compare representations and write labelled results that xarray opens."""
+    """Compare representations and write labelled results that xarray opens; exit status 1 if some failed."""
     if table is not None and not table.absolute().parent.is_dir():
         raise DsvccaError(f"--table {table}: there is no folder '{table.absolute().parent}', make it first")
     if table is not None and table.is_dir():
@@ -236,6 +236,8 @@ def compare(
         to_frame(results).to_csv(table, index=False)
         print(f"table    {table}")
     print(f"results  {out}   (dsvcca.open_results({str(out)!r}))")
+    if results.attrs["failed"]:
+        raise typer.Exit(1)
 
 
 def _opened(store: str, where: list[str] | None, labels: str | None, dims: list[str] | None) -> Store:

@@ -6,16 +6,15 @@ A marker names the chunks and their checksums, and of whom the numbers are. What
 from __future__ import annotations
 
 import hashlib
-import json
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dsvcca import files, folders
+from dsvcca import files, folders, records
 from dsvcca.arrays import NumpyArray
 from dsvcca.dataset import BETWEEN, BY_FREQUENCY, FLOOR, LABELS_CHUNK, R2, VIEW
 
@@ -143,7 +142,7 @@ def write_off_block(root: Path, values: NumpyArray) -> None:
     if there is None or there["version"] != version:
         for name, column in zip(BETWEEN, values.T, strict=True):
             files.open_array(root / name)[:] = column
-        _commit_chunks(root, BETWEEN_MARKER, keys, {"version": version})
+        _commit_chunks(root, BETWEEN_MARKER, keys, {"version": version, "rows": len(values), "digests": ""})
 
 
 def packed(mask: NumpyArray) -> bytes:
@@ -189,23 +188,26 @@ def _commit_chunks(root: Path, name: str, keys: Sequence[str], about: Mapping[st
     for folder in dict.fromkeys((root / key).parent for key in keys):
         folders.sync_folder(folder)
     chunks = {key: files.chunk_tail(root / key) for key in keys}
-    files.write_json(root / COMMITS / f"{name}.json", {**about, "chunks": chunks})
+    files.write_json(root / COMMITS / f"{name}.json", records.signed({**about, "chunks": chunks}))
 
 
 def read_marker(
-    root: Path, name: str, keys: Sequence[str] | None = None, *, whole: bool = False
-) -> dict[str, Any] | None:
+    root: Path,
+    name: str,
+    keys: Sequence[str] | None = None,
+    *,
+    tail_of: Callable[[Path], str | None] = files.chunk_tail,
+) -> records.Marker | None:
     """Return a commit marker if it is there and every chunk is the one it names; else None.
 
-    Of chunks the checksums at their ends are read, and, where they are to be checked as a `whole`, everything.
+    Of chunks the checksums at their ends are read; `files.sound_tail` reads everything.
     """
-    tail_of = files.sound_tail if whole else files.chunk_tail
     try:
-        marker = json.loads((root / COMMITS / f"{name}.json").read_bytes())
-        chunks = marker["chunks"]
-        if keys is not None and set(chunks) != set(keys):
-            return None
-        sound = all(tail is not None and tail_of(root / key) == tail for key, tail in chunks.items())
-        return dict(marker) if sound and isinstance(marker["version"], str) else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        marker = files.read_json(root / COMMITS / f"{name}.json")
+        marker = records.checked(records.Marker, marker)
+    except (OSError, ValueError):
         return None
+    chunks = marker["chunks"]
+    if marker.get("digest") != records.record_digest(marker) or (keys is not None and set(chunks) != set(keys)):
+        return None
+    return marker if all(tail_of(root / key) == tail for key, tail in chunks.items()) else None

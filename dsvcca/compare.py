@@ -6,9 +6,7 @@ import logging
 import os
 import warnings
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 
@@ -16,9 +14,9 @@ import numpy as np
 import xarray as xr
 from distributed import Client
 
-from dsvcca import commits, execute, files, folders, results, segments
+from dsvcca import commits, execute, files, filling, folders, results
 from dsvcca.arrays import NumpyArray
-from dsvcca.basis import ranks_of
+from dsvcca.bases import learn, make_bases, partials_held, workspace_of
 from dsvcca.correlate import BasisPairs, CorrelateTask, correlate
 from dsvcca.dataset import BETWEEN
 from dsvcca.errors import DsvccaError, DsvccaWarning
@@ -27,10 +25,9 @@ from dsvcca.partials import remove_partials
 from dsvcca.passes import Pass
 from dsvcca.plan import Plan
 from dsvcca.progress import say
-from dsvcca.reduce import reduce, reduce_tasks
-from dsvcca.segments import SegmentTask, segment_tasks
+from dsvcca.records import LearnedRecord
 from dsvcca.views import TRANSFORMED
-from dsvcca.workspace import BasisRef, Pack, Receipt, ensure_workspace, find_bases
+from dsvcca.workspace import BasisRef, ensure_workspace
 
 log = logging.getLogger("dsvcca")
 
@@ -67,6 +64,12 @@ def compare(
     DsvccaError
         If the plan cannot be kept, a task failed, `out` belongs to another plan or is being filled by another process,
         or the client is none to work with. What was finished stays.
+
+    Warns
+    -----
+    DsvccaWarning
+        If numbers need care in reading, or some representations could not be compared: their numbers are NaN, and
+        ``results.attrs["failed"]`` says why. The next run tries them again.
     """
     if not isinstance(plan, Plan):
         raise DsvccaError(f"a {type(plan).__name__} was given instead of a plan: plan_comparisons(store, ...) first")
@@ -85,7 +88,7 @@ def compare(
         places = {"store": plan.store, "results": out, "workspace": workspace or plan.store}
         for what, place in places.items():
             folders.check_shared(folders.at(place, what), what)
-    with results.claimed(out):
+    with filling.claimed(out):
         return _compared(plan, out, about, client, workspace)
 
 
@@ -97,24 +100,32 @@ def _compared(
     workspace: str | os.PathLike[str] | None,
 ) -> xr.Dataset:
     """Do what is missing, where nobody else does."""
-    begun = results.begin(out, plan, about)
+    begun = filling.begin(out, plan, about)
     root, plan = begun.root, begun.plan
     say_what_is_missing(begun)
-    learned = results.read_bases(root)
-    unknown = [i for i, name in enumerate(plan.basis_fingerprints) if name not in learned]
-    if begun.tiles or begun.panels or unknown:
-        where = workspace_of(plan, workspace)
+    learned = filling.read_bases(root)
+    bases: dict[int, BasisRef] = {}
+    failed: dict[int, str] = {}
+    where = workspace_of(plan, workspace)
+    while needed := _needed(begun, learned):
         ensure_workspace(where)
         if client is not None:
             _check_cluster(plan, client)
-        bases = make_bases(plan, where, sorted({*unknown, *_variants_of(begun)}), client)
-        learned |= learn(plan, where, {i: bases[i] for i in unknown})
+        made = make_bases(plan, where, sorted(needed), client)
+        bases = made.bases
+        learned |= learn(plan, where, {i: ref for i, ref in bases.items() if plan.basis_fingerprints[i] not in learned})
         with files.disk_errors(root):
-            results.write_bases(root, learned)
+            filling.write_bases(root, learned)
+        if not made.failed:
+            break
+        failed |= made.failed
+        plan = plan.without(made.failed)
+        check_something_is_left(plan, failed)
+        begun = filling.begin(root, plan, about, [failed[i] for i in sorted(failed)])  # the others go on
     with files.disk_errors(root):
-        say_what_bases_say(begun, learned)
+        say_what_bases_say(begun, learned, failed)
     if begun.panels:
-        with _partials_held(where):
+        with partials_held(where):
             explaining = target_tasks(begun, where, bases)
             _, failures = execute.run(explain, explaining, client=client, title="explain")
             execute.raise_failures(failures, len(explaining))
@@ -123,39 +134,36 @@ def _compared(
         tasks = tile_tasks(begun, where, bases)
         receipts, failures = execute.run(correlate, tasks, client=client, title="correlate")
         with files.disk_errors(root):
-            results.add_libraries(root, set(receipts))
+            filling.add_libraries(root, set(receipts))
         execute.raise_failures(failures, len(tasks))
     if left := results.what_is_missing(root):  # whatever was said by tasks: what counts is on storage
         raise DsvccaError(f"'{root}' is not complete: {left}; run the same line again")
     return results.open_results(root)
 
 
-@contextmanager
-def _partials_held(workspace: str) -> Iterator[None]:
-    """Hold the partial results of a workspace; wait while another run has them."""
-
-    def waiting() -> None:
-        say(f"another run makes large bases, or targets, in '{workspace}': waiting for it")
-
-    with folders.held(folders.at(workspace, "workspace"), waiting):
-        yield
+def _needed(begun: filling.Begun, learned: Mapping[str, Any]) -> set[int]:
+    """Return the variants whose bases are needed: those that tiles or panels lack, and those nothing is known of."""
+    names = enumerate(begun.plan.basis_fingerprints)
+    unknown = {i for i, name in names if name not in learned and i not in begun.plan.failed}
+    return unknown | _variants_of(begun)
 
 
-def workspace_of(plan: Plan, workspace: str | os.PathLike[str] | None) -> str:
-    """Return where the bases of a plan are kept: by default beside its store."""
-    return str(folders.reach(workspace or f"{plan.store.rstrip('/')}.workspace", "workspace"))
+def check_something_is_left(plan: Plan, failed: Mapping[int, str]) -> None:
+    """Raise if nothing can be compared, but with itself, without the variants that failed."""
+    for tile in plan.tiles:
+        for one in plan.passes(tile):
+            itself = np.equal.outer(one.x_members, one.y_members) & (tile[0] == tile[1])
+            if (one.wanted & ~itself).any():
+                return
+    if plan.targets and any(plan.target_passes):
+        return
+    sentences = list(failed.values())
+    more = f" (and {len(sentences) - 5} more)" if len(sentences) > 5 else ""
+    nothing = "nothing is left to compare: mend this, then run the same line again"
+    raise DsvccaError("\n".join(sentences[:5]) + f"{more}\n{nothing}")
 
 
-def known_ranks(plan: Plan, workspace: str | os.PathLike[str] | None = None) -> list[int | None]:
-    """Return the rank of every variant whose basis an earlier plan left in the workspace; None for the others."""
-    where = workspace_of(plan, workspace)
-    there = _usable(plan, find_bases(where), range(len(plan.variants)))
-    learned = learn(plan, where, there)
-    own = (learned.get(name) for name in plan.basis_fingerprints)
-    return [None if one is None else max(one["ranks"]) for one in own]
-
-
-def say_what_is_missing(begun: results.Begun) -> None:
+def say_what_is_missing(begun: filling.Begun) -> None:
     """Tell how much of the plan is there already."""
     wanted = begun.plan.pairs.count
     left = sum(int(missing.wanted.sum()) for missing in begun.tiles)
@@ -164,7 +172,7 @@ def say_what_is_missing(begun: results.Begun) -> None:
         say(f"{there}, {f'{len(begun.tiles):,} tiles are' if begun.tiles else 'nothing is'} to be done")
 
 
-def _variants_of(begun: results.Begun) -> set[int]:
+def _variants_of(begun: filling.Begun) -> set[int]:
     """Return the variants that some tiles lack, and those that are to meet the targets."""
     passes = [one for missing in begun.tiles for one in _passes_of(begun, missing)]
     found = {i for one in passes for i in (*one.x, *one.y)}
@@ -174,100 +182,19 @@ def _variants_of(begun: results.Begun) -> set[int]:
     return found
 
 
-def _passes_of(begun: results.Begun, missing: results.Missing) -> list[Pass]:
+def _passes_of(begun: filling.Begun, missing: filling.Missing) -> list[Pass]:
     """Return the comparisons that a tile lacks."""
     i, j = missing.sheet.places
     passes = (one.only(missing.wanted) for one in begun.plan.passes((i, j)))
     return [one for one in passes if one is not None]
 
 
-def make_bases(plan: Plan, workspace: str, needed: Sequence[int], client: Client | None) -> dict[int, BasisRef]:
-    """Return where the basis of every variant is, after making those that are missing."""
-    bases = _usable(plan, find_bases(workspace), needed)
-    if left := segments.left_behind(plan, workspace, [i for i in bases if plan.direct or plan.large[i]]):
-        with _partials_held(workspace):
-            remove_partials(workspace, left)
-    missing = [i for i in needed if i not in bases]
-    if plan.direct and missing:  # cross blocks are made together, or not at all
-        missing = list(range(len(plan.variants)))
-    # Layers that hold the same numbers have one basis.
-    missing = sorted({plan.basis_fingerprints[i]: i for i in reversed(missing)}.values())
-    if missing:
-        say(f"{len(bases):,} of {len(needed):,} bases are there")
-    threads = 1 if client is None else execute.threads_of(client)
-    large = [i for i in missing if plan.direct or plan.large[i]]
-    tasks = reduce_tasks(plan, workspace, [i for i in missing if i not in large], threads)
-    receipts, failures = execute.run(reduce, tasks, client=client, title="reduce")
-    execute.raise_failures(failures, len(tasks))
-    receipts += _large_bases(plan, workspace, large, client)
-    made: dict[str, list[Receipt]] = {}
-    for receipt in (one for several in receipts for one in several):
-        made.setdefault(receipt.fingerprint, []).append(receipt)
-    return bases | _usable(plan, made, [i for i in needed if i not in bases])
-
-
-def _large_bases(plan: Plan, workspace: str, variants: Sequence[int], client: Client | None) -> list[list[Receipt]]:
-    """Make the bases of variants that are larger than one task, segment by segment."""
-
-    def run(function: Callable[[SegmentTask], Any], tasks: Sequence[SegmentTask], title: str) -> list[Any]:
-        receipts, failures = execute.run(function, tasks, client=client, title=title)
-        execute.raise_failures(failures, len(tasks))
-        return receipts
-
-    if not variants:
-        return []
-    with _partials_held(workspace):
-        found = find_bases(workspace)  # another run may have made them meanwhile
-        there = _usable(plan, found, variants)
-        made = [found[plan.basis_fingerprints[i]] for i in there]
-        left = list(variants) if plan.direct else [i for i in variants if i not in there]
-        if len(there) == len(variants):
-            return made
-        tasks = segment_tasks(plan, workspace, left)
-        merging = [replace(task, segment=-1) for task in tasks if task.segment == 0]
-        run(segments.add_up, tasks, "add up")
-        if plan.direct:
-            return run(segments.whiten_sums, merging, "whiten")
-        run(segments.choose, merging, "choose")
-        run(segments.project, tasks, "project")
-        return [*made, *run(segments.seal, merging, "seal")]
-
-
-def learn(plan: Plan, workspace: str, bases: dict[int, BasisRef]) -> dict[str, Any]:
-    """Return what results keep of bases, by their fingerprints.
-
-    Ranks under each rule, those of the frequency that keeps most, the share of the largest singular value that may have
-    been missed, the array library that made it, and share and floor of what lies between frequencies (None where
-    nothing was transformed).
-    """
-    found: dict[str, Any] = {}
-    packs: dict[str, Pack] = {}
-    for i, ref in sorted(bases.items(), key=lambda item: item[1].pack):
-        if ref.pack not in packs:
-            packs = {ref.pack: Pack(workspace, ref.pack)}
-        basis = packs[ref.pack].basis(ref.position)
-        kept = ranks_of(plan.rules, basis.weights, basis.singular_values, basis.nonzero)
-        between = basis.off_block
-        if between is not None and plan.rows and not between.holds_all:
-            raise DsvccaError(
-                f"{plan.representations[plan.variants[i].representation]}: rows='translations' says that rows are all "
-                f"translations of their images, but {between.share:.2g} of the squared covariance lies between "
-                "frequencies, where there would be none: leave rows= out"
-            )
-        found[plan.basis_fingerprints[i]] = {
-            "ranks": [int(np.sum(basis.weights * k)) for k in kept],
-            "deepest": [int(k.max()) for k in kept],
-            "missed": float(basis.missed / basis.singular_values.max()),
-            "library": packs[ref.pack].library,
-            "between": None if between is None else [between.share, between.floor],
-        }
-    return found
-
-
-def say_what_bases_say(begun: results.Begun, learned: dict[str, Any]) -> None:
-    """Keep with the results, and warn of, what bases say; refuse ranks that tasks have no memory for."""
+def say_what_bases_say(begun: filling.Begun, learned: Mapping[str, LearnedRecord], failed: Mapping[int, str]) -> None:
+    """Keep with the results, and warn of, what bases say and which have none; refuse ranks too large for memory."""
     plan = begun.plan
-    mine = [learned[name] for name in plan.basis_fingerprints]
+    rules = len(plan.rules)
+    nothing: LearnedRecord = {"ranks": [1], "deepest": [0] * rules, "missed": 0.0, "library": "", "between": None}
+    mine = [learned.get(name, nothing) for name in plan.basis_fingerprints]
     if plan.transforms:
         off_block = np.full((begun.count, len(BETWEEN)), np.nan)
         for variant, one in zip(plan.variants, mine, strict=True):
@@ -278,13 +205,23 @@ def say_what_bases_say(begun: results.Begun, learned: dict[str, Any]) -> None:
     plan.check(ranks)
     if ranks and log.isEnabledFor(logging.INFO):
         log.info("ranks are known; from nothing, the whole of it:\n%s", plan.price(ranks))
-    results.add_libraries(begun.root, {one["library"] for one in mine})
+    filling.add_libraries(begun.root, {one["library"] for one in mine} - {""})
     deepest, missed = np.asarray([one["deepest"] for one in mine]), np.asarray([one["missed"] for one in mine])
-    for sentence in results.add_warnings(begun.root, what_misleads(plan, deepest, missed)):
+    reasons = [failed[i] for i in sorted(failed)]
+    new = filling.keep_said(begun.root, warnings=what_misleads(plan, deepest, missed), failed=reasons)
+    if reasons:
+        whose = len({plan.variants[i].representation for i in failed})
+        more = f" (and {len(reasons) - 3} more: attrs['failed'] of the results)" if len(reasons) > 3 else ""
+        new.append(
+            f"{whose} of {len(plan.representations)} representations could not be compared, their numbers are NaN: "
+            + "; ".join(reasons[:3])
+            + more
+        )
+    for sentence in new:
         warnings.warn(sentence, DsvccaWarning, stacklevel=4)
 
 
-def tile_tasks(begun: results.Begun, workspace: str, bases: dict[int, BasisRef]) -> list[CorrelateTask]:
+def tile_tasks(begun: filling.Begun, workspace: str, bases: dict[int, BasisRef]) -> list[CorrelateTask]:
     """Return one task for every tile that lacks something."""
     plan = begun.plan
     codes = np.asarray([0, *(1 + begun.views.index(name) for name in plan.names)], dtype=np.int8)
@@ -314,7 +251,7 @@ def tile_tasks(begun: results.Begun, workspace: str, bases: dict[int, BasisRef])
     ]
 
 
-def _along_a_curve(missing: results.Missing) -> tuple[bool, int]:
+def _along_a_curve(missing: filling.Missing) -> tuple[bool, int]:
     """Return where a tile comes, so that tasks that follow each other share panels, which the system then still holds.
 
     The bits of its two panels in turn (Morton 1966); but those on the diagonal, half as large, come last, so that
@@ -324,13 +261,13 @@ def _along_a_curve(missing: results.Missing) -> tuple[bool, int]:
     return i == j, sum((i >> bit & 1) << 2 * bit + 1 | (j >> bit & 1) << 2 * bit for bit in range(32))
 
 
-def target_tasks(begun: results.Begun, workspace: str, bases: dict[int, BasisRef]) -> list[ExplainTask]:
+def target_tasks(begun: filling.Begun, workspace: str, bases: dict[int, BasisRef]) -> list[ExplainTask]:
     """Return one task for every panel that lacks something, after committing the targets to the workspace."""
     plan = begun.plan
     with files.disk_errors(workspace):
         name = commit_targets(workspace, plan.targets)
 
-    def wanted(one: Pass, missing: results.Missing) -> tuple[tuple[int, ...], tuple[BasisRef, ...]]:
+    def wanted(one: Pass, missing: filling.Missing) -> tuple[tuple[int, ...], tuple[BasisRef, ...]]:
         both = [(m, bases[k]) for m, k in zip(one.x_members, one.x, strict=True) if missing.wanted[m]]
         return tuple(m for m, _ in both), tuple(ref for _, ref in both)
 
@@ -400,21 +337,6 @@ def what_misleads(plan: Plan, ranks: NumpyArray, missed: NumpyArray) -> list[str
             f"up to {missed.max():.2g} of the largest ({worst_of})"
         )
     return sentences
-
-
-def _usable(plan: Plan, found: dict[str, list[Receipt]], wanted: Sequence[int]) -> dict[int, BasisRef]:
-    """Return the stored bases that hold every direction the plan may keep.
-
-    Of random sketches only those of the same rule, since larger ones are better.
-    """
-    usable = {}
-    for i in wanted:
-        same = plan.whitening[i] == "randomised"
-        for receipt in found.get(plan.basis_fingerprints[i], []):
-            if receipt.rule == plan.widest if same else receipt.rule.covers(plan.widest):
-                usable[i] = receipt.ref
-                break
-    return usable
 
 
 def _check_cluster(plan: Plan, client: Client) -> None:

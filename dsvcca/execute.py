@@ -24,7 +24,7 @@ from distributed.scheduler import KilledWorker
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from dsvcca.arrays import computing_on
-from dsvcca.errors import DsvccaError
+from dsvcca.errors import DsvccaError, RunError
 from dsvcca.folders import known_options, use_options
 from dsvcca.machine import Machine, measure, this_machine
 from dsvcca.progress import track
@@ -82,8 +82,12 @@ ON_ONE_MACHINE = {
 class Failure:
     """A task that did not succeed."""
 
-    task: str
+    task: Any
     error: BaseException
+
+
+class WorkerDiedError(DsvccaError):
+    """A task that was on workers that died, several times over."""
 
 
 def run(
@@ -107,7 +111,7 @@ def run(
                 receipts.append(receipt)
             else:
                 log.info("%s failed: %s", task, error)
-                failures.append(Failure(str(task), error))
+                failures.append(Failure(task, error))
             advance()
     return receipts, failures
 
@@ -230,7 +234,7 @@ def _on_cluster(
         if future.cancelled() and future.key in queue.recalled:  # nobody was left who could have done it
             queue.waiting.appendleft(task)
         elif future.cancelled() or future.status == "lost":
-            raise DsvccaError(
+            raise RunError(
                 f"the connection to the Dask scheduler was lost while {task} was running: what was finished is kept, "
                 "connect to a cluster and run the same line again"
             )
@@ -240,7 +244,7 @@ def _on_cluster(
             future.release()
         completed.update(queue.fill())
     if queue.running:
-        raise DsvccaError(
+        raise RunError(
             f"the Dask scheduler went away with {len(queue.running)} tasks unfinished: what was finished is kept, "
             "connect to a cluster and run the same line again"
         )
@@ -429,14 +433,14 @@ def _wait_for_workers(client: Client) -> None:
     except TimeoutError as error:
         raise DsvccaError(f"{client} has no workers after {WAIT} s: start some, then run the same line") from error
     except OSError as error:
-        raise DsvccaError(
+        raise RunError(
             f"the Dask scheduler does not answer ({error}): connect to a cluster and run the same line again"
         ) from error
 
 
 def _translated(error: BaseException | None, task: Any) -> BaseException | None:
     if isinstance(error, KilledWorker):
-        return DsvccaError(
+        return WorkerDiedError(
             f"{task} was on a worker that died, {error.allowed_failures + 1} times over, most often for want of "
             "memory: give workers more memory, or plan with a smaller memory="
         )

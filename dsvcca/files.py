@@ -21,7 +21,7 @@ import zarr
 from zarr.codecs import Crc32cCodec
 
 from dsvcca import folders
-from dsvcca.errors import DsvccaError
+from dsvcca.errors import DsvccaError, RunError
 
 STAGING = ".uncommitted"
 """Folder of a store in which objects are made; they exist once they are renamed out of it."""
@@ -40,12 +40,12 @@ def disk_errors(path: Path | str) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in FULL:
-            raise DsvccaError(
+            raise RunError(
                 f"no space left to write '{path}' ({error.strerror}): free some or choose another place; "
                 "what was finished is kept, the same line goes on from there"
             ) from error
         if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
-            raise DsvccaError(f"'{path}' may not be written ({error.strerror}): check its permissions") from error
+            raise RunError(f"'{path}' may not be written ({error.strerror}): check its permissions") from error
         raise
 
 
@@ -85,10 +85,13 @@ def write_json(path: Path, content: Any) -> None:
 def read_json(path: Path) -> Any:
     """Return the content of a JSON file; what cannot be read as JSON is an error that names it."""
     try:
-        return json.loads(path.read_bytes())
-    except ValueError as error:
+        return json.loads(folders.read(path))
+    except (FileNotFoundError, NotADirectoryError):
+        raise
+    except (OSError, ValueError, RecursionError) as error:
         raise DsvccaError(
-            f"'{path}' is damaged ({error}): restore it, or remove '{path.parent}' and write it again"
+            f"'{path}' is damaged, or may not be read ({error}): restore it, or remove '{path.parent}' and write it "
+            "again"
         ) from error
 
 
@@ -209,7 +212,10 @@ def read_chunk(path: Path, dtype: str, shape: Sequence[int], checksum: str | Non
         content = folders.read(path)
         numbers, tail = content[:size], content[size:]
     else:
-        with open(path, "rb") as file:
+        with folders.opened(path) as file:
+            there = os.fstat(file.fileno()).st_size
+            if there != size + TAIL:  # before memory is taken for it
+                raise ValueError(f"{there} bytes instead of {size + TAIL}")
             numbers, tail = file.read(size), file.read()
     if len(numbers) != size or len(tail) != TAIL:
         raise ValueError(f"{len(numbers) + len(tail)} bytes instead of {size + TAIL}")

@@ -11,10 +11,11 @@ import errno
 import logging
 import os
 import shutil
+import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 
 import fsspec
 from filelock import FileLock, Timeout
@@ -192,7 +193,23 @@ def remove(folder: Path) -> None:
 
 def read(path: Path) -> bytes:
     """Return the content of a file."""
-    return bytes(path.read_bytes())
+    if is_remote(path):
+        return bytes(path.read_bytes())
+    with opened(path) as file:
+        return file.read()
+
+
+def opened(path: Path) -> BinaryIO:
+    """Open a file for reading; what is none, a pipe for instance, is an error and never waited for."""
+    return open(path, "rb", opener=_open_plain)
+
+
+def _open_plain(path: str, flags: int) -> int:
+    descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a file", path)
+    return descriptor
 
 
 def tail(path: Path, count: int) -> bytes:
@@ -200,7 +217,7 @@ def tail(path: Path, count: int) -> bytes:
     if is_remote(path):
         remote = cast(Any, path)
         return bytes(remote.fs.cat_file(remote.path, start=-count))
-    with open(path, "rb") as file:
+    with opened(path) as file:
         file.seek(-count, os.SEEK_END)
         return file.read(count)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
@@ -88,6 +88,8 @@ class Layout:
         that this one does not have keep their places.
     segment : int
         Bytes of activations in a segment of a representation that is larger than one task, about.
+    failed : frozenset of int
+        Variants that have no basis, and could not be given one: nothing is compared with them.
     """
 
     store: str
@@ -107,6 +109,7 @@ class Layout:
     shown: tuple[int, ...] = ()
     places: tuple[int, ...] = ()
     segment: int = SEGMENT_BYTES
+    failed: frozenset[int] = frozenset()
 
     def laid_out(self, places: Sequence[int]) -> Self:
         """Return the same plan with every representation in its place, and in the order of places."""
@@ -119,6 +122,10 @@ class Layout:
             shown=tuple(at[i] for i in self.shown or range(len(order))),
             places=tuple(places[i] for i in order),
         )
+
+    def without(self, failed: Collection[int]) -> Self:
+        """Return the same plan without what is compared with some variants."""
+        return replace(self, failed=self.failed.union(failed))
 
     @property
     def ids(self) -> str | None:
@@ -151,6 +158,7 @@ class Layout:
             tuple(place % self.panel for place in self.places or range(len(self.representations))),
             bool(self.targets),
             self.rows == "translations",
+            self.failed,
         )
 
     @property
@@ -287,7 +295,8 @@ class Layout:
     @cached_property
     def side_by_side(self) -> tuple[int, ...]:
         """The variants in the order in which the direct route puts them together: by content, since bits follow it."""
-        return tuple(sorted(range(len(self.variants)), key=lambda i: self._own_fingerprints[i]))
+        left = (i for i in range(len(self.variants)) if i not in self.failed)
+        return tuple(sorted(left, key=lambda i: self._own_fingerprints[i]))
 
     @cached_property
     def basis_fingerprints(self) -> tuple[str, ...]:
@@ -295,12 +304,12 @@ class Layout:
         own = self._own_fingerprints
         if not self.direct:
             return own
-        joint = [sorted(own), list(self.variant_pairs), "direct"]
+        joint = [[own[i] for i in self.side_by_side], list(self.variant_pairs), "direct"]
         found = {
             i: hashlib.sha256(json.dumps([joint, place]).encode()).hexdigest()
             for place, i in enumerate(self.side_by_side)
         }
-        return tuple(found[i] for i in range(len(own)))
+        return tuple(found.get(i, own[i]) for i in range(len(own)))
 
     @cached_property
     def _own_fingerprints(self) -> tuple[str, ...]:
@@ -362,7 +371,7 @@ class Layout:
     @cached_property
     def digests(self) -> tuple[bytes, ...]:
         """What each representation is (8 bytes); on the direct route with all that lie beside it."""
-        beside = self.basis_fingerprints[self.side_by_side[0]] if self.direct else ""
+        beside = self.basis_fingerprints[self.side_by_side[0]] if self.direct and self.side_by_side else ""
         return tuple(hashlib.sha256(f"{r.identity} {beside}".encode()).digest()[:8] for r in self.representations)
 
     @cached_property

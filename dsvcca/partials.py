@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from dsvcca import files, folders
-from dsvcca.activations import FORMAT, KEY, read_attributes, signed
 from dsvcca.arrays import Array, NumpyArray, to_numpy
 from dsvcca.errors import DsvccaError
 from dsvcca.flat import Flat, Stretch, write_flat
+from dsvcca.records import PartialRecord, read_record, write_record
 
 NUMBERS = "numbers"
 
@@ -33,14 +33,17 @@ def write_partial(workspace: str, name: str, arrays: Mapping[str, Array], about:
         numbers = {key: to_numpy(value) for key, value in arrays.items()}
         write_flat(folder / NUMBERS, numbers.values(), CHUNK)
         record = {
-            "format": FORMAT,
+            "format": 1,
             "kind": "partial",
             "about": dict(about),
-            "arrays": [[key, list(value.shape), value.dtype.kind == "c"] for key, value in numbers.items()],
+            "arrays": [
+                {"name": key, "shape": list(value.shape), "pairs": value.dtype.kind == "c"}
+                for key, value in numbers.items()
+            ],
             "checksums": files.seal(folder),
         }
-        files.write_group(folder, **{KEY: signed(record)})
-        if not files.publish(folder, target) and read_attributes(target) is None:
+        write_record(folder, record)
+        if not files.publish(folder, target) and read_record(target, PartialRecord) is None:
             folders.remove(target)  # what is left of one is none
             files.publish(folder, target)
         # If it is there already, it is the same.
@@ -50,7 +53,7 @@ def write_partial(workspace: str, name: str, arrays: Mapping[str, Array], about:
 
 def has_partial(workspace: str, name: str) -> bool:
     """Return whether arrays were committed under a name."""
-    return read_attributes(_folder(workspace, name)) is not None
+    return read_record(_folder(workspace, name), PartialRecord) is not None
 
 
 def read_partial(workspace: str, name: str) -> tuple[dict[str, NumpyArray], dict[str, Any]]:
@@ -62,10 +65,10 @@ def read_partial(workspace: str, name: str) -> tuple[dict[str, NumpyArray], dict
         If they are gone, or are not what was committed.
     """
     folder = _folder(workspace, name)
-    record = read_attributes(folder)
+    record = read_record(folder, PartialRecord)
     if record is None:
         raise DsvccaError(f"'{folder}' is gone: run the same line again to make it anew")
-    sizes = [prod(shape) * (2 if pairs else 1) for _, shape, pairs in record["arrays"]]
+    sizes = [prod(one["shape"]) * (2 if one["pairs"] else 1) for one in record["arrays"]]
     try:
         values = Flat(folder / NUMBERS, sum(sizes), CHUNK, record["checksums"]).values(slice(0, sum(sizes)))
     except (OSError, ValueError) as error:
@@ -73,7 +76,8 @@ def read_partial(workspace: str, name: str) -> tuple[dict[str, NumpyArray], dict
             f"'{folder}' is not what was committed ({error}): remove it and run the same line again"
         ) from error
     stretch = Stretch(values)
-    return {key: stretch.take(*shape, pairs=pairs) for key, shape, pairs in record["arrays"]}, record["about"]
+    arrays = {one["name"]: stretch.take(*one["shape"], pairs=one["pairs"]) for one in record["arrays"]}
+    return arrays, record["about"]
 
 
 def remove_partials(workspace: str, names: Iterable[str]) -> None:

@@ -5,6 +5,7 @@ A representation has one variant, and one basis, for every view in which it meet
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -64,7 +65,14 @@ class Pass:
 
     def only(self, missing: NumpyArray) -> Pass | None:
         """Return what is left of a pass where only some pairs are missing, (panel, panel) bool; None if nothing is."""
-        wanted = self.wanted & missing[np.ix_(self.x_members, self.y_members)]
+        return self._only(self.wanted & missing[np.ix_(self.x_members, self.y_members)])
+
+    def without(self, failed: Collection[int]) -> Pass | None:
+        """Return what is left of a pass without some variants; None if nothing is."""
+        x, y = (np.asarray([variant not in failed for variant in side]) for side in (self.x, self.y))
+        return self._only(self.wanted & x[:, None] & y[None, :])
+
+    def _only(self, wanted: NumpyArray) -> Pass | None:
         if (wanted == self.wanted).all():
             return self
         rows, columns = np.flatnonzero(wanted.any(axis=1)), np.flatnonzero(wanted.any(axis=0))
@@ -99,6 +107,8 @@ class Passes:
         Whether all representations meet targets as well.
     everywhere : bool
         Whether they do so at all frequencies, since rows are all translations.
+    failed : frozenset of int
+        Variants that have no basis: nothing is compared with them.
     """
 
     representations: tuple[Representation, ...]
@@ -108,6 +118,7 @@ class Passes:
     places: tuple[int, ...]
     explaining: bool
     everywhere: bool
+    failed: frozenset[int] = frozenset()
 
     @cached_property
     def tiles(self) -> tuple[tuple[int, int], ...]:
@@ -212,8 +223,9 @@ class Passes:
         for panel in self.panels:
             grounds: dict[Ground, list[int]] = {}
             for i in panel:
-                variant = Variant(i, self._view_to_targets(self.representations[i]))
-                grounds.setdefault(self.ground(variant), []).append(i)
+                ground = self.ground(Variant(i, self._view_to_targets(self.representations[i])))
+                if self._variants_at[i, ground] not in self.failed:
+                    grounds.setdefault(ground, []).append(i)
             none = np.zeros((0, 0), dtype=np.int8)
             found.append(
                 [
@@ -286,7 +298,8 @@ class Passes:
                         names[np.ix_(x_kinds[x_members], y_kinds[y_members])],
                     )
                 )
-        return found
+        left = (one.without(self.failed) if self.failed else one for one in found)
+        return [one for one in left if one is not None]
 
 
 def kind_of(representation: Representation) -> tuple[tuple[int, ...], bool]:

@@ -7,11 +7,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
+
 from dsvcca import files
 from dsvcca.activations import PIECE, Representation, ahead, read_over_tokens, read_pieces, read_positions
 from dsvcca.arrays import Array, NumpyArray, like, put, significand_bits, tidy, to_numpy
 from dsvcca.basis import RankRule
-from dsvcca.errors import DsvccaError
+from dsvcca.errors import DsvccaError, RunError
 from dsvcca.moments import Rows
 from dsvcca.passes import reads_tokens, variant_size
 from dsvcca.plan import Plan
@@ -50,7 +52,7 @@ class ReduceTask:
         return f"basis of {self.representations[0]}{more}"
 
 
-def reduce_tasks(plan: Plan, workspace: str, wanted: list[int], threads: int) -> list[ReduceTask]:
+def reduce_tasks(plan: Plan, workspace: str, wanted: Sequence[int], threads: int) -> list[ReduceTask]:
     """Return the tasks that make the bases of the wanted variants on so many worker threads."""
     return [
         ReduceTask(
@@ -67,8 +69,16 @@ def reduce_tasks(plan: Plan, workspace: str, wanted: list[int], threads: int) ->
     ]
 
 
+@dataclass(frozen=True)
+class Reduced:
+    """Where the bases of a task are, and why others of it have none, by their fingerprints."""
+
+    receipts: tuple[Receipt, ...]
+    failed: tuple[tuple[str, str], ...]
+
+
 @tidy
-def reduce(task: ReduceTask) -> list[Receipt]:
+def reduce(task: ReduceTask) -> Reduced:
     """Make and commit the bases of a task's representations.
 
     The next representation is read and finished packs are written while this one is whitened. A representation that
@@ -76,12 +86,12 @@ def reduce(task: ReduceTask) -> list[Receipt]:
 
     Raises
     ------
-    DsvccaError
-        At the end, for those that could not be whitened.
+    RunError
+        If bases cannot be written.
     """
     commits: list[Future[list[Receipt]]] = []
     receipts: list[Receipt] = []
-    failures: list[str] = []
+    failed: list[tuple[str, str]] = []
     both = list(zip(task.representations, task.views, strict=True))
     sizes = [variant_size(r, view) for r, view in both]
     n, room = sizes[0].rows, pack_memory(task.budget)
@@ -99,16 +109,23 @@ def reduce(task: ReduceTask) -> list[Receipt]:
                 pack = PackWriter(task.workspace, n, task.rule)
             try:
                 _add(pack, task, place, sizes[place], read)
-            except DsvccaError as error:
-                failures.append(str(error))
+            except Exception as error:
+                if not is_its_own(error):
+                    raise
+                failed.append((task.fingerprints[place], str(error) or type(error).__name__))
             if alone:
                 commits.append(io.submit(pack.commit))
                 pack = PackWriter(task.workspace, n, task.rule)
         commits.append(io.submit(pack.commit))
         receipts += [receipt for commit in commits for receipt in commit.result()]
-    if failures:
-        raise DsvccaError("\n".join(failures))
-    return receipts
+    return Reduced(tuple(receipts), tuple(failed))
+
+
+def is_its_own(error: BaseException) -> bool:
+    """Return whether an error is that of the representation that was worked on, and the others may go on."""
+    return isinstance(error, (DsvccaError, ArithmeticError, MemoryError, np.linalg.LinAlgError)) and not isinstance(
+        error, RunError
+    )
 
 
 def _read_small(representation: Representation, view: View) -> list[NumpyArray] | None:

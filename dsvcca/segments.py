@@ -13,7 +13,7 @@ Segments depend on shapes alone and are merged in their order: bits do not depen
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
@@ -23,7 +23,7 @@ from dsvcca import files
 from dsvcca.activations import Representation, ahead, read_pieces
 from dsvcca.arrays import Array, NumpyArray, adjoint, like, put, real_part, significand_bits, tidy, to_numpy
 from dsvcca.basis import Basis, RankRule
-from dsvcca.errors import DsvccaError
+from dsvcca.errors import DsvccaError, errors_of
 from dsvcca.frequencies import half_spectrum
 from dsvcca.layout import WORST_ROUNDING
 from dsvcca.moments import Moments, Rows, merge
@@ -91,13 +91,18 @@ class SegmentTask:
     def _rows(self, r: Representation, view: View) -> Rows:
         start, stop = self.segments[self.segment]
         return Rows(
-            lambda: map(put, ahead(read_pieces(r, start, stop))),
+            lambda: map(put, ahead(_told(read_pieces(r, start, stop), r))),
             r.logical_shape,
             view,
             keep=False,
             center=self.center,
             grid=self.step,
         )
+
+
+def _told(pieces: Iterator[NumpyArray], r: Representation) -> Iterator[NumpyArray]:
+    with errors_of(str(r)):
+        yield from pieces
 
 
 def segment_tasks(plan: Plan, workspace: str, variants: Sequence[int]) -> list[SegmentTask]:
@@ -195,7 +200,7 @@ def seal(task: SegmentTask) -> list[Receipt]:
     basis = basis_of(kept, sums, np.concatenate(norms), off_block)
     with files.disk_errors(task.workspace):
         receipts = Filled(task.workspace, task.name).commit(task.fingerprints[0], basis, task.rule)
-    _clean(task)
+    clean(task)
     return receipts
 
 
@@ -216,10 +221,11 @@ def whiten_sums(task: SegmentTask) -> list[Receipt]:
     for r, kept in zip(task.representations, cuts, strict=True):
         used = np.concatenate([s[:k] for s, k in zip(kept.singular_values, kept.ranks, strict=True)])
         if np.finfo(np.float64).eps * (used.max() / used.min()) ** 2 > WORST_ROUNDING:
-            raise DsvccaError(
-                f"{r}: its kept directions reach from {used.max():.3g} down to {used.min():.3g}, too far apart for "
-                "route='direct', which would round to more than 1e-7: use route='bases', or a smaller variance="
-            )
+            with errors_of(str(r)):
+                raise DsvccaError(
+                    f"{r}: its kept directions reach from {used.max():.3g} down to {used.min():.3g}, too far apart for "
+                    "route='direct', which would round to more than 1e-7: use route='bases', or a smaller variance="
+                )
     cross = []
     for f in range(moments.gram.shape[0]):
         comoment = moments.comoment(f)
@@ -231,7 +237,7 @@ def whiten_sums(task: SegmentTask) -> list[Receipt]:
     bases = [_exact(kept) for kept in cuts]
     with files.disk_errors(task.workspace):
         receipts = commit_joint(task.workspace, task.rule, task.fingerprints, bases, task.pairs, cross)
-    _clean(task)
+    clean(task)
     return receipts
 
 
@@ -254,8 +260,8 @@ def _cuts(task: SegmentTask, moments: Moments, largest: Sequence[float]) -> list
         stop = start + rows.columns
         here = slice(start, stop)
         own = Moments(moments.count, moments.shift[:, here], moments.sums[:, here], moments.gram[:, here, here])
-        found.append(
-            cut(
+        with errors_of(str(r)):
+            kept = cut(
                 own,
                 task.rule,
                 space=rows.space,
@@ -264,7 +270,7 @@ def _cuts(task: SegmentTask, moments: Moments, largest: Sequence[float]) -> list
                 bits=significand_bits(r.dtype),
                 name=str(r),
             )
-        )
+        found.append(kept)
         start = stop
     return found
 
@@ -315,7 +321,7 @@ def _committed(task: SegmentTask) -> list[Receipt]:
     own = [[one for one in found.get(name, []) if one.rule == task.rule][:1] for name in task.fingerprints]
     if not all(own):
         return []
-    _clean(task)
+    clean(task)
     return [one for several in own for one in several]
 
 
@@ -326,9 +332,10 @@ def left_behind(plan: Plan, workspace: str, variants: Sequence[int]) -> list[str
     return [name for name in names if has_partial(workspace, name)]
 
 
-def _clean(task: SegmentTask) -> None:
-    """Remove the partial results, which are merged now."""
+def clean(task: SegmentTask) -> None:
+    """Remove the partial results, which are merged now or belong to what failed."""
     remove_partials(task.workspace, _partials(task))
+    Filled(task.workspace, task.name).discard()
 
 
 def _partials(task: SegmentTask) -> list[str]:

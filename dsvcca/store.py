@@ -19,14 +19,11 @@ import pandas as pd
 
 from dsvcca import files, folders
 from dsvcca.activations import (
-    FORMAT,
     IDS,
-    KEY,
     MASK,
     Representation,
     find_mask,
     findings,
-    read_attributes,
     read_ids,
     read_mask,
     read_pieces,
@@ -37,6 +34,7 @@ from dsvcca.errors import DsvccaError
 from dsvcca.foreign import foreign_representations
 from dsvcca.labels import Label, describe, label_order, nearest
 from dsvcca.progress import track
+from dsvcca.records import StoreRecord, read_record, write_record
 from dsvcca.writer import Writer, claim_ids, commit_mask, plain_ids, stored_ids
 
 
@@ -305,7 +303,7 @@ def create_store(
         with files.disk_errors(root):
             files.make_parents(root)
             folder = files.stage(root.parent)
-            files.write_group(folder, **{KEY: {"format": FORMAT, "kind": "activations", "datapoints": int(count)}})
+            write_record(folder, {"format": 1, "kind": "activations", "datapoints": count})
             if not files.publish(folder, root):
                 files.discard(folder)  # another process was faster
     store = open_store(root)
@@ -350,14 +348,10 @@ def open_store(
     root = folders.reach(path, "store", storage_options)
     if not root.exists():
         raise DsvccaError(f"there is no store at '{root}': check the path, or create_store(path, datapoints=...)")
-    about = read_attributes(root)
-    if about is None:
+    record = read_record(root, StoreRecord)
+    if record is None:
         found = foreign_representations(root, labels, dims)
         return Store(root, found[0].logical_shape[0], {}, found)
-    if about.get("kind") != "activations":
-        raise DsvccaError(f"'{root}' holds {about.get('kind')}, not activations: give the path of a store")
-    if about.get("format") != FORMAT:
-        raise DsvccaError(f"'{root}' has format {about.get('format')}, this version reads {FORMAT}: update dsvcca")
     if labels is not None or dims is not None:
         raise DsvccaError(f"'{root}' knows its labels and dims: leave labels= and dims= out")
-    return Store(root, int(about["datapoints"]), {})
+    return Store(root, record["datapoints"], {})

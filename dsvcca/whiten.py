@@ -32,7 +32,7 @@ from dsvcca.arrays import (
     to_numpy,
 )
 from dsvcca.basis import Basis, Block, RankRule, ranks_of
-from dsvcca.errors import DsvccaError
+from dsvcca.errors import DsvccaError, errors_of
 from dsvcca.frequencies import half_spectrum
 from dsvcca.mixing import mix, mixed_ones
 from dsvcca.moments import Moments, Rows, moments_over
@@ -264,11 +264,13 @@ def checked_moments(rows: Sequence[Rows], names: Sequence[str], start: int = 0) 
     if not bool(xp.all(xp.isfinite(powers))):
         first = int(to_numpy(xp.argmin(xp.astype(xp.isfinite(powers), xp.int8))))
         which = int(np.searchsorted(np.cumsum([one.columns for one in rows]), first, side="right"))
-        raise not_finite(rows[which].stored(), names[which], start)
+        with errors_of(names[which]):
+            raise not_finite(rows[which].stored(), names[which], start)
     for one, name in zip(rows, names, strict=True):
         tiny = 0 < one.largest < TINY**0.5
         if tiny and any(bool(xp.any(xp.abs(slab) > 1e-12 * one.largest)) for slab in one()):
-            raise too_small(one.largest, name)
+            with errors_of(name):
+                raise too_small(one.largest, name)
     return moments
 
 

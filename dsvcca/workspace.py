@@ -18,19 +18,29 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import zarr
 
 from dsvcca import files, folders
-from dsvcca.activations import FORMAT, KEY, read_attributes, signed
 from dsvcca.arrays import Array, NumpyArray, library, to_numpy
 from dsvcca.basis import Basis, Block, RankRule
 from dsvcca.errors import DsvccaError
 from dsvcca.flat import Flat, Stretch, write_flat
 from dsvcca.frequencies import half_spectrum
+from dsvcca.records import (
+    BasisRecord,
+    OffBlockRecord,
+    PackRecord,
+    RuleRecord,
+    WorkspaceRecord,
+    damaged,
+    read_record,
+    write_record,
+)
 from dsvcca.sizes import PACK
 from dsvcca.translations import OffBlock
 from dsvcca.views import GRID
@@ -73,16 +83,20 @@ class Pack:
 
     def __init__(self, workspace: str, name: str) -> None:
         self._folder = folders.at(workspace, "workspace") / name
-        about = read_attributes(self._folder)
-        if about is None:
+        record = read_record(self._folder, PackRecord)
+        if record is None:
             raise DsvccaError(
                 f"'{self._folder}' is gone or was never committed: run the same line again to make it anew"
             )
-        self._about = about["bases"]
-        self._checksums = about["checksums"]
-        self._rows = int(about["rows"])
-        self.library = str(about["library"])
-        self.pairs = None if about["pairs"] is None else [(int(i), int(j)) for i, j in about["pairs"]]
+        try:
+            _check_sense(record)
+        except ValueError as error:
+            raise damaged(self._folder, "pack", error) from error
+        self._about = record["bases"]
+        self._checksums = record["checksums"]
+        self._rows = record["rows"]
+        self.library = record["library"]
+        self.pairs = None if record["pairs"] is None else [(i, j) for i, j in record["pairs"]]
         self._places = _places([_widths(one["space"], one["ranks"]) for one in self._about])
         self._width = max(place.stop for place in self._places.values())
         self._chunks: tuple[int, int] | None = None
@@ -94,14 +108,14 @@ class Pack:
         """Return a basis, without its columns; its blocks are read when they are used."""
         one = self._about[position]
         head = Stretch(self._values(slice(int(self._heads[position]), int(self._heads[position + 1]))))
-        space, c = tuple(one["space"]), int(one["neurons"])
+        space, c = tuple(one["space"]), one["neurons"]
         f = len(half_spectrum(space).weights)
         return Basis(
             count=self._rows,
             space=space,
             ranks=np.asarray(one["ranks"]),
-            nonzero=int(one["nonzero"]),
-            missed=float(one["missed"]),
+            nonzero=one["nonzero"],
+            missed=one["missed"],
             off_block=None if one["off_block"] is None else OffBlock(**one["off_block"]),
             singular_values=head.take(f, c),
             mean=head.take(f, c, pairs=bool(space)),
@@ -112,12 +126,12 @@ class Pack:
 
     def key(self, position: int) -> str:
         """Return the digest of what a basis was made from, its numbers: it orders bases in the same way everywhere."""
-        return str(self._about[position]["key"])
+        return self._about[position]["key"]
 
     def block(self, position: int, frequency: int) -> Block:
         """Return what belongs to one frequency of a basis."""
         one = self._about[position]
-        k, c = int(one["ranks"][frequency]), int(one["neurons"])
+        k, c = one["ranks"][frequency], one["neurons"]
         pairs = bool(half_spectrum(tuple(one["space"])).weights[frequency] == 2)
         start = self._blocks[position, frequency]
         numbers = Stretch(self._values(slice(start, start + (2 if pairs else 1) * k * (k + 1 + c))))
@@ -194,6 +208,18 @@ class Pack:
     def place(self, position: int, frequency: int) -> slice:
         """Return which of the pack's columns belong to one frequency of a basis."""
         return self._places[position, frequency]
+
+
+def _check_sense(record: PackRecord) -> None:
+    """Raise if the record of a pack contradicts itself."""
+    for one in record["bases"]:
+        bins, most = len(one["ranks"]), min(one["neurons"], record["rows"])
+        if prod(one["space"]) > 2 * bins or len(half_spectrum(tuple(one["space"])).weights) != bins:
+            raise ValueError(f"{bins} frequencies of {one['space']}")
+        if max(one["ranks"]) > most:
+            raise ValueError(f"{max(one['ranks'])} directions of {one['neurons']} columns in {record['rows']} rows")
+    if any(max(pair) >= len(record["bases"]) for pair in record["pairs"] or ()):
+        raise ValueError("pairs of bases that it does not hold")
 
 
 class PackWriter:
@@ -292,6 +318,10 @@ class Filled:
             self._array = files.open_array(self._folder / COLUMNS)
         files.write_rows(self._array, self._folder / COLUMNS, start, rows)
 
+    def discard(self) -> None:
+        """Remove what was written, if it was not committed."""
+        folders.remove(self._folder)
+
     def commit(self, fingerprint: str, basis: Basis, rule: RankRule) -> list[Receipt]:
         """Add what belongs to the columns, seal and publish."""
         folders.remove(self._folder / "parts")  # of a task that was killed
@@ -322,8 +352,8 @@ def find_bases(workspace: str) -> dict[str, list[Receipt]]:
     root = folders.at(workspace, "workspace")
     for name in folders.names(root):
         if name.startswith("pack-"):
-            about = read_attributes(root / name)
-            for receipt in [] if about is None else _receipts(name, about["bases"]):
+            record = read_record(root / name, PackRecord)
+            for receipt in [] if record is None else _receipts(name, record["bases"]):
                 found.setdefault(receipt.fingerprint, []).append(receipt)
     return found
 
@@ -331,19 +361,14 @@ def find_bases(workspace: str) -> dict[str, list[Receipt]]:
 def ensure_workspace(workspace: str) -> None:
     """Make the workspace if it is not there; refuse a folder that is something else."""
     root = folders.at(workspace, "workspace")
-    about = read_attributes(root)
-    if about is None and files.is_free(root):
+    record = read_record(root, WorkspaceRecord)
+    if record is None and files.is_free(root):
         with files.disk_errors(root):
             files.make_parents(root)
             folders.make(root)
-            files.write_group(root, **{KEY: {"format": FORMAT, "kind": "workspace"}})
-        about = read_attributes(root)
-    if about is None:
-        about = read_attributes(root)  # another process may have made it meanwhile
-    if about is None:
+            write_record(root, {"format": 1, "kind": "workspace"})
+    if read_record(root, WorkspaceRecord) is None:  # another process may have made it meanwhile
         raise DsvccaError(f"workspace '{root}' is a folder of something else, or a file: choose another workspace=")
-    if about.get("kind") != "workspace":
-        raise DsvccaError(f"workspace '{root}' holds {about.get('kind')}: choose another workspace=")
 
 
 def _commit(
@@ -356,7 +381,7 @@ def _commit(
 ) -> list[Receipt]:
     """Write what belongs to bases beside their columns or cross blocks, seal the pack and publish it."""
     _write_parts(folder / "parts", [basis for _, basis in bases])
-    about = [
+    about: list[BasisRecord] = [
         {
             "fingerprint": fingerprint,
             "space": list(basis.space),
@@ -364,14 +389,14 @@ def _commit(
             "neurons": int(basis.singular_values.shape[1]),
             "nonzero": basis.nonzero,
             "missed": basis.missed,
-            "off_block": None if basis.off_block is None else asdict(basis.off_block),
+            "off_block": None if basis.off_block is None else cast(OffBlockRecord, asdict(basis.off_block)),
             "key": _key(basis),
-            "rule": asdict(rule),
+            "rule": cast(RuleRecord, asdict(rule)),
         }
         for fingerprint, basis in bases
     ]
     record = {
-        "format": FORMAT,
+        "format": 1,
         "kind": "pack",
         "rows": bases[0][1].count,
         "library": made_by,
@@ -379,9 +404,9 @@ def _commit(
         "pairs": None if pairs is None else [list(pair) for pair in pairs],
         "checksums": files.seal(folder),
     }
-    files.write_group(folder, **{KEY: signed(record)})
+    write_record(folder, record)
     name = "pack-" + hashlib.sha256(repr(about).encode()).hexdigest()[:24]
-    if not files.publish(folder, root / name) and read_attributes(root / name) is None:
+    if not files.publish(folder, root / name) and read_record(root / name, PackRecord) is None:
         folders.remove(root / name)  # what is left of a pack is none
         files.publish(folder, root / name)
     # If it is there already, it is the same.
@@ -402,7 +427,7 @@ def _create_columns(folder: Path, rows: int, columns: int, step: int = GRID // 2
     return files.create_array(folder / COLUMNS, (rows, columns), height, "float32", ("row", "direction"), inner)
 
 
-def _receipts(name: str, bases: Sequence[dict[str, Any]]) -> list[Receipt]:
+def _receipts(name: str, bases: Sequence[BasisRecord]) -> list[Receipt]:
     return [
         Receipt(one["fingerprint"], BasisRef(name, place), RankRule(**one["rule"])) for place, one in enumerate(bases)
     ]
@@ -426,20 +451,20 @@ def _places(widths: Sequence[Sequence[int]]) -> dict[tuple[int, int], slice]:
     return places
 
 
-def _head_size(about: dict[str, Any], n: int) -> int:
+def _head_size(about: BasisRecord, n: int) -> int:
     """Return the numbers that stand before the blocks of a basis: spectrum, means, norms."""
-    space, c = tuple(about["space"]), int(about["neurons"])
+    space, c = tuple(about["space"]), about["neurons"]
     return len(half_spectrum(space).weights) * c * (3 if space else 2) + c + n
 
 
-def _block_starts(start: int, bases: Sequence[dict[str, Any]]) -> dict[tuple[int, int], int]:
+def _block_starts(start: int, bases: Sequence[BasisRecord]) -> dict[tuple[int, int], int]:
     """Return where the block of (basis, frequency) begins in `parts`, in the order of columns; (-1, -1) is the end."""
     found = {}
     widths = [_widths(one["space"], one["ranks"]) for one in bases]
     for position, frequency in _places(widths):
         found[position, frequency] = start
         one = bases[position]
-        start += widths[position][frequency] * (int(one["ranks"][frequency]) + 1 + int(one["neurons"]))
+        start += widths[position][frequency] * (one["ranks"][frequency] + 1 + one["neurons"])
     return found | {(-1, -1): start}
 
 

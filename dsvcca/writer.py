@@ -15,22 +15,19 @@ import zarr
 from dsvcca import files, folders
 from dsvcca.activations import (
     ARRAY,
-    FORMAT,
     IDS,
-    KEY,
     MASK,
     VALID,
     Representation,
     find_mask,
-    read_attributes,
     read_ids,
     read_records,
-    signed,
     version_of,
 )
 from dsvcca.arrays import NumpyArray, significand_bits, to_numpy
 from dsvcca.errors import DsvccaError
 from dsvcca.labels import check_same_types, checked_dims, checked_labels, describe, folder_name, to_datapoints_first
+from dsvcca.records import KEY, IdsRecord, read_attributes, read_record, write_record
 
 IF_EXISTS = ("error", "skip", "replace")
 
@@ -163,7 +160,7 @@ class Writer:
             ids = claim_ids(self._root, self._datapoints, every, self.id_kind)
         inside = self._folder / ARRAY
         record = {
-            "format": FORMAT,
+            "format": 1,
             "kind": "representation",
             "labels": self.labels,
             "shape": list(self._array.shape),
@@ -174,7 +171,7 @@ class Writer:
             "checksums": files.seal(inside),
             "written": self._first_written or time.time_ns(),
         }
-        files.write_group(self._folder, **{KEY: signed(record)})
+        write_record(self._folder, record)
         self._publish()
 
     def _publish(self) -> None:
@@ -191,7 +188,7 @@ class Writer:
                 continue
             if other.get("labels") != self.labels:
                 raise DsvccaError(
-                    f"'{target}' holds {describe(other['labels'])}, which this file system cannot tell from "
+                    f"'{target}' holds {describe(other.get('labels', {}))}, which this file system cannot tell from "
                     f"{describe(self.labels)}: use labels that differ in more than case"
                 )
             if self._if_exists == "error":
@@ -253,16 +250,16 @@ def claim_ids(root: Path, datapoints: int, ids: Any, kind: str = "given") -> str
 
 def stored_ids(root: Path) -> tuple[NumpyArray, str] | None:
     """Return the datapoint ids of a store, and what they were made of; None where only their number is known."""
-    about = read_attributes(root / IDS)
-    if about is None:
+    record = read_record(root / IDS, IdsRecord)
+    if record is None:
         return None
     try:
         ids = np.asarray(zarr.open_array(files.zarr_store(root / IDS), mode="r")[:])
     except Exception as error:
         raise DsvccaError(f"the datapoint ids '{root / IDS}' cannot be read ({error}): restore them") from error
-    if _digest(ids) != about["ids"]:
+    if ids.dtype != np.uint64 or ids.ndim != 1 or _digest(ids) != record["ids"]:
         raise DsvccaError(f"the datapoint ids '{root / IDS}' are not those that were written: restore them")
-    return ids, str(about["of"])
+    return ids, record["of"]
 
 
 def commit_mask(root: Path, valid: NumpyArray) -> None:
@@ -274,14 +271,14 @@ def commit_mask(root: Path, valid: NumpyArray) -> None:
             array = files.create_array(folder / VALID, valid.shape, len(valid), "uint8", ("datapoint", "position"))
             array[:] = valid
             record = {
-                "format": FORMAT,
+                "format": 1,
                 "kind": "mask",
                 "shape": list(valid.shape),
                 "rows": int(valid.sum()),
                 "mask": digest,
                 "checksums": files.seal(folder),
             }
-            files.write_group(folder, **{KEY: signed(record)})
+            write_record(folder, record)
             files.publish(folder, root / MASK)
         finally:
             files.discard(folder)

@@ -24,20 +24,34 @@ MATHS = [
     "dft",
     "measures",
 ]
-DATA = ["folders", "files", "flat", "labels", "activations", "foreign", "writer", "store", "pairs", "targets", "sizes"]
+DATA = [
+    "folders",
+    "files",
+    "records",
+    "flat",
+    "labels",
+    "activations",
+    "foreign",
+    "writer",
+    "store",
+    "pairs",
+    "targets",
+    "sizes",
+]
 DATA += ["passes", "machine", "price", "layout", "plan", "planning", "partials", "workspace"]
-DATA += ["dataset", "commits", "results", "tables"]
-DOOR = ["execute", "reduce", "segments", "panel", "products", "solves", "correlate", "explain", "compare"]
+DATA += ["dataset", "commits", "results", "filling", "tables"]
+DOOR = ["execute", "reduce", "segments", "panel", "products", "solves", "correlate", "explain", "bases", "compare"]
 FACE = ["plot", "demo", "cli"]
 ORDER = ["errors", "progress", *MATHS, *DATA, *DOOR, *FACE]
 
 ALLOWED = {
     "zarr": {"files", "activations", "foreign", "writer", "workspace"},
     "dask": {"sizes", "price", "plan", "planning", "execute", "demo", "cli"},
-    "distributed": {"execute", "compare", "demo", "cli"},
+    "distributed": {"execute", "bases", "compare", "demo", "cli"},
     "torch": {"demo", "torch"},
     "fsspec": {"folders"},
     "filelock": {"folders"},
+    "pydantic": {"records"},
     "upath": {"folders"},
     "array_api_compat": {"arrays"},
     "scipy": {"arrays"},

@@ -8,9 +8,10 @@ import scipy.signal
 
 import dsvcca
 from dsvcca import DsvccaError, DsvccaWarning, execute
-from dsvcca.compare import make_bases, tile_tasks
+from dsvcca.bases import make_bases
+from dsvcca.compare import tile_tasks
 from dsvcca.correlate import correlate
-from dsvcca.results import begin
+from dsvcca.filling import begin
 from dsvcca.sizes import PROCESS, holds_whole, streams
 from dsvcca.workspace import ensure_workspace
 from tests.populations import same_bits
@@ -104,7 +105,7 @@ def test_chunks_and_workers_change_no_bit(results, tmp_path):
 def test_frequencies_taken_one_by_one_change_no_bit(plan, results, tmp_path):
     workspace, about = str(tmp_path / "w"), {name: results.attrs[name] for name in ("dsvcca_version", "datapoint_ids")}
     ensure_workspace(workspace)
-    bases = make_bases(plan, workspace, range(len(plan.variants)), None)
+    bases = make_bases(plan, workspace, range(len(plan.variants)), None).bases
     [task] = tile_tasks(begin(tmp_path / "r.zarr", plan, about), workspace, bases)
     execute.guarded(correlate, replace(task, budget=1))  # no two of them fit
     assert same_bits(dsvcca.compare(plan, tmp_path / "r.zarr", workspace=workspace), results)

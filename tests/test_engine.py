@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import random
+import re
 import subprocess
 import sys
 import textwrap
@@ -24,11 +25,12 @@ from scipy.linalg import hadamard
 
 import dsvcca
 from dsvcca import DsvccaError, DsvccaWarning, execute, views
-from dsvcca.activations import signed
-from dsvcca.compare import make_bases, tile_tasks
+from dsvcca.bases import make_bases
+from dsvcca.compare import tile_tasks
 from dsvcca.files import STAGING
+from dsvcca.filling import begin
+from dsvcca.records import signed
 from dsvcca.reduce import ReduceTask, reduce, reduce_tasks
-from dsvcca.results import begin
 from dsvcca.sizes import PROCESS, holds_whole, pack_memory, tile_memory
 from dsvcca.workspace import ensure_workspace, find_bases
 from tests.populations import activations, same_bits, write_population
@@ -283,7 +285,7 @@ def test_tasks_carry_paths_and_never_arrays(tmp_path):
         store.write(activations(seed, n=300, p=6), layer="a_layer_with_a_long_name", seed=seed, step=100000 + seed)
     plan = dsvcca.plan_comparisons(store)
     ensure_workspace(str(tmp_path / "w"))
-    bases = make_bases(plan, str(tmp_path / "w"), range(len(plan.variants)), None)
+    bases = make_bases(plan, str(tmp_path / "w"), range(len(plan.variants)), None).bases
     tasks = tile_tasks(begin(tmp_path / "r.zarr", plan, {}), str(tmp_path / "w"), bases)
     assert max(len(pickle.dumps(task)) for task in tasks) < 10_000
     tasks = reduce_tasks(plan, str(tmp_path / "w"), list(range(130)), threads=1)
@@ -309,12 +311,13 @@ def test_a_failing_representation_is_named_and_the_others_are_kept(population, c
         store.write(activations(seed), layer="a", seed=seed)
     Path(store.select(seed=7).representations[0].array, "c.0.0").unlink()
     plan = dsvcca.plan_comparisons(store)
-    with pytest.raises(
-        DsvccaError, match=r"seed=7, layer='a': chunk '.*c.0.0' is missing[\s\S]*[13] of [24] tasks finished"
+    with pytest.warns(
+        DsvccaWarning, match=r"^1 of 40 representations could not be .* seed=7, layer='a': chunk '.*c.0.0' is missing"
     ):
-        dsvcca.compare(plan, tmp_path / "r.zarr", client=client, workspace=tmp_path / "w")
+        found = dsvcca.compare(plan, tmp_path / "r.zarr", client=client, workspace=tmp_path / "w")
     assert len(find_bases(str(tmp_path / "w"))) == 39
-    assert missing_tiles(tmp_path / "r.zarr", plan) == [(0, 0)]
+    assert np.isfinite(found.svcca.values).sum() == 39 * 39
+    assert missing_tiles(tmp_path / "r.zarr", plan) == [(0, 0)]  # the next run tries again
 
 
 def test_a_failing_representation_before_a_streamed_one_leaves_no_empty_pack(tmp_path):
@@ -338,8 +341,9 @@ def test_a_failing_representation_before_a_streamed_one_leaves_no_empty_pack(tmp
         budget=160 << 20,
     )
     assert pack_memory(task.budget) < 4 * n * p  # so that it is streamed
-    with pytest.raises(DsvccaError, match=r"'lost': chunk .* is missing[\s\S]*'wide and lost': chunk .* is missing"):
-        reduce(task)
+    failed = dict(reduce(task).failed)
+    assert list(failed) == [plan.basis_fingerprints[0], plan.basis_fingerprints[2]]
+    assert re.match(r"layer='lost': chunk .* is missing", failed[plan.basis_fingerprints[0]])
     assert list(find_bases(task.workspace)) == [plan.basis_fingerprints[1]]
     assert len(list((tmp_path / "w").glob("pack-*"))) == 1
     assert not (tmp_path / "w" / STAGING).exists()
@@ -391,10 +395,11 @@ def test_a_representation_replaced_after_planning_is_noticed(tmp_path):
     plan = dsvcca.plan_comparisons(store)
     record = Path(store.representations[0].array).parent / "zarr.json"
     text = json.loads(record.read_text())
-    text["attributes"]["dsvcca"] = signed(text["attributes"]["dsvcca"] | {"content": "another"})
+    text["attributes"]["dsvcca"] = signed(text["attributes"]["dsvcca"] | {"content": "0" * 64})
     record.write_text(json.dumps(text))
-    with pytest.raises(DsvccaError, match="its commit record is gone or has changed"):
-        dsvcca.compare(plan, tmp_path / "r.zarr")
+    with pytest.warns(DsvccaWarning, match="its commit record is gone or has changed"):
+        found = dsvcca.compare(plan, tmp_path / "r.zarr")
+    assert np.isnan(found.svcca.values[0]).all()
 
 
 def test_damaged_bases_are_errors_that_name_the_pack(plan, tmp_path):

@@ -13,7 +13,7 @@ import xarray as xr
 
 import dsvcca
 from dsvcca import DsvccaError, DsvccaWarning
-from dsvcca.results import begin
+from dsvcca.filling import begin
 from dsvcca.workspace import find_bases
 from tests.populations import activations, same_bits, write_population
 

@@ -10,8 +10,8 @@ import xarray as xr
 
 import dsvcca
 from dsvcca import DsvccaError, DsvccaWarning
+from dsvcca.filling import claimed
 from dsvcca.layout import NUMERICS
-from dsvcca.results import claimed
 from tests.populations import activations, same_bits, write_population
 
 
@@ -82,11 +82,11 @@ def test_results_of_another_plan_are_refused(population, plan, results, tmp_path
     others = others.select(seed=3)
     with pytest.raises(DsvccaError, match="none of the 12 representations there is among the 2 here"):
         dsvcca.compare(dsvcca.plan_comparisons(others, variance=[0.9, 0.99, 1.0]), out)
-    with pytest.raises(DsvccaError, match="does not hold results"):
+    with pytest.raises(DsvccaError, match="holds activations, not results"):
         dsvcca.compare(plan, population[0].path)
     with pytest.raises(DsvccaError, match="there are no results at"):
         dsvcca.open_results(tmp_path / "nothing")
-    with pytest.raises(DsvccaError, match="does not hold results"):
+    with pytest.raises(DsvccaError, match="holds activations, not results"):
         dsvcca.open_results(population[0].path)
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "a").write_text("")

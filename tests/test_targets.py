@@ -7,7 +7,7 @@ import pytest
 
 import dsvcca
 from dsvcca import DsvccaError
-from dsvcca.results import begin
+from dsvcca.filling import begin
 from dsvcca.sizes import PROCESS
 from tests.populations import same_bits
 

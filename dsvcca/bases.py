@@ -1,0 +1,224 @@
+"""The bases of a plan: which are there, those that are missing made, what is learned of all of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from distributed import Client
+
+from dsvcca import execute, folders, segments
+from dsvcca.basis import ranks_of
+from dsvcca.errors import DsvccaError
+from dsvcca.partials import remove_partials
+from dsvcca.plan import Plan
+from dsvcca.progress import say
+from dsvcca.reduce import is_its_own, reduce, reduce_tasks
+from dsvcca.segments import SegmentTask, segment_tasks
+from dsvcca.workspace import BasisRef, Pack, Receipt, find_bases
+
+
+def workspace_of(plan: Plan, workspace: str | os.PathLike[str] | None) -> str:
+    """Return where the bases of a plan are kept: by default beside its store."""
+    return str(folders.reach(workspace or f"{plan.store.rstrip('/')}.workspace", "workspace"))
+
+
+@contextmanager
+def partials_held(workspace: str) -> Iterator[None]:
+    """Hold the partial results of a workspace; wait while another run has them."""
+
+    def waiting() -> None:
+        say(f"another run makes large bases, or targets, in '{workspace}': waiting for it")
+
+    with folders.held(folders.at(workspace, "workspace"), waiting):
+        yield
+
+
+def known_ranks(plan: Plan, workspace: str | os.PathLike[str] | None = None) -> list[int | None]:
+    """Return the rank of every variant whose basis an earlier plan left in the workspace; None for the others."""
+    where = workspace_of(plan, workspace)
+    there = _usable(plan, find_bases(where), range(len(plan.variants)))
+    learned = learn(plan, where, there)
+    own = (learned.get(name) for name in plan.basis_fingerprints)
+    return [None if one is None else max(one["ranks"]) for one in own]
+
+
+@dataclass
+class Made:
+    """Where the basis of every variant is, and of those that have none the reason."""
+
+    bases: dict[int, BasisRef] = field(default_factory=dict)
+    failed: dict[int, str] = field(default_factory=dict)
+
+
+def make_bases(plan: Plan, workspace: str, needed: Collection[int], client: Client | None) -> Made:
+    """Make the bases of variants that are missing; one that cannot have one does not stop the others.
+
+    Raises
+    ------
+    DsvccaError
+        If something stops all of them.
+    """
+    bases = _usable(plan, find_bases(workspace), needed)
+    if left := segments.left_behind(plan, workspace, [i for i in bases if plan.direct or plan.large[i]]):
+        with partials_held(workspace):
+            remove_partials(workspace, left)
+    missing = [i for i in needed if i not in bases]
+    if plan.direct and missing:  # cross blocks are made together, or not at all
+        missing = list(plan.side_by_side)
+    # Layers that hold the same numbers have one basis.
+    missing = sorted({plan.basis_fingerprints[i]: i for i in reversed(missing)}.values())
+    if missing:
+        say(f"{len(bases):,} of {len(needed):,} bases are there")
+    large = [i for i in missing if plan.direct or plan.large[i]]
+    receipts, failed = _small_bases(plan, workspace, [i for i in missing if i not in large], client)
+    more_receipts, more_failed = _large_bases(plan, workspace, large, client)
+    made: dict[str, list[Receipt]] = {}
+    for receipt in (*receipts, *more_receipts):
+        made.setdefault(receipt.fingerprint, []).append(receipt)
+    reasons = failed | more_failed
+    names = {i: plan.basis_fingerprints[i] for i in (plan.side_by_side if plan.direct else needed)}
+    return Made(
+        bases | _usable(plan, made, [i for i in needed if i not in bases]),
+        {i: _about_variant(plan, i, reasons[name]) for i, name in names.items() if name in reasons},
+    )
+
+
+def _small_bases(
+    plan: Plan, workspace: str, variants: Sequence[int], client: Client | None
+) -> tuple[list[Receipt], dict[str, str]]:
+    """Make the bases of variants that fit in a task with others; return the reasons of those that failed as well.
+
+    A task whose workers died is done again representation by representation: only the one that kills them fails.
+    """
+    threads = 1 if client is None else execute.threads_of(client)
+    tasks = reduce_tasks(plan, workspace, variants, threads)
+    done, failures = execute.run(reduce, tasks, client=client, title="reduce")
+    suspects = [one.task for one in failures if isinstance(one.error, execute.WorkerDiedError)]
+    died = {name for task in suspects for name in task.fingerprints}
+    if died:
+        found = find_bases(workspace)  # they may have got as far as that
+        left = [i for i in variants if plan.basis_fingerprints[i] in died]
+        there = _usable(plan, found, left)
+        receipts = [one for i in there for one in found[plan.basis_fingerprints[i]]]
+        tasks = [task for i in left if i not in there for task in reduce_tasks(plan, workspace, [i], 1)]
+        failures = [one for one in failures if not isinstance(one.error, execute.WorkerDiedError)]
+        again, more = execute.run(reduce, tasks, client=client, title="reduce alone")
+        done, failures = [*done, *again], [*failures, *more]
+    else:
+        receipts = []
+    failed = dict(pair for one in done for pair in one.failed)
+    for one in failures:
+        if isinstance(one.error, execute.WorkerDiedError):
+            failed[one.task.fingerprints[0]] = str(one.error)
+    execute.raise_failures([one for one in failures if not isinstance(one.error, execute.WorkerDiedError)], len(tasks))
+    return [*receipts, *(receipt for one in done for receipt in one.receipts)], failed
+
+
+def _large_bases(
+    plan: Plan, workspace: str, variants: Sequence[int], client: Client | None
+) -> tuple[list[Receipt], dict[str, str]]:
+    """Make the bases of variants that are larger than one task, segment by segment; return why others have none.
+
+    On the direct route those that fail are to be left out, and the others made again without them.
+    """
+    failed: dict[str, str] = {}
+    if not variants:
+        return [], failed
+
+    def run(function: Callable[[SegmentTask], Any], tasks: Sequence[SegmentTask], title: str) -> list[Any]:
+        sound = [task for task in tasks if failed.keys().isdisjoint(task.fingerprints)]
+        receipts, failures = execute.run(function, sound, client=client, title=title)
+        own = {id(one): names for one in failures if is_its_own(one.error) and (names := _whose(one))}
+        execute.raise_failures([one for one in failures if id(one) not in own], len(sound))
+        for one in failures:
+            failed.update(dict.fromkeys(own[id(one)], str(one.error)))
+            segments.clean(one.task)
+        return receipts
+
+    with partials_held(workspace):
+        found = find_bases(workspace)  # another run may have made them meanwhile
+        there = _usable(plan, found, variants)
+        made = [receipt for i in there for receipt in found[plan.basis_fingerprints[i]]]
+        left = list(variants) if plan.direct else [i for i in variants if i not in there]
+        if len(there) == len(variants):
+            return made, failed
+        tasks = segment_tasks(plan, workspace, left)
+        merging = [replace(task, segment=-1) for task in tasks if task.segment == 0]
+        run(segments.add_up, tasks, "add up")
+        if plan.direct:
+            own = run(segments.whiten_sums, merging, "whiten")
+        else:
+            run(segments.choose, merging, "choose")
+            run(segments.project, tasks, "project")
+            own = run(segments.seal, merging, "seal")
+        return [*made, *(receipt for several in own for receipt in several)], failed
+
+
+def _whose(failure: execute.Failure) -> list[str]:
+    """Return the fingerprints of what a task failed for; none where that is not known."""
+    task = failure.task
+    if len(task.fingerprints) == 1:
+        return list(task.fingerprints)
+    whose = getattr(failure.error, "whose", None)
+    both = zip(task.representations, task.fingerprints, strict=True)
+    return [name for representation, name in both if str(representation) == whose]
+
+
+def _about_variant(plan: Plan, variant: int, reason: str) -> str:
+    """Return why a variant has no basis, in words that begin with whose it is."""
+    own = plan.variants[variant]
+    whose = str(plan.representations[own.representation])
+    several = sum(one.representation == own.representation for one in plan.variants) > 1
+    reason = reason.removeprefix(f"{whose}: ")
+    return f"{whose}{f' (as {own.view})' if several else ''}: {reason}"
+
+
+def learn(plan: Plan, workspace: str, bases: dict[int, BasisRef]) -> dict[str, Any]:
+    """Return what results keep of bases, by their fingerprints.
+
+    Ranks under each rule, those of the frequency that keeps most, the share of the largest singular value that may have
+    been missed, the array library that made it, and share and floor of what lies between frequencies (None where
+    nothing was transformed).
+    """
+    found: dict[str, Any] = {}
+    packs: dict[str, Pack] = {}
+    for i, ref in sorted(bases.items(), key=lambda item: item[1].pack):
+        if ref.pack not in packs:
+            packs = {ref.pack: Pack(workspace, ref.pack)}
+        basis = packs[ref.pack].basis(ref.position)
+        kept = ranks_of(plan.rules, basis.weights, basis.singular_values, basis.nonzero)
+        between = basis.off_block
+        if between is not None and plan.rows and not between.holds_all:
+            raise DsvccaError(
+                f"{plan.representations[plan.variants[i].representation]}: rows='translations' says that rows are all "
+                f"translations of their images, but {between.share:.2g} of the squared covariance lies between "
+                "frequencies, where there would be none: leave rows= out"
+            )
+        found[plan.basis_fingerprints[i]] = {
+            "ranks": [int(np.sum(basis.weights * k)) for k in kept],
+            "deepest": [int(k.max()) for k in kept],
+            "missed": float(basis.missed / basis.singular_values.max()),
+            "library": packs[ref.pack].library,
+            "between": None if between is None else [between.share, between.floor],
+        }
+    return found
+
+
+def _usable(plan: Plan, found: dict[str, list[Receipt]], wanted: Collection[int]) -> dict[int, BasisRef]:
+    """Return the stored bases that hold every direction the plan may keep.
+
+    Of random sketches only those of the same rule, since larger ones are better.
+    """
+    usable = {}
+    for i in wanted:
+        same = plan.whitening[i] == "randomised"
+        for receipt in found.get(plan.basis_fingerprints[i], []):
+            if receipt.rule == plan.widest if same else receipt.rule.covers(plan.widest):
+                usable[i] = receipt.ref
+                break
+    return usable
