@@ -186,14 +186,27 @@ def _check_sense(record: RepresentationRecord, name: str) -> None:
         raise ValueError("its chunks are not cut along datapoints")
 
 
-def read_records(root: Path, known: dict[str, Representation]) -> list[Representation]:
+def read_records(
+    root: Path, known: dict[str, Representation], damaged: list[tuple[str, str]] | None = None
+) -> list[Representation]:
     """Return the newest version of every committed representation, in order of arrival.
 
-    `known` keeps what was read before: records never change once they are there, so only new ones are read.
+    Parameters
+    ----------
+    known : dict
+        What was read before: records never change once they are there, so only new ones are read.
+    damaged : list, optional
+        Takes (name, problem) of records that cannot be read, which are errors otherwise.
     """
     names = {name for name in folders.subfolders(root) if not name.startswith(".")} - {IDS, MASK}
-    for name in names.difference(known):
-        record = read_record(root / name)
+    for name in sorted(names.difference(known)):
+        try:
+            record = read_record(root / name)
+        except DsvccaError as error:
+            if damaged is None:
+                raise
+            damaged.append((name, str(error)))
+            continue
         if record is not None:
             known[name] = record[0]
     newest: dict[str, tuple[int, str]] = {}
@@ -348,8 +361,8 @@ def _foreign_blocks(representation: Representation, size: int, first: int, last:
     for start in range(first // chunk * chunk, last, step):
         stop = min(start + step, rows)
         for row in range(start // chunk, -(-stop // chunk)):
-            for key, problem in chunk_problems(representation, array, None, row):
-                raise DsvccaError(f"{representation}: chunk '{key}' of '{representation.array}' {problem}")
+            for key in _missing_chunks(representation, array, row):
+                raise DsvccaError(f"{representation}: chunk '{key}' of '{representation.array}' {MISSING}")
         part = tuple(slice(start, stop) if axis == along else slice(None) for axis in range(array.ndim))
         try:
             block = np.asarray(array[part])
@@ -393,36 +406,15 @@ def open_array(representation: Representation) -> zarr.Array[Any]:
     return array
 
 
-def chunk_problems(
-    representation: Representation, array: zarr.Array[Any], checksums: dict[str, str] | None, row: int
-) -> list[tuple[str, str]]:
-    """Return (chunk, problem) for the chunks of one run of datapoints, without reading their numbers.
-
-    `checksums` are those of the commit record; None where there is none, and only presence can be checked.
-    """
+def _missing_chunks(representation: Representation, array: zarr.Array[Any], row: int) -> Iterator[str]:
+    """Yield the files that are not there of one run of chunks along datapoints, of an array that others wrote."""
     along = to_datapoints_first(representation.dims)[0]
     grid = [range(-(-n // size)) for n, size in zip(array.shape, array.shards or array.chunks, strict=True)]
     grid[along] = range(row, row + 1)
-    problems = []
     for place in product(*grid):
         key = array.metadata.encode_chunk_key(place)
-        path = folders.at(representation.array, "array") / key
-        if checksums is None and path.exists():
-            continue
-        found = files.chunk_tail(path)
-        if found is None and checksums is None:
-            problems.append(
-                (
-                    key,
-                    "is missing: it was lost, never written, or left out because it holds only the fill value (zarr "
-                    "does that unless write_empty_chunks=True); write it again, or leave this array out",
-                )
-            )
-        elif found is None:
-            problems.append((key, "is missing: restore it, or write this representation again"))
-        elif checksums is not None and found != checksums.get(key):
-            problems.append((key, "is not the chunk that was committed: restore it, or write it again"))
-    return problems
+        if not (folders.at(representation.array, "array") / key).exists():
+            yield key
 
 
 def committed_checksums(representation: Representation) -> dict[str, str] | None:
@@ -438,25 +430,57 @@ def committed_checksums(representation: Representation) -> dict[str, str] | None
 
 
 def findings(representation: Representation) -> Iterator[tuple[str, str, str]]:
-    """Read one representation whole and yield (name, chunk, problem) for everything that is wrong with it."""
+    """Read one representation chunk by chunk and yield (name, chunk, problem) for everything that is wrong with it."""
+    name = representation.name
     try:
         array = open_array(representation)
         checksums = committed_checksums(representation)
     except DsvccaError as error:
-        yield representation.name, "", str(error)
+        yield name, "", str(error)
         return
-    along = to_datapoints_first(representation.dims)[0]
-    step = (array.shards or array.chunks)[along]
-    for row in range(-(-array.shape[along] // step)):
-        problems = chunk_problems(representation, array, checksums, row)
-        yield from ((representation.name, key, problem) for key, problem in problems)
-        stop = min((row + 1) * step, array.shape[along])
-        part = tuple(slice(row * step, stop) if axis == along else slice(None) for axis in range(array.ndim))
-        rows = f"rows {row * step} to {stop}"
+    if checksums is None:
+        yield from _foreign_findings(representation, array)
+        return
+    rows, *inner = representation.shape
+    shape = (-(-rows // len(checksums)), *inner)
+    for key in sorted(checksums, key=lambda key: int(key.split(".")[1])):
         try:
-            block = array[part]
+            path = folders.at(representation.array, "array") / key
+            numbers = files.read_chunk(path, representation.dtype, shape, checksums[key])
+        except FileNotFoundError:
+            yield name, key, "is missing: restore it, or write this representation again"
+        except (OSError, ValueError) as error:
+            yield name, key, f"is damaged, {error}: restore it, or write this representation again"
+        else:
+            last = rows - (len(checksums) - 1) * shape[0] if key.startswith(f"c.{len(checksums) - 1}.") else None
+            if not np.isfinite(numbers[:last]).all():
+                yield name, key, "holds NaN or infinite numbers: write it again without them"
+
+
+def _foreign_findings(representation: Representation, array: zarr.Array[Any]) -> Iterator[tuple[str, str, str]]:
+    """Yield what is wrong with an array that others wrote, a chunk at a time (within a shard: a chunk of it)."""
+    along = to_datapoints_first(representation.dims)[0]
+    for row in range(-(-array.shape[along] // (array.shards or array.chunks)[along])):
+        for key in _missing_chunks(representation, array, row):
+            yield representation.name, key, MISSING
+    for place in product(*(range(0, n, size) for n, size in zip(array.shape, array.chunks, strict=True))):
+        where = f"the chunk at {place}"
+        try:
+            part = np.asarray(array[tuple(slice(at, at + n) for at, n in zip(place, array.chunks, strict=True))])
         except Exception as error:
-            yield representation.name, rows, f"cannot be read ({error}): restore it, or write it again"
+            yield representation.name, where, f"cannot be read ({error}): restore it, or leave this array out"
             continue
-        if not problems and not np.isfinite(block).all():
-            yield representation.name, rows, "holds NaN or infinite numbers: write it again without them"
+        if not np.isfinite(part).all():
+            file = folders.at(representation.array, "array") / array.metadata.encode_chunk_key(
+                tuple(at // n for at, n in zip(place, array.shards or array.chunks, strict=True))
+            )
+            if file.exists():  # else it was said already
+                yield representation.name, where, "holds NaN or infinite numbers: write it again without them"
+        elif array.shards is not None and (part == array.fill_value).all():
+            yield representation.name, where, f"holds nothing but the fill value {array.fill_value}: never written?"
+
+
+MISSING = (
+    "is missing: it was lost, never written, or left out because it holds only the fill value (zarr does that unless "
+    "write_empty_chunks=True); write it again, or leave this array out"
+)

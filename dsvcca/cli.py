@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 import sys
 import warnings
 from collections import Counter
@@ -16,13 +17,16 @@ import typer
 from dask.utils import format_bytes
 from distributed import Client
 
-from dsvcca import execute
+from dsvcca import execute, results
+from dsvcca import workspace as workspaces
 from dsvcca.bases import known_ranks
 from dsvcca.compare import compare as compare_plan
 from dsvcca.errors import DsvccaError, DsvccaWarning
+from dsvcca.folders import reach
 from dsvcca.labels import Label, label_order
 from dsvcca.plan import Plan
 from dsvcca.planning import plan_comparisons
+from dsvcca.records import read_attributes
 from dsvcca.store import Store, open_store
 from dsvcca.tables import to_frame
 
@@ -35,6 +39,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+CHECKED = {"results": results.findings, "workspace": workspaces.findings}
+"""What reads objects whole that are no stores, by what they say they are."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -88,12 +95,15 @@ def plain_errors(command: Callable[P, R]) -> Callable[P, R]:
         def show(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
             print(f"warning: {message}", file=sys.stderr)
 
+        for stream in (sys.stdout, sys.stderr):  # labels may hold letters that a terminal has not
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
         with warnings.catch_warnings():
             warnings.simplefilter("default", DsvccaWarning)
             warnings.showwarning = show
             try:
                 return command(*args, **kwargs)
-            except DsvccaError as error:
+            except (DsvccaError, OSError, NotImplementedError) as error:
                 print(f"error: {error}", file=sys.stderr)
                 raise typer.Exit(1) from None
             except KeyboardInterrupt:
@@ -146,14 +156,23 @@ def info(store: StorePath, where: Where = None, labels: LabelPattern = None, dim
 
 @app.command()
 @plain_errors
-def verify(store: StorePath, where: Where = None, labels: LabelPattern = None, dims: Dims = None) -> None:
-    """Read every chunk of a store and say what is missing or damaged; exit status 1 if anything is."""
-    opened = _opened(store, where, labels, dims)
-    found = opened.verify()
-    for row in found.itertuples():
-        print(f"{row.name}: {row.chunk} {row.problem}")
-    print(f"{len(opened.representations)} representations read, {len(found)} problems")
-    if len(found):
+def verify(
+    path: Annotated[str, typer.Argument(metavar="STORE", help="A store, Zarr arrays of others, results, a workspace.")],
+    where: Where = None,
+    labels: LabelPattern = None,
+    dims: Dims = None,
+) -> None:
+    """Read every chunk of a store, of results or a workspace and say what is wrong; exit status 1 if anything is."""
+    root = reach(path, "store")
+    kind = (read_attributes(root) or {}).get("kind")
+    if kind in CHECKED:
+        found = list(CHECKED[kind](root))
+    else:
+        found = list(_opened(path, where, labels, dims).verify().itertuples(index=False, name=None))
+    for name, chunk, problem in found:
+        print(f"{name}: {f'{chunk} ' if chunk else ''}{problem}")
+    print(f"{kind or 'arrays of others'} read, {len(found)} problems")
+    if found:
         raise typer.Exit(1)
 
 
@@ -231,12 +250,12 @@ def compare(
             client = stack.enter_context(execute.local_client(workers, chosen.memory))
         machine = execute.machine_of(client if scheduler else None, workers=workers or 1)
         print(chosen.describe(machine, known_ranks(chosen, workspace)), flush=True)
-        results = compare_plan(chosen, out, client=client, workspace=workspace)
+        found = compare_plan(chosen, out, client=client, workspace=workspace)
     if table is not None:
-        to_frame(results).to_csv(table, index=False)
+        to_frame(found).to_csv(table, index=False)
         print(f"table    {table}")
     print(f"results  {out}   (dsvcca.open_results({str(out)!r}))")
-    if results.attrs["failed"]:
+    if found.attrs["failed"]:
         raise typer.Exit(1)
 
 
@@ -282,7 +301,8 @@ def _options(
     options |= {"route": route, "memory": memory}
     if variance:
         options["variance"] = variance[0] if len(variance) == 1 else variance
-    return options | {name: value for name, value in (("measures", measures), ("keep", keep)) if value}
+    several = {"measures": measures, "keep": keep}
+    return options | {name: list(dict.fromkeys(value)) for name, value in several.items() if value}
 
 
 def _plan(store: Store, pairs: str, targets: list[str] | None, options: dict[str, Any]) -> Plan:

@@ -69,6 +69,9 @@ class Store:
     def representations(self) -> list[Representation]:
         """Committed representations in order of arrival, the newest version of each."""
         found = self._foreign or read_records(self._root, self._records)
+        for r in found[: 0 if self._foreign else None]:
+            if r.logical_shape[0] != self.datapoints:
+                raise DsvccaError(self._other_count(r))
         mask = None if self._foreign else find_mask(self._root)
         if mask is not None:
             found = [replace(r, mask=mask) if r.is_sequence and r.shape[1] == mask.shape[1] else r for r in found]
@@ -239,13 +242,21 @@ class Store:
         Columns: name, chunk, problem. Empty where everything is as it was written. Never holds more than a chunk.
         """
         found: list[tuple[str, str, str]] = []
-        representations = self.representations
-        with track("verify", len(representations)) as advance:
-            for representation in representations:
-                found += findings(representation)
+        damaged: list[tuple[str, str]] = []
+        # Not with the records that were read before: they may have been damaged since.
+        records: dict[str, Representation] = {}
+        there = self._foreign or read_records(self._root, records, damaged)
+        there = [r for r in there if all(r.labels.get(name) in allowed for name, allowed in self._where.items())]
+        found += [(name, "zarr.json", problem) for name, problem in damaged]
+        with track("verify", len(there)) as advance:
+            for r in there:
+                if not self._foreign and r.logical_shape[0] != self.datapoints:
+                    found.append((r.name, "zarr.json", self._other_count(r)))
+                found += findings(r)
                 advance()
         if not self._foreign and not self._where:
-            orphans = set(folders.names(self._root)).difference(self._records, (IDS, MASK, "zarr.json"))
+            known = {*records, *(name for name, _ in damaged), IDS, MASK, "zarr.json"}
+            orphans = set(folders.names(self._root)).difference(known)
             found += [
                 (name, "", "is no committed representation: its record is gone, or it is something else")
                 for name in sorted(orphans)
@@ -262,6 +273,12 @@ class Store:
             except DsvccaError as error:
                 found.append((MASK, "", str(error)))
         return pd.DataFrame(found, columns=["name", "chunk", "problem"])
+
+    def _other_count(self, r: Representation) -> str:
+        return (
+            f"{r} has {r.logical_shape[0]} datapoints by its record, the store '{self.path}' {self.datapoints}: one of "
+            "the two was changed, restore it"
+        )
 
     @property
     def ids(self) -> str | None:

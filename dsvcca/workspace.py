@@ -358,6 +358,24 @@ def find_bases(workspace: str) -> dict[str, list[Receipt]]:
     return found
 
 
+def findings(root: Path) -> Iterator[tuple[str, str, str]]:
+    """Read every pack of a workspace, a chunk at a time, and yield (pack, chunk, problem) for all that is wrong."""
+    for name in folders.names(root):
+        if not name.startswith("pack-"):
+            continue
+        try:
+            record = read_record(root / name, PackRecord)
+        except DsvccaError as error:
+            yield name, "zarr.json", str(error)
+            continue
+        if record is None:
+            yield name, "", "was never committed: remove it"
+            continue
+        for key, checksum in record["checksums"].items():
+            if files.sound_tail(root / name / key) != checksum:
+                yield name, key, f"is missing or not what was committed: remove '{root / name}', it is made again"
+
+
 def ensure_workspace(workspace: str) -> None:
     """Make the workspace if it is not there; refuse a folder that is something else."""
     root = folders.at(workspace, "workspace")

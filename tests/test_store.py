@@ -299,7 +299,7 @@ def test_verify_finds_missing_flipped_swapped_and_damaged(tmp_path):
     found = store.verify()
     assert found.name.tolist() == ["layer=a", "layer=b", "layer=c", "layer=d"]
     for word, problem in zip(
-        ("missing", "cannot be read", "not the chunk", "no readable array"), found.problem, strict=True
+        ("missing", "checksum does not hold", "not the chunk", "no readable array"), found.problem, strict=True
     ):
         assert word in problem
 
