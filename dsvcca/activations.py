@@ -81,6 +81,8 @@ class Representation:
         arrays that others wrote.
     unit : int
         Bytes of the least that can be read of an array that others wrote: one run of its chunks.
+    guarded : bool
+        Whether a changed byte would be noticed: by our checksums, or by a codec of those that others wrote.
     mask : Mask or None
         Of sequences: which positions are tokens; None if all are.
     position : int or None
@@ -97,6 +99,7 @@ class Representation:
     array: str
     written: int
     unit: int = 0
+    guarded: bool = True
     mask: Mask | None = None
     position: int | None = None
 

@@ -143,6 +143,7 @@ def info(store: StorePath, where: Where = None, labels: LabelPattern = None, dim
     found = opened.representations
     print(f"{opened.path}: {len(found)} representations of {opened.datapoints} datapoints, ", end="")
     print(f"{format_bytes(sum(r.nbytes for r in found))}; datapoint ids {opened.ids or 'not known'}")
+    _print_unguarded(opened)
     for name in label_order({k for r in found for k in r.labels}):
         values = list(dict.fromkeys(r.labels[name] for r in found if name in r.labels))
         more = f" ... {len(values) - 12} more" if len(values) > 12 else ""
@@ -168,7 +169,9 @@ def verify(
     if kind in CHECKED:
         found = list(CHECKED[kind](root))
     else:
-        found = list(_opened(path, where, labels, dims).verify().itertuples(index=False, name=None))
+        opened = _opened(path, where, labels, dims)
+        found = list(opened.verify().itertuples(index=False, name=None))
+        _print_unguarded(opened)
     for name, chunk, problem in found:
         print(f"{name}: {f'{chunk} ' if chunk else ''}{problem}")
     print(f"{kind or 'arrays of others'} read, {len(found)} problems")
@@ -262,6 +265,13 @@ def compare(
 def _opened(store: str, where: list[str] | None, labels: str | None, dims: list[str] | None) -> Store:
     opened = open_store(store, labels=labels, dims=_dims(dims))
     return opened.select(**_where(opened, where)) if where else opened
+
+
+def _print_unguarded(store: Store) -> None:
+    """Say what could be damaged without anybody noticing."""
+    count = sum(not r.guarded for r in store.representations)
+    if count:
+        print(f"  {count} arrays carry no checksum: a changed byte of theirs cannot be found")
 
 
 def _dims(spellings: list[str] | None) -> str | dict[str, str] | None:

@@ -47,8 +47,8 @@ def disk_errors(path: Path | str) -> Iterator[None]:
         if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
             raise RunError(f"'{path}' may not be written ({error.strerror}): check its permissions") from error
         raise RunError(
-            f"'{path}' could not be written ({error}): check the place, then run the same line again; what was finished "
-            "is kept"
+            f"'{path}' could not be written ({error}): check the place, then run the same line again; what was "
+            "finished is kept"
         ) from error
     except NotImplementedError as error:  # a file system at a URL that is only read
         raise RunError(f"'{path}' cannot be written, it is only read ({error}): choose another place") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,15 @@ def foreign_representations(root: Path, labels: Any, dims: Any) -> list[Represen
             "create one with create_store(path, datapoints=...)"
         ) from error
     alone = isinstance(node, zarr.Array)
-    arrays = {root.stem: node} if isinstance(node, zarr.Array) else dict(_arrays(node))
+    try:
+        arrays = {root.stem: node} if isinstance(node, zarr.Array) else dict(_arrays(root, node))
+    except DsvccaError:
+        raise
+    except Exception as error:  # whatever Zarr raises
+        raise DsvccaError(
+            f"'{root}': what describes one of its arrays cannot be read ({type(error).__name__}: {error}): restore it, "
+            "or remove that array"
+        ) from error
     arrays = {path: array for path, array in sorted(arrays.items(), key=_natural) if array.ndim >= 2}
     if not arrays:
         raise DsvccaError(f"'{root}' holds no array of two or more axes: it is not a store of activations")
@@ -67,10 +76,22 @@ def _natural(item: tuple[str, Any]) -> list[tuple[int, int | str]]:
     return [(0, int(part)) if part.isdecimal() else (1, part) for part in re.split(r"(\d+)", item[0])]
 
 
-def _arrays(group: zarr.Group) -> Iterator[tuple[str, zarr.Array[Any]]]:
-    for path, member in group.members(max_depth=None):
+def _arrays(root: Path, group: zarr.Group) -> Iterator[tuple[str, zarr.Array[Any]]]:
+    """Yield all arrays below a group; what calls itself one and is none is an error, where Zarr passes it over."""
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        members = list(group.members(max_depth=None))
+    for one in said:
+        found = PASSED_OVER.match(str(one.message))
+        if found and any((root / found[1] / name).exists() for name in ("zarr.json", ".zarray", ".zgroup")):
+            raise DsvccaError(f"'{root / found[1]}': what describes it is damaged: restore it, or remove that array")
+    for path, member in members:
         if isinstance(member, zarr.Array):
             yield path, member
+
+
+PASSED_OVER = re.compile("Object at (.*) is not recognized")
+"""What Zarr says of what it does not know."""
 
 
 def _representation(
@@ -104,6 +125,7 @@ def _representation(
         array=str(where),
         written=place - (1 << 62),
         unit=_unit(array, to_datapoints_first(checked)[0]),
+        guarded=_is_guarded(array),
     )
 
 
@@ -184,6 +206,33 @@ def _unit(array: zarr.Array[Any], along: int) -> int:
     """Return the bytes of one run of chunks along datapoints."""
     rows = min((array.shards or array.chunks)[along], array.shape[along])
     return rows * array.size // array.shape[along] * np.dtype(array.dtype).itemsize
+
+
+def _is_guarded(array: zarr.Array[Any]) -> bool:
+    """Return whether one of an array's codecs carries a checksum of its chunks."""
+    if array.metadata.zarr_format == 2:
+        both = (*(array.filters or ()), *(array.compressors or ()))
+        codecs = [codec.get_config() if hasattr(codec, "get_config") else codec.to_dict() for codec in both]
+        return any(_has_checksum(str(one.get("id", one.get("name"))), one) for one in codecs)
+    return _any_has_checksum(array.metadata.to_dict()["codecs"])
+
+
+def _any_has_checksum(codecs: Any) -> bool:
+    """Return whether one of some codecs of Zarr v3 has a checksum; of a shard what counts lies within."""
+    for one in codecs:
+        settings = one.get("configuration") or {}
+        inner = settings.get("codecs")
+        if _any_has_checksum(inner) if inner else _has_checksum(str(one["name"]).removeprefix("numcodecs."), settings):
+            return True
+    return False
+
+
+def _has_checksum(name: str, settings: Mapping[str, Any]) -> bool:
+    return name in WITH_CHECKSUM or (name == "zstd" and bool(settings.get("checksum")))
+
+
+WITH_CHECKSUM = ("crc32c", "crc32", "adler32", "fletcher32", "jenkins_lookup3", "gzip", "zlib", "bz2", "lzma")
+"""Codecs that notice a changed byte; zstd does where it was asked to."""
 
 
 def _refuse_encoded(path: str, array: zarr.Array[Any]) -> None:

@@ -366,7 +366,19 @@ class Layout:
             "views": list(self.names),
             "whitening": sorted(set(self.whitening)),
             "rows": next(iter(rows.values())) if len(set(rows.values())) == 1 else rows,
+            "integrity": self._integrity,
         }
+
+    @property
+    def _integrity(self) -> str:
+        """Return in words whether a changed byte of activations would have been noticed."""
+        count = sum(not r.guarded for r in self.representations)
+        if not count:
+            return "every chunk of activations is compared with a checksum"
+        return (
+            f"{count} of {len(self.representations)} representations have no checksum (others wrote them): a changed "
+            "byte would not have been noticed"
+        )
 
     @cached_property
     def digests(self) -> tuple[bytes, ...]:

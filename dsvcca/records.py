@@ -122,11 +122,12 @@ class BasisRecord(TypedDict):
 
 
 class PackRecord(TypedDict):
-    """Of bases that are packed together."""
+    """Of bases that are packed together, and the chunks of their columns, where there are any."""
 
-    format: Literal[1]
+    format: Literal[2]
     kind: Literal["pack"]
     rows: Size
+    chunks: Annotated[list[Size], Field(min_length=2, max_length=2)] | None
     library: str
     bases: Annotated[list[BasisRecord], Field(min_length=1)]
     pairs: list[Annotated[list[Count], Field(min_length=2, max_length=2)]] | None

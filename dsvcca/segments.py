@@ -199,7 +199,7 @@ def seal(task: SegmentTask) -> list[Receipt]:
     off_block = between.result(kept.count) if between else None
     basis = basis_of(kept, sums, np.concatenate(norms), off_block)
     with files.disk_errors(task.workspace):
-        receipts = Filled(task.workspace, task.name).commit(task.fingerprints[0], basis, task.rule)
+        receipts = Filled(task.workspace, task.name).commit(task.fingerprints[0], basis, task.rule, task.step)
     clean(task)
     return receipts
 

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from math import prod
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import zarr
@@ -38,6 +38,7 @@ from dsvcca.records import (
     RuleRecord,
     WorkspaceRecord,
     damaged,
+    read_attributes,
     read_record,
     write_record,
 )
@@ -46,6 +47,9 @@ from dsvcca.translations import OffBlock
 from dsvcca.views import GRID
 
 COLUMNS, CROSS = "columns", "cross"
+
+FORMAT: Literal[2] = 2
+"""Of packs; those of others count for nothing."""
 
 PARTS = 1 << 17
 """Numbers in a chunk of `parts`."""
@@ -99,7 +103,7 @@ class Pack:
         self.pairs = None if record["pairs"] is None else [(i, j) for i, j in record["pairs"]]
         self._places = _places([_widths(one["space"], one["ranks"]) for one in self._about])
         self._width = max(place.stop for place in self._places.values())
-        self._chunks: tuple[int, int] | None = None
+        self._chunks = record["chunks"]
         self._heads = np.cumsum([0, *(_head_size(one, self._rows) for one in self._about)])
         self._blocks = _block_starts(int(self._heads[-1]), self._about)
         self._parts = Flat(self._folder / "parts", max(self._blocks[-1, -1], 1), PARTS, self._checksums)
@@ -148,9 +152,7 @@ class Pack:
         Each is (its rows within the step, its columns within the pack, the numbers); only the chunk's rows that belong
         to the step are there, and chunks that hold none of the wanted columns are not read.
         """
-        if self._chunks is None:
-            array = zarr.open_array(files.zarr_store(self._folder / COLUMNS), mode="r", zarr_format=3)
-            self._chunks = (array.chunks[0], array.chunks[1])
+        assert self._chunks is not None
         height, width = self._chunks
         for row in range(step.start // height, -(-step.stop // height)):
             top = row * height
@@ -235,6 +237,7 @@ class PackWriter:
         self._bases: list[tuple[str, Basis]] = []
         self._held: list[NumpyArray] = []
         self._folder: Path | None = None
+        self._step = GRID // 2
 
     @property
     def columns(self) -> int:
@@ -245,7 +248,7 @@ class PackWriter:
         """Begin to write the columns of the only basis of this pack, by `append`, `step` rows at a time."""
         self._folder = files.stage(self._root)
         self._array = _create_columns(self._folder, self._rows, columns, step)
-        self._written = 0
+        self._step, self._written = step, 0
 
     def append(self, rows: NumpyArray) -> None:
         """Write the next rows of columns that are streamed."""
@@ -271,12 +274,13 @@ class PackWriter:
 
     def _commit(self, folder: Path) -> list[Receipt]:
         if self._held:
-            array = _create_columns(folder, self._rows, self.columns)
+            array = _create_columns(folder, self._rows, self.columns, self._step)
             order = self._order()
             for start in range(0, self._rows, GRID):
                 rows = np.concatenate([held[start : start + GRID] for held in self._held], axis=1)
                 files.write_rows(array, folder / COLUMNS, start, rows if order is None else rows[:, order])
-        return _commit(folder, self._root, self._bases, self._rule, self._library)
+        chunks = _column_chunks(self._rows, self.columns, self._step)
+        return _commit(folder, self._root, self._bases, self._rule, self._library, chunks=chunks)
 
     def _order(self) -> NumpyArray | None:
         """Return which of the columns, basis by basis, comes where in the pack; None if they stay as they are."""
@@ -322,10 +326,11 @@ class Filled:
         """Remove what was written, if it was not committed."""
         folders.remove(self._folder)
 
-    def commit(self, fingerprint: str, basis: Basis, rule: RankRule) -> list[Receipt]:
-        """Add what belongs to the columns, seal and publish."""
+    def commit(self, fingerprint: str, basis: Basis, rule: RankRule, step: int) -> list[Receipt]:
+        """Add what belongs to the columns, `step` rows of which were written at once, seal and publish."""
         folders.remove(self._folder / "parts")  # of a task that was killed
-        return _commit(self._folder, self._root, [(fingerprint, basis)], rule, library())
+        chunks = _column_chunks(basis.count, sum(_widths(basis.space, basis.ranks)), step)
+        return _commit(self._folder, self._root, [(fingerprint, basis)], rule, library(), chunks=chunks)
 
 
 def commit_joint(
@@ -341,7 +346,7 @@ def commit_joint(
     folder = files.stage(root)
     try:
         write_flat(folder / CROSS, cross, PARTS)
-        return _commit(folder, root, list(zip(fingerprints, bases, strict=True)), rule, library(), pairs)
+        return _commit(folder, root, list(zip(fingerprints, bases, strict=True)), rule, library(), pairs=pairs)
     finally:
         files.discard(folder)
 
@@ -352,7 +357,10 @@ def find_bases(workspace: str) -> dict[str, list[Receipt]]:
     root = folders.at(workspace, "workspace")
     for name in folders.names(root):
         if name.startswith("pack-"):
-            record = read_record(root / name, PackRecord)
+            about = read_attributes(root / name)
+            if about is None or about.get("format") != FORMAT:
+                continue
+            record = read_record(root / name, PackRecord, about=about)
             for receipt in [] if record is None else _receipts(name, record["bases"]):
                 found.setdefault(receipt.fingerprint, []).append(receipt)
     return found
@@ -395,7 +403,9 @@ def _commit(
     bases: Sequence[tuple[str, Basis]],
     rule: RankRule,
     made_by: str,
+    *,
     pairs: Sequence[tuple[int, int]] | None = None,
+    chunks: tuple[int, int] | None = None,
 ) -> list[Receipt]:
     """Write what belongs to bases beside their columns or cross blocks, seal the pack and publish it."""
     _write_parts(folder / "parts", [basis for _, basis in bases])
@@ -414,16 +424,17 @@ def _commit(
         for fingerprint, basis in bases
     ]
     record = {
-        "format": 1,
+        "format": FORMAT,
         "kind": "pack",
         "rows": bases[0][1].count,
+        "chunks": None if chunks is None else list(chunks),
         "library": made_by,
         "bases": about,
         "pairs": None if pairs is None else [list(pair) for pair in pairs],
         "checksums": files.seal(folder),
     }
     write_record(folder, record)
-    name = "pack-" + hashlib.sha256(repr(about).encode()).hexdigest()[:24]
+    name = "pack-" + hashlib.sha256(repr((FORMAT, about)).encode()).hexdigest()[:24]
     if not files.publish(folder, root / name) and read_record(root / name, PackRecord) is None:
         folders.remove(root / name)  # what is left of a pack is none
         files.publish(folder, root / name)
@@ -436,13 +447,18 @@ def _key(basis: Basis) -> str:
     return hashlib.blake2b(b"".join(part.tobytes() for part in parts), digest_size=16).hexdigest()
 
 
-def _create_columns(folder: Path, rows: int, columns: int, step: int = GRID // 2) -> zarr.Array[Any]:
-    """Create the array of columns of a pack, of which `step` rows are written at once."""
+def _column_chunks(rows: int, columns: int, step: int) -> tuple[int, int]:
+    """Return the shape of the chunks of columns of which `step` rows are written at once."""
     half = GRID // 2  # of a step of the grid: less is wasted on the last chunk
     height = min(half if step % half == 0 else step, rows)
     chunks = max(1, round(columns * height / (PACK * half)))  # about 4 MiB each, and nothing wasted on the last
-    inner = (-(-columns // chunks),)
-    return files.create_array(folder / COLUMNS, (rows, columns), height, "float32", ("row", "direction"), inner)
+    return height, max(1, -(-columns // chunks))
+
+
+def _create_columns(folder: Path, rows: int, columns: int, step: int) -> zarr.Array[Any]:
+    """Create the array of columns of a pack, of which `step` rows are written at once."""
+    height, width = _column_chunks(rows, columns, step)
+    return files.create_array(folder / COLUMNS, (rows, columns), height, "float32", ("row", "direction"), (width,))
 
 
 def _receipts(name: str, bases: Sequence[BasisRecord]) -> list[Receipt]:
