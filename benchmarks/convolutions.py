@@ -25,7 +25,7 @@ from common import about_this_machine, peak_memory, seconds, show_and_keep
 from scipy.linalg.blas import zherk
 
 import dsvcca
-from dsvcca.execute import local_client
+from dsvcca.cluster import local_client
 from dsvcca.frequencies import CACHED, half_spectrum
 
 BATCH = 100

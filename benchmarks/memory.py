@@ -20,7 +20,7 @@ import numpy as np
 from common import about_this_machine, peak_memory, read_ranks, show_and_keep
 
 import dsvcca
-from dsvcca.execute import local_client
+from dsvcca.cluster import local_client
 from dsvcca.sizes import SEGMENT_BYTES
 
 Make = Callable[[np.random.Generator, int], Any]

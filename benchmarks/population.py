@@ -36,7 +36,7 @@ from common import (
 from dask.utils import parse_bytes
 
 import dsvcca
-from dsvcca.execute import local_client, machine_of
+from dsvcca.cluster import local_client, machine_of
 
 
 def make_population(

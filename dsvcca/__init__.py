@@ -8,11 +8,11 @@ from importlib import import_module as _import_module
 from typing import Any as _Any
 
 from dsvcca import plot
+from dsvcca.cluster import machine_of
 from dsvcca.compare import compare
 from dsvcca.correlations import CanonicalCorrelations, cca
 from dsvcca.dft import FrequencyCorrelations, dft_cca
 from dsvcca.errors import DsvccaError, DsvccaWarning
-from dsvcca.execute import machine_of
 from dsvcca.measures import pwcca, svcca
 from dsvcca.plan import Plan
 from dsvcca.planning import plan_comparisons

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from distributed import Client
 
-from dsvcca import execute, folders, segments
+from dsvcca import cluster, execute, folders, segments
 from dsvcca.basis import ranks_of
 from dsvcca.errors import DsvccaError
 from dsvcca.partials import remove_partials
@@ -95,7 +95,7 @@ def _small_bases(
 
     A task whose workers died is done again representation by representation: only the one that kills them fails.
     """
-    threads = 1 if client is None else execute.threads_of(client)
+    threads = 1 if client is None else cluster.threads_of(client)
     tasks = reduce_tasks(plan, workspace, variants, threads)
     done, failures = execute.run(reduce, tasks, client=client, title="reduce")
     suspects = [one.task for one in failures if isinstance(one.error, execute.WorkerDiedError)]

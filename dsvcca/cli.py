@@ -7,7 +7,7 @@ import io
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
@@ -15,9 +15,9 @@ from typing import Annotated, Any, ParamSpec, TypeVar
 
 import typer
 from dask.utils import format_bytes
-from distributed import Client
+from distributed import Client, Security
 
-from dsvcca import execute, results
+from dsvcca import cluster, results
 from dsvcca import workspace as workspaces
 from dsvcca.bases import known_ranks
 from dsvcca.compare import compare as compare_plan
@@ -83,6 +83,9 @@ Targets = Annotated[
         help="Layers to be explained: LABEL=VALUE; repeat to say more. With --pairs to_targets: nothing else.",
     ),
 ]
+TlsCa = Annotated[Path | None, typer.Option(help="Certificate of who signed those of a cluster at tls://.")]
+TlsCert = Annotated[Path | None, typer.Option(help="Certificate to show to such a cluster.")]
+TlsKey = Annotated[Path | None, typer.Option(help="Key of that certificate.")]
 Workspace = Annotated[str | None, typer.Option(help="Where bases are kept; default beside the store.")]
 Memory = Annotated[str, typer.Option(help="Memory of one worker thread, such as '1.5 GiB'.")]
 
@@ -197,6 +200,9 @@ def plan(
     memory: Memory = "1 GiB",
     workers: Annotated[int, typer.Option(min=1, help="Price it for so many worker threads of this machine.")] = 1,
     scheduler: Annotated[str | None, typer.Option(help="Price it for the cluster of this Dask scheduler.")] = None,
+    tls_ca: TlsCa = None,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
     workspace: Workspace = None,
     labels: LabelPattern = None,
     dims: Dims = None,
@@ -205,10 +211,10 @@ def plan(
     options = _options(view, variance, criterion, rank, measures, center, keep, route, memory)
     chosen = _plan(_opened(store, where, labels, dims), pairs, targets, options)
     if scheduler:
-        with _connected(scheduler) as client:
-            machine = execute.machine_of(client)
+        with _connected(scheduler, (tls_ca, tls_cert, tls_key)) as client:
+            machine = cluster.machine_of(client)
     else:
-        machine = execute.machine_of(workers=workers)
+        machine = cluster.machine_of(workers=workers)
     print(chosen.describe(machine, known_ranks(chosen, workspace)))
 
 
@@ -231,6 +237,9 @@ def compare(
     memory: Memory = "1 GiB",
     workers: Annotated[int, typer.Option(min=0, help="Local Dask workers; 0 works in this process.")] = 0,
     scheduler: Annotated[str | None, typer.Option(help="Address of a Dask scheduler to use instead.")] = None,
+    tls_ca: TlsCa = None,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
     workspace: Workspace = None,
     table: Annotated[Path | None, typer.Option(help="Also write one row a comparison to this CSV file.")] = None,
     labels: LabelPattern = None,
@@ -243,15 +252,17 @@ def compare(
         raise DsvccaError(f"--table {table} is a folder: name a file in it")
     if workers and scheduler:
         raise DsvccaError("--workers starts a cluster and --scheduler names one: give one of them")
+    if not scheduler and (tls_ca or tls_cert or tls_key):
+        raise DsvccaError("certificates were given and no --scheduler to show them to: give its tls:// address")
     options = _options(view, variance, criterion, rank, measures, center, keep, route, memory)
     chosen = _plan(_opened(store, where, labels, dims), pairs, targets, options)
     with ExitStack() as stack:
         client = None
         if scheduler:
-            client = stack.enter_context(_connected(scheduler))
+            client = stack.enter_context(_connected(scheduler, (tls_ca, tls_cert, tls_key)))
         elif workers:
-            client = stack.enter_context(execute.local_client(workers, chosen.memory))
-        machine = execute.machine_of(client if scheduler else None, workers=workers or 1)
+            client = stack.enter_context(cluster.local_client(workers, chosen.memory))
+        machine = cluster.machine_of(client if scheduler else None, workers=workers or 1)
         print(chosen.describe(machine, known_ranks(chosen, workspace)), flush=True)
         found = compare_plan(chosen, out, client=client, workspace=workspace)
     if table is not None:
@@ -326,11 +337,27 @@ def _plan(store: Store, pairs: str, targets: list[str] | None, options: dict[str
     return plan_comparisons(store, pairs, **options)
 
 
-def _connected(address: str) -> Any:
+def _connected(address: str, tls: Sequence[Path | None]) -> Client:
+    """Connect to a scheduler; by TLS if its address or a certificate asks for it, and then not otherwise."""
+    security = None
+    if any(tls):
+        security = Security(
+            require_encryption=True,
+            **{f"tls_{name}": str(path) for name, path in zip(TLS, tls, strict=True) if path is not None},
+        )
     try:
-        return Client(address, timeout=10)
+        return Client(address, timeout=10, security=security)
     except (OSError, TimeoutError, ValueError) as error:
         raise DsvccaError(f"no Dask scheduler answers at {address!r} ({error}): check the address, start it") from error
+    except (RuntimeError, TypeError) as error:  # what Dask says where a certificate is missing, or not used
+        raise DsvccaError(
+            f"{address!r} and what is known of TLS do not fit ({error}): a scheduler at tls:// needs --tls-ca, "
+            "--tls-cert and --tls-key (or distributed.comm.tls in Dask's configuration); with them nothing else will do"
+        ) from error
+
+
+TLS = ("ca_file", "client_cert", "client_key")
+"""What Dask calls --tls-ca, --tls-cert and --tls-key."""
 
 
 if __name__ == "__main__":

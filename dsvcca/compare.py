@@ -7,14 +7,16 @@ import os
 import warnings
 import zlib
 from collections.abc import Mapping
+from contextlib import ExitStack
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
 from distributed import Client
 
-from dsvcca import commits, execute, files, filling, folders, results
+from dsvcca import cluster, commits, execute, files, filling, folders, results
 from dsvcca.arrays import NumpyArray
 from dsvcca.bases import learn, make_bases, partials_held, workspace_of
 from dsvcca.correlate import BasisPairs, CorrelateTask, correlate
@@ -73,7 +75,7 @@ def compare(
     """
     if not isinstance(plan, Plan):
         raise DsvccaError(f"a {type(plan).__name__} was given instead of a plan: plan_comparisons(store, ...) first")
-    if client is None and (active := execute.active_client()) is not None:
+    if client is None and (active := cluster.active_client()) is not None:
         warnings.warn(
             f"a Dask client is active ({active}) but was not passed: working in this process; pass client= to use it",
             DsvccaWarning,
@@ -84,12 +86,12 @@ def compare(
         "datapoint_ids": plan.ids or "not known",
     }
     if client is not None:
-        execute.check_client(client)
+        cluster.check_client(client)
         places = {"store": plan.store, "results": out, "workspace": workspace or plan.store}
         for what, place in places.items():
             folders.check_shared(folders.at(place, what), what)
-    with filling.claimed(out):
-        return _compared(plan, out, about, client, workspace)
+    with filling.claimed(out), ExitStack() as stack:
+        return _compared(plan, out, about, client, workspace, stack)
 
 
 def _compared(
@@ -98,8 +100,9 @@ def _compared(
     about: dict[str, Any],
     client: Client | None,
     workspace: str | os.PathLike[str] | None,
+    stack: ExitStack,
 ) -> xr.Dataset:
-    """Do what is missing, where nobody else does."""
+    """Do what is missing, where nobody else does; what is entered on the way is left with the stack."""
     begun = filling.begin(out, plan, about)
     root, plan = begun.root, begun.plan
     say_what_is_missing(begun)
@@ -107,10 +110,13 @@ def _compared(
     bases: dict[int, BasisRef] = {}
     failed: dict[int, str] = {}
     where = workspace_of(plan, workspace)
-    while needed := _needed(begun, learned):
+    needed = _needed(begun, learned)
+    if needed:
         ensure_workspace(where)
         if client is not None:
-            _check_cluster(plan, client)
+            _check_memory(plan, client)
+            stack.enter_context(cluster.taking_part(client, _places(plan, root, where)))
+    while needed:
         made = make_bases(plan, where, sorted(needed), client)
         bases = made.bases
         learned |= learn(plan, where, {i: ref for i, ref in bases.items() if plan.basis_fingerprints[i] not in learned})
@@ -122,6 +128,7 @@ def _compared(
         plan = plan.without(made.failed)
         check_something_is_left(plan, failed)
         begun = filling.begin(root, plan, about, [failed[i] for i in sorted(failed)])  # the others go on
+        needed = _needed(begun, learned)
     with files.disk_errors(root):
         say_what_bases_say(begun, learned, failed)
     if begun.panels:
@@ -139,6 +146,17 @@ def _compared(
     if left := results.what_is_missing(root):  # whatever was said by tasks: what counts is on storage
         raise DsvccaError(f"'{root}' is not complete: {left}; run the same line again")
     return results.open_results(root)
+
+
+def _places(plan: Plan, root: Path, workspace: str) -> dict[str, Path]:
+    """Return a file of every place that workers have to see."""
+    first = folders.at(plan.representations[0].array, "store")
+    described = [first.parent / "zarr.json", *(first / name for name in ("zarr.json", ".zarray"))]
+    return {
+        "store": next(path for path in described if path.exists()),
+        "workspace": folders.at(workspace, "workspace") / "zarr.json",
+        "results": root / commits.COMMITS / "zarr.json",
+    }
 
 
 def _needed(begun: filling.Begun, learned: Mapping[str, Any]) -> set[int]:
@@ -339,9 +357,9 @@ def what_misleads(plan: Plan, ranks: NumpyArray, missed: NumpyArray) -> list[str
     return sentences
 
 
-def _check_cluster(plan: Plan, client: Client) -> None:
+def _check_memory(plan: Plan, client: Client) -> None:
     """Raise if the workers have less memory than the plan counts on."""
-    memory = execute.memory_of_a_thread(client)
+    memory = cluster.memory_of_a_thread(client)
     if memory is not None and memory < plan.memory:
         raise DsvccaError(
             f"the plan counts on {plan.memory / 2**30:.2f} GiB a worker thread, the cluster's smallest has "

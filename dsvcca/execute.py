@@ -5,37 +5,30 @@ from __future__ import annotations
 import logging
 import os
 import pickle
-import signal
 import threading
 import time
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
-from multiprocessing import resource_tracker
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, TypeVar
 from uuid import uuid4
 
-import dask
-import numpy as np
-from distributed import Client, Future, LocalCluster, as_completed, default_client, get_worker
+from distributed import Client, Future, as_completed, get_worker
 from distributed.scheduler import KilledWorker
 from threadpoolctl import threadpool_info, threadpool_limits
 
+from dsvcca import cluster
 from dsvcca.arrays import computing_on
 from dsvcca.errors import DsvccaError, RunError
 from dsvcca.folders import known_options, use_options
-from dsvcca.machine import Machine, measure, this_machine
 from dsvcca.progress import track
 
 log = logging.getLogger("dsvcca")
 
 Task = TypeVar("Task")
 Receipt = TypeVar("Receipt")
-
-WAIT = 60
-"""Seconds in which the first worker has to come."""
 
 ALONE = 30
 """Seconds without a worker after which it is said."""
@@ -51,31 +44,6 @@ GPU = "GPU"
 
 DEVICE = "DSVCCA_DEVICE"
 """Environment variable: the array library, and device, of a process (see `arrays.computing_on`)."""
-
-WORKER_ENVIRONMENT = {
-    # Read when a process starts: it must come from Dask's configuration, `env=` is too late. By default Dask's nanny
-    # has freed memory returned so eagerly that every array is paid for twice.
-    "MALLOC_TRIM_THRESHOLD_": str(256 << 20),
-    "MALLOC_MMAP_THRESHOLD_": str(256 << 20),
-    "MALLOC_ARENA_MAX": "1",  # or every reading thread keeps freed memory of its own
-    "OMP_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-}
-
-
-ON_ONE_MACHINE = {
-    "distributed.nanny.pre-spawn-environ": WORKER_ENVIRONMENT,
-    # Where scheduler and workers share the cores, looking at themselves 50 or 100 times a second takes 4 % of one.
-    "distributed.admin.tick.interval": "500ms",
-    "distributed.admin.system-monitor.interval": "2s",
-    "distributed.worker.profile.interval": "100ms",
-    # Who is interrupted needs not be told of each task that was cancelled.
-    "distributed.worker.preload": [
-        "import logging; logging.getLogger('distributed.worker.state_machine').setLevel('ERROR')"
-    ],
-}
-"""Dask's settings for a cluster of this machine's own."""
 
 
 @dataclass(frozen=True)
@@ -130,88 +98,6 @@ def raise_failures(failures: Sequence[Failure], total: int) -> None:
     ) from first.error
 
 
-def active_client() -> Client | None:
-    """Return the Dask client that is active in this process, if there is one."""
-    try:
-        client: Client = default_client()
-    except ValueError:
-        return None
-    return client
-
-
-def threads_of(client: Client) -> int:
-    """Return the number of worker threads of a cluster, after waiting a moment for the first."""
-    _wait_for_workers(client)
-    return max(1, int(sum(w["nthreads"] for w in _workers(client))))
-
-
-def memory_of_a_thread(client: Client) -> int | None:
-    """Return the smallest memory of a worker thread on a cluster; None where no limit is set."""
-    _wait_for_workers(client)
-    limits = [w["memory_limit"] // w["nthreads"] for w in _workers(client) if w["memory_limit"]]
-    return min(limits, default=None)
-
-
-def machine_of(client: Client | None = None, *, workers: int = 1) -> Machine:
-    """Measure what a cluster does a second, or so many worker threads of this machine, for `Plan.price`.
-
-    Takes a third of a second on every worker.
-    """
-    if client is None:
-        return replace(this_machine(), threads=workers)
-    threads = threads_of(client)
-    found = list(client.run(measure).values())
-    solves = tuple(
-        (several[0][0], float(np.mean([one[1] for one in several])), float(np.mean([one[2] for one in several])))
-        for several in zip(*(one.solves for one in found), strict=True)
-    )
-    rates = {name: float(np.mean([getattr(one, name) for one in found])) for name in ("product", "double", "transform")}
-    return Machine(threads=threads, solves=solves, **rates)
-
-
-@contextmanager
-def local_client(workers: int, memory: int | str | None = None) -> Iterator[Client]:
-    """Start a Dask cluster of single-threaded processes on this machine, and stop it at the end.
-
-    An interrupt from the keyboard is for this process: workers end with the cluster, and without a word.
-    """
-    said = logging.getLogger("distributed")
-    level = said.level
-    try:
-        with dask.config.set(ON_ONE_MACHINE), ExitStack() as stack:
-            with _interrupts_wait():  # and in whatever is started here, now or later
-                cluster = LocalCluster(
-                    n_workers=workers,
-                    threads_per_worker=1,
-                    processes=True,
-                    memory_limit=memory or "auto",
-                    dashboard_address=":0",
-                )
-            stack.enter_context(cluster)
-            client = stack.enter_context(Client(cluster, set_as_default=False))
-            try:
-                yield client
-            except KeyboardInterrupt:
-                said.setLevel(logging.CRITICAL)
-                raise
-    finally:
-        said.setLevel(level)
-
-
-@contextmanager
-def _interrupts_wait() -> Iterator[None]:
-    """Keep interrupts from the keyboard waiting; threads and processes that are started meanwhile never see any."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    resource_tracker.ensure_running()  # which lets them through as it starts
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 def _here(
     function: Callable[[Task], Receipt], tasks: Sequence[Task]
 ) -> Iterator[tuple[Task, Any, BaseException | None]]:
@@ -225,7 +111,7 @@ def _here(
 def _on_cluster(
     function: Callable[[Task], Receipt], tasks: Sequence[Task], client: Client, title: str
 ) -> Iterator[tuple[Task, Any, BaseException | None]]:
-    _wait_for_workers(client)
+    cluster.wait_for_workers(client)
     queue = _Queue(function, tasks, client, title.replace(" ", "-"))
     log.info("%s: %d tasks, %d at a time", queue.name, len(tasks), sum(queue.windows.values()))
     completed = as_completed(queue.fill(), loop=client.loop)
@@ -240,7 +126,11 @@ def _on_cluster(
             )
         else:
             error = future.exception()
-            yield task, None if error else future.result(), _translated(error, task)
+            if isinstance(error, cluster.WrongWorkerError):
+                queue.refuse(*error.args)
+                queue.waiting.appendleft(task)
+            else:
+                yield task, None if error else future.result(), _translated(error, task)
             future.release()
         completed.update(queue.fill())
     if queue.running:
@@ -267,6 +157,8 @@ class _Queue:
         Whether some worker has one.
     recalled : set
         Keys of those that were called back, since no worker was left who could do them.
+    refused : set
+        Addresses of workers that cannot take part.
     """
 
     def __init__(self, function: Callable[[Any], Any], tasks: Sequence[Any], client: Client, name: str) -> None:
@@ -274,6 +166,7 @@ class _Queue:
         self.waiting = deque(tasks)
         self.running: dict[Any, Any] = {}
         self.recalled: set[Any] = set()
+        self.refused: set[str] = set()
         self.windows: dict[bool, int] = {}
         self.any_gpu = False
         self._bound: dict[Any, Future[Any]] = {}
@@ -282,7 +175,7 @@ class _Queue:
 
     def look(self) -> bool:
         """See which workers there are; return whether there is any."""
-        workers = _workers(self.client)
+        workers = self._able()
         threads = {kind: sum(w["nthreads"] for w in workers if _has_gpu(w) is kind) for kind in (True, False)}
         self.any_gpu = threads[True] > 0
         if threads[False] == 0:  # all alike: nothing has to be bound
@@ -296,13 +189,14 @@ class _Queue:
         if time.monotonic() > self._looked + LOOK:
             self.look()
         found = []
+        able = [worker["address"] for worker in self._able()] if self.refused else None
         for bound in (True, False):
             while self.waiting and self._room(bound):
                 future = self.client.submit(
                     unpacked,
                     self.function,
-                    zlib.compress(pickle.dumps(self.waiting[0])),
-                    known_options(),
+                    zlib.compress(pickle.dumps((self.waiting[0], known_options(), cluster.WITNESS.get()))),
+                    workers=able,
                     key=f"{self.name}-{uuid4().hex}",
                     resources={GPU: 1} if bound else None,
                 )
@@ -311,6 +205,24 @@ class _Queue:
                     self._bound[future.key] = future
                 found.append(future)
         return found
+
+    def _able(self) -> list[dict[str, Any]]:
+        """Return the workers that can take part, as far as is known."""
+        return [w for w in cluster.workers_of(self.client) if w["address"] not in self.refused]
+
+    def refuse(self, address: str, why: str) -> None:
+        """Send nothing more to a worker.
+
+        Raises
+        ------
+        RunError
+            If no other is there.
+        """
+        if address not in self.refused:
+            log.warning("%s: worker %s %s; others do its tasks", self.name, address, why)
+        self.refused.add(address)
+        if not self.look():
+            raise RunError(f"worker {address} {why}; no other worker is there")
 
     def _room(self, bound: bool) -> bool:
         self._bound = {key: future for key, future in self._bound.items() if key in self.running}
@@ -353,10 +265,13 @@ def _watched(completed: Iterator[Any], queue: _Queue) -> Iterator[Any]:
         done.set()
 
 
-def unpacked(function: Callable[[Any], Receipt], task: bytes, options: dict[str, Any]) -> Receipt:
-    """Run one task that came as bytes, with what the driver was told of how URLs are reached."""
+def unpacked(function: Callable[[Any], Receipt], content: bytes) -> Receipt:
+    """Run one task that came as bytes, which no log can read, with what the driver was told of how URLs are reached."""
+    task, options, witness = pickle.loads(zlib.decompress(content))
     use_options(options)
-    return guarded(function, pickle.loads(zlib.decompress(task)))
+    if witness is not None and (why := cluster.objection(witness)):
+        raise cluster.WrongWorkerError(get_worker().address, why)
+    return guarded(function, task)
 
 
 def guarded(function: Callable[[Task], Receipt], task: Task) -> Receipt:
@@ -400,42 +315,6 @@ def _one_blas_thread() -> Iterator[None]:
             if _BlasThreads.inside == 0 and _BlasThreads.limits is not None:
                 _BlasThreads.limits.restore_original_limits()
                 _BlasThreads.limits = None
-
-
-def _workers(client: Client) -> list[dict[str, Any]]:
-    return list(client.scheduler_info(n_workers=-1)["workers"].values())
-
-
-def check_client(client: Client) -> None:
-    """Raise if a client is none to work with."""
-    if not isinstance(client, Client):
-        raise DsvccaError(f"client={client!r} is a {type(client).__name__}: pass a distributed.Client(address)")
-    if client.asynchronous:
-        raise DsvccaError("the Dask client is asynchronous: pass a Client(address) without asynchronous=True")
-    if client.status != "running":
-        raise DsvccaError(f"the Dask client is {client.status}: connect to a cluster and run the same line again")
-
-
-def _wait_for_workers(client: Client) -> None:
-    """Wait a moment for the first worker.
-
-    Raises
-    ------
-    DsvccaError
-        If none comes, or the client is none to work with.
-    """
-    check_client(client)
-    try:
-        if not _workers(client):  # an adaptive cluster starts one only for a task
-            calling = client.submit(os.getpid, key=f"call-{uuid4().hex}")
-            client.wait_for_workers(1, timeout=WAIT)
-            calling.release()
-    except TimeoutError as error:
-        raise DsvccaError(f"{client} has no workers after {WAIT} s: start some, then run the same line") from error
-    except OSError as error:
-        raise RunError(
-            f"the Dask scheduler does not answer ({error}): connect to a cluster and run the same line again"
-        ) from error
 
 
 def _translated(error: BaseException | None, task: Any) -> BaseException | None:

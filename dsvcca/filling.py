@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 import numpy as np
@@ -207,7 +208,7 @@ def _write_record(root: Path, record: ResultsRecord, plan: Plan, about: Mapping[
     records.write_record(root, record, **said)
     if not (root / COMMITS / "zarr.json").exists():
         folders.make(root / COMMITS)
-        files.write_group(root / COMMITS)
+        files.write_group(root / COMMITS, **{KEY: {"kind": "commits", "id": token_hex(16)}})  # as no other has
 
 
 def _grow(root: Path, record: ResultsRecord, columns: Sequence[Column], plan: Plan, about: Mapping[str, Any]) -> None:

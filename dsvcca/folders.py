@@ -56,6 +56,11 @@ def at(path: str | os.PathLike[str], what: str, storage_options: Mapping[str, An
             raise DsvccaError(f"storage_options are for URLs, and {what} {text!r} is a folder: leave them out")
         return Path(text).expanduser().absolute()
     protocol = get_protocol(text)
+    if "@" in text.split("://", 1)[1].split("/", 1)[0]:  # results and messages name URLs
+        raise DsvccaError(
+            f"{what}: a {protocol}:// URL with a user or password in it: leave them out, and say who you are by the "
+            "environment or storage_options="
+        )
     if protocol == "file":
         if not text.startswith("file:///"):
             raise DsvccaError(f"{what} {text!r} names no folder of this machine: write file:///, or the path alone")
@@ -141,6 +146,11 @@ def use_options(options: Mapping[str, Any]) -> None:
 def is_remote(folder: Path) -> bool:
     """Return whether a place is at a URL."""
     return not isinstance(folder, Path)
+
+
+def lists_nothing(place: Path) -> bool:
+    """Return whether what lies at a place cannot be listed."""
+    return is_remote(place) and cast(Any, place).protocol in ("http", "https")
 
 
 def names(folder: Path) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import zarr
 
-from dsvcca import files
+from dsvcca import files, folders
 from dsvcca.activations import Representation, foreign_fingerprint
 from dsvcca.arrays import significand_bits
 from dsvcca.errors import DsvccaError
@@ -34,7 +34,7 @@ NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?")
 def foreign_representations(root: Path, labels: Any, dims: Any) -> list[Representation]:
     """Return every array of two or more axes below `root`, with labels from their paths or as given."""
     try:
-        node = zarr.open(files.zarr_store(root), mode="r")
+        node = _opened(root)
     except Exception as error:
         raise DsvccaError(
             f"'{root}' is not a store: no Zarr array or group can be opened there ({type(error).__name__}); "
@@ -69,6 +69,18 @@ def foreign_representations(root: Path, labels: Any, dims: Any) -> list[Represen
             if name not in known:
                 raise DsvccaError(f"dims= names {name!r}, which is neither a path nor a layer: {nearest(name, known)}")
     return found
+
+
+def _opened(root: Path) -> zarr.Array[Any] | zarr.Group:
+    """Open an array, or a group by what lies in it: a list that somebody made of it once may be old, or lead out of it.
+
+    Of a place that cannot be listed (http) there is nothing but such a list.
+    """
+    store = files.zarr_store(root)
+    try:
+        return zarr.open_array(store, mode="r")
+    except Exception:
+        return zarr.open_group(store, mode="r", use_consolidated=None if folders.lists_nothing(root) else False)
 
 
 def _natural(item: tuple[str, Any]) -> list[tuple[int, int | str]]:

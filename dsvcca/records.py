@@ -88,6 +88,7 @@ class WorkspaceRecord(TypedDict):
 
     format: Literal[1]
     kind: Literal["workspace"]
+    id: NotRequired[Digest]
     digest: NotRequired[Sha256]
 
 

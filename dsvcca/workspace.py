@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from math import prod
 from pathlib import Path
+from secrets import token_hex
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -392,7 +393,7 @@ def ensure_workspace(workspace: str) -> None:
         with files.disk_errors(root):
             files.make_parents(root)
             folders.make(root)
-            write_record(root, {"format": 1, "kind": "workspace"})
+            write_record(root, {"format": 1, "kind": "workspace", "id": token_hex(16)})  # as no other has
     if read_record(root, WorkspaceRecord) is None:  # another process may have made it meanwhile
         raise DsvccaError(f"workspace '{root}' is a folder of something else, or a file: choose another workspace=")
 

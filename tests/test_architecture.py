@@ -40,14 +40,26 @@ DATA = [
 ]
 DATA += ["passes", "machine", "price", "layout", "plan", "planning", "partials", "workspace"]
 DATA += ["dataset", "commits", "results", "filling", "tables"]
-DOOR = ["execute", "reduce", "segments", "panel", "products", "solves", "correlate", "explain", "bases", "compare"]
+DOOR = [
+    "cluster",
+    "execute",
+    "reduce",
+    "segments",
+    "panel",
+    "products",
+    "solves",
+    "correlate",
+    "explain",
+    "bases",
+    "compare",
+]
 FACE = ["plot", "demo", "cli"]
 ORDER = ["errors", "progress", *MATHS, *DATA, *DOOR, *FACE]
 
 ALLOWED = {
     "zarr": {"files", "activations", "foreign", "writer", "workspace"},
-    "dask": {"sizes", "price", "plan", "planning", "execute", "demo", "cli"},
-    "distributed": {"execute", "bases", "compare", "demo", "cli"},
+    "dask": {"sizes", "price", "plan", "planning", "cluster", "demo", "cli"},
+    "distributed": {"cluster", "execute", "bases", "compare", "demo", "cli"},
     "torch": {"demo", "torch"},
     "fsspec": {"folders"},
     "filelock": {"folders"},

@@ -7,7 +7,7 @@ import pytest
 import scipy.signal
 
 import dsvcca
-from dsvcca import DsvccaError, DsvccaWarning, execute
+from dsvcca import DsvccaError, DsvccaWarning, cluster, execute
 from dsvcca.bases import make_bases
 from dsvcca.compare import tile_tasks
 from dsvcca.correlate import correlate
@@ -98,7 +98,7 @@ def test_the_panel_changes_no_bit(plan, results, tmp_path, panel):
 
 def test_chunks_and_workers_change_no_bit(results, tmp_path):
     plan = dsvcca.plan_comparisons(write(tmp_path / "s.zarr", chunk=90), view="dft", variance=[0.9, 1.0])
-    with execute.local_client(2, "1 GiB") as client:
+    with cluster.local_client(2, "1 GiB") as client:
         assert same_bits(dsvcca.compare(plan, tmp_path / "r.zarr", client=client), results)
 
 

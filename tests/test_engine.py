@@ -24,7 +24,7 @@ from distributed import Client, LocalCluster
 from scipy.linalg import hadamard
 
 import dsvcca
-from dsvcca import DsvccaError, DsvccaWarning, execute, views
+from dsvcca import DsvccaError, DsvccaWarning, cluster, execute, views
 from dsvcca.bases import make_bases
 from dsvcca.compare import tile_tasks
 from dsvcca.files import STAGING
@@ -38,7 +38,7 @@ from tests.populations import activations, same_bits, write_population
 
 @pytest.fixture(scope="module", params=[1, 2], ids=["one worker", "two workers"])
 def client(request):
-    with execute.local_client(request.param, "1.5 GiB") as client:
+    with cluster.local_client(request.param, "1.5 GiB") as client:
         yield client
 
 
@@ -295,7 +295,7 @@ def test_tasks_carry_paths_and_never_arrays(tmp_path):
 def test_a_client_that_is_active_but_not_passed_is_named(plan, client, tmp_path):
     message = r"a Dask client is active .* but was not passed"
     with Client(client.cluster) as active, pytest.warns(DsvccaWarning, match=message):
-        assert execute.active_client() is active
+        assert cluster.active_client() is active
         dsvcca.compare(plan, tmp_path / "r.zarr", workspace=tmp_path / "w")
 
 

@@ -14,7 +14,7 @@ import xarray as xr
 import zarr
 
 import dsvcca
-from dsvcca import DsvccaError, DsvccaWarning, execute, folders
+from dsvcca import DsvccaError, DsvccaWarning, cluster, folders
 from dsvcca.files import STAGING
 from tests.populations import activations, same_bits
 
@@ -95,7 +95,7 @@ def test_results_at_a_url_grow_and_are_resumed(s3, tmp_path):
 def test_workers_reach_what_the_driver_was_told_to_reach(s3, tmp_path):
     store = dsvcca.create_store(f"s3://{BUCKET}/cluster.zarr", datapoints=600, storage_options=s3)
     write(store, range(4))
-    with execute.local_client(2, "1 GiB") as client:
+    with cluster.local_client(2, "1 GiB") as client:
         found = dsvcca.compare(dsvcca.plan_comparisons(store), f"s3://{BUCKET}/cluster.results", client=client)
     local = dsvcca.compare(dsvcca.plan_comparisons(store), tmp_path / "r.zarr", workspace=tmp_path / "w")
     assert same_bits(found, local)

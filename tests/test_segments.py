@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import dsvcca
-from dsvcca import DsvccaError, execute, segments
+from dsvcca import DsvccaError, cluster, execute, segments
 from dsvcca.activations import read_pieces
 from dsvcca.partials import read_partial, write_partial
 from dsvcca.workspace import ensure_workspace
@@ -70,7 +70,7 @@ def test_a_lost_tile_of_the_direct_route_is_made_from_all_representations(store,
 def test_who_does_which_segment_changes_no_bit(store, tmp_path, route):
     plan = planned(store, route=route)
     one = dsvcca.compare(plan, tmp_path / "r1.zarr", workspace=tmp_path / "w1")
-    with execute.local_client(2, "1 GiB") as client:
+    with cluster.local_client(2, "1 GiB") as client:
         two = dsvcca.compare(plan, tmp_path / "r2.zarr", workspace=tmp_path / "w2", client=client)
     assert same_bits(one, two)
     assert same_bits(dsvcca.compare(replace(plan, panel=1), tmp_path / "r3.zarr", workspace=tmp_path / "w1"), one)
