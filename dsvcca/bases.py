@@ -17,7 +17,7 @@ from dsvcca.errors import DsvccaError
 from dsvcca.partials import remove_partials
 from dsvcca.plan import Plan
 from dsvcca.progress import say
-from dsvcca.reduce import is_its_own, reduce, reduce_tasks
+from dsvcca.reduce import ReduceTask, is_its_own, reduce, reduce_tasks
 from dsvcca.segments import SegmentTask, segment_tasks
 from dsvcca.workspace import BasisRef, Pack, Receipt, find_bases
 
@@ -97,26 +97,23 @@ def _small_bases(
     """
     threads = 1 if client is None else cluster.threads_of(client)
     tasks = reduce_tasks(plan, workspace, variants, threads)
-    done, failures = execute.run(reduce, tasks, client=client, title="reduce")
-    suspects = [one.task for one in failures if isinstance(one.error, execute.WorkerDiedError)]
-    died = {name for task in suspects for name in task.fingerprints}
-    if died:
-        found = find_bases(workspace)  # they may have got as far as that
-        left = [i for i in variants if plan.basis_fingerprints[i] in died]
-        there = _usable(plan, found, left)
-        receipts = [one for i in there for one in found[plan.basis_fingerprints[i]]]
-        tasks = [task for i in left if i not in there for task in reduce_tasks(plan, workspace, [i], 1)]
-        failures = [one for one in failures if not isinstance(one.error, execute.WorkerDiedError)]
-        again, more = execute.run(reduce, tasks, client=client, title="reduce alone")
-        done, failures = [*done, *again], [*failures, *more]
-    else:
-        receipts = []
+    made: list[Receipt] = []
+
+    def alone(task: ReduceTask) -> list[ReduceTask]:
+        """Cut a task into its representations, without those that it got as far as committing."""
+        found = find_bases(workspace)
+        own = [i for i in variants if plan.basis_fingerprints[i] in task.fingerprints]
+        there = _usable(plan, found, own)
+        made.extend(receipt for i in there for receipt in found[plan.basis_fingerprints[i]])
+        return [one for i in own if i not in there for one in reduce_tasks(plan, workspace, [i], 1)]
+
+    done, failures = execute.run(reduce, tasks, client=client, title="reduce", alone=alone)
     failed = dict(pair for one in done for pair in one.failed)
     for one in failures:
         if isinstance(one.error, execute.WorkerDiedError):
             failed[one.task.fingerprints[0]] = str(one.error)
     execute.raise_failures([one for one in failures if not isinstance(one.error, execute.WorkerDiedError)], len(tasks))
-    return [*receipts, *(receipt for one in done for receipt in one.receipts)], failed
+    return [*made, *(receipt for one in done for receipt in one.receipts)], failed
 
 
 def _large_bases(

@@ -11,6 +11,7 @@ import os
 import pickle
 import platform
 import signal
+import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -48,6 +49,7 @@ WORKER_ENVIRONMENT = {
 
 ON_ONE_MACHINE = {
     "distributed.nanny.pre-spawn-environ": WORKER_ENVIRONMENT,
+    "distributed.scheduler.allowed-failures": 1,  # a task that kills two workers is done again alone, which will tell
     # Where scheduler and workers share the cores, looking at themselves 50 or 100 times a second takes 4 % of one.
     "distributed.admin.tick.interval": "500ms",
     "distributed.admin.system-monitor.interval": "2s",
@@ -242,6 +244,7 @@ def local_client(workers: int, memory: int | str | None = None) -> Iterator[Clie
                     dashboard_address="127.0.0.1:0",  # for who is on this machine
                 )
             stack.enter_context(cluster)
+            stack.enter_context(_kept(cluster, workers))
             client = stack.enter_context(Client(cluster, set_as_default=False))
             try:
                 yield client
@@ -250,6 +253,28 @@ def local_client(workers: int, memory: int | str | None = None) -> Iterator[Clie
                 raise
     finally:
         said.setLevel(level)
+
+
+@contextmanager
+def _kept(cluster: LocalCluster, workers: int) -> Iterator[None]:
+    """Keep so many workers: one that dies as it starts takes with it what would start it again."""
+    done = threading.Event()
+
+    def look() -> None:
+        while not done.wait(LOOK):
+            cluster.scale(workers)
+
+    looking = threading.Thread(target=look, name="dsvcca-keep", daemon=True)
+    looking.start()
+    try:
+        yield
+    finally:
+        done.set()
+        looking.join()
+
+
+LOOK = 5
+"""Seconds after which it is looked whether a cluster of this machine has all its workers."""
 
 
 @contextmanager

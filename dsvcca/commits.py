@@ -191,6 +191,12 @@ def _commit_chunks(root: Path, name: str, keys: Sequence[str], about: Mapping[st
     files.write_json(root / COMMITS / f"{name}.json", records.signed({**about, "chunks": chunks}))
 
 
+def is_committed(sheet: Sheet, keys: Sequence[str]) -> bool:
+    """Return whether this very version of a tile, or of a panel, is there."""
+    marker = read_marker(folders.at(sheet.out, "results"), sheet.name, keys)
+    return marker is not None and marker["version"] == sheet.version
+
+
 def read_marker(
     root: Path,
     name: str,

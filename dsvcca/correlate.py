@@ -10,7 +10,7 @@ import numpy as np
 from dsvcca import files
 from dsvcca.arrays import NumpyArray, library
 from dsvcca.basis import RankRule
-from dsvcca.commits import MIRRORED, Sheet, read_tile, unpacked, write_tile
+from dsvcca.commits import MIRRORED, Sheet, is_committed, read_tile, tile_keys, unpacked, write_tile
 from dsvcca.dataset import BY_FREQUENCY, RANKS, VIEW
 from dsvcca.measures import TOTALS, measures_of
 from dsvcca.panel import Panel
@@ -62,7 +62,12 @@ class CorrelateTask:
 
 
 def correlate(task: CorrelateTask) -> str:
-    """Compute and commit one tile; return the name of the array library that did it."""
+    """Compute and commit one tile; return the name of the array library that did it.
+
+    Nothing is done again of what a worker finished before it died with its receipt.
+    """
+    if is_committed(task.sheet, tile_keys(task.sheet)):
+        return library()
     values = _before(task)
     for pairs in task.passes:
         shape = len(pairs.x), len(pairs.y)

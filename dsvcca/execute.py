@@ -59,21 +59,47 @@ class WorkerDiedError(DsvccaError):
 
 
 def run(
-    function: Callable[[Task], Receipt], tasks: Sequence[Task], *, client: Client | None, title: str
+    function: Callable[[Task], Receipt],
+    tasks: Sequence[Task],
+    *,
+    client: Client | None,
+    title: str,
+    alone: Callable[[Task], Sequence[Task]] = lambda task: [task],
 ) -> tuple[list[Receipt], list[Failure]]:
     """Run `function` on every task and return receipts and failures, in any order.
 
-    A failing task does not stop the others.
+    A failing task does not stop the others. Whose workers died is done again, one task at a time, since others that
+    were with the same workers are no worse for it.
+
+    Parameters
+    ----------
+    alone : function, optional
+        Cuts a task that is done again into smaller ones; what of it is done already may be left out.
 
     Raises
     ------
     DsvccaError
         If the scheduler is lost; what was finished is on storage.
     """
-    receipts: list[Receipt] = []
-    failures: list[Failure] = []
-    outcomes = _here(function, tasks) if client is None else _on_cluster(function, tasks, client, title)
-    with track(title, len(tasks)) as advance:
+    if client is None:
+        return _gathered(_here(function, tasks), title, len(tasks))
+    receipts, failures = _gathered(_on_cluster(function, tasks, client, title), title, len(tasks))
+    died = [one.task for one in failures if isinstance(one.error, WorkerDiedError)]
+    if died:
+        failures = [one for one in failures if not isinstance(one.error, WorkerDiedError)]
+        suspects, title = [one for task in died for one in alone(task)], f"{title} alone"
+        log.warning("%s: workers died over %d tasks, which are done again one at a time", title, len(died))
+        again = _gathered(_on_cluster(function, suspects, client, title, window=1), title, len(suspects))
+        receipts, failures = receipts + again[0], failures + again[1]
+    return receipts, failures
+
+
+def _gathered(
+    outcomes: Iterator[tuple[Any, Any, BaseException | None]], title: str, count: int
+) -> tuple[list[Any], list[Failure]]:
+    """Return receipts and failures as they come."""
+    receipts, failures = [], []
+    with track(title, count) as advance:
         for task, receipt, error in outcomes:
             if error is None:
                 receipts.append(receipt)
@@ -109,11 +135,12 @@ def _here(
 
 
 def _on_cluster(
-    function: Callable[[Task], Receipt], tasks: Sequence[Task], client: Client, title: str
+    function: Callable[[Task], Receipt], tasks: Sequence[Task], client: Client, title: str, window: int | None = None
 ) -> Iterator[tuple[Task, Any, BaseException | None]]:
+    """Yield every task with its receipt or its error; so many at once, by default two for each worker thread."""
     cluster.wait_for_workers(client)
-    queue = _Queue(function, tasks, client, title.replace(" ", "-"))
-    log.info("%s: %d tasks, %d at a time", queue.name, len(tasks), sum(queue.windows.values()))
+    queue = _Queue(function, tasks, client, title.replace(" ", "-"), window)
+    log.info("%s: %d tasks, %d at a time", queue.name, len(tasks), window or sum(queue.windows.values()))
     completed = as_completed(queue.fill(), loop=client.loop)
     for future in _watched(completed, queue):
         task = queue.running.pop(future.key)
@@ -151,6 +178,8 @@ class _Queue:
     waiting : deque of tasks
     running : dict
         Tasks by the keys of their futures.
+    window : int or None
+        Tasks at once in all, if that was said.
     windows : dict
         Tasks at once of those bound to a GPU (True), and of the others (False).
     any_gpu : bool
@@ -161,8 +190,10 @@ class _Queue:
         Addresses of workers that cannot take part.
     """
 
-    def __init__(self, function: Callable[[Any], Any], tasks: Sequence[Any], client: Client, name: str) -> None:
-        self.function, self.client, self.name = function, client, name
+    def __init__(
+        self, function: Callable[[Any], Any], tasks: Sequence[Any], client: Client, name: str, window: int | None
+    ) -> None:
+        self.function, self.client, self.name, self.window = function, client, name, window
         self.waiting = deque(tasks)
         self.running: dict[Any, Any] = {}
         self.recalled: set[Any] = set()
@@ -226,6 +257,8 @@ class _Queue:
 
     def _room(self, bound: bool) -> bool:
         self._bound = {key: future for key, future in self._bound.items() if key in self.running}
+        if self.window is not None and len(self.running) >= self.window:
+            return False
         here = len(self._bound) if bound else len(self.running) - len(self._bound)
         # Without a worker at all, two tasks wait with the scheduler for one to come.
         return here < (self.windows[bound] or (0 if bound or self.windows[True] else 2))

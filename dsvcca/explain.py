@@ -12,7 +12,7 @@ import numpy as np
 from dsvcca import files
 from dsvcca.arrays import NumpyArray, inverse_cholesky
 from dsvcca.basis import RankRule
-from dsvcca.commits import Sheet, read_targets, write_targets
+from dsvcca.commits import Sheet, is_committed, panel_keys, read_targets, write_targets
 from dsvcca.dataset import FLOOR, R2
 from dsvcca.mixing import mix
 from dsvcca.moments import grid_steps
@@ -71,7 +71,9 @@ def commit_targets(workspace: str, targets: Sequence[Target]) -> str:
 
 
 def explain(task: ExplainTask) -> str:
-    """Compute and commit how much of every target the bases of one panel explain."""
+    """Compute and commit how much of every target the bases of one panel explain, if that is not there already."""
+    if is_committed(task.sheet, panel_keys(task.sheet)):
+        return task.sheet.name
     arrays, about = read_partial(task.workspace, task.targets)
     y = arrays["y"]
     explained = np.full((*task.sheet.shape, len(task.rules), y.shape[1]), np.nan)
