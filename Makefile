@@ -8,7 +8,7 @@ VENV   ?= .venv
 TORCH  ?= torch==2.13.0
 BIN    := $(VENV)/bin
 
-.PHONY: demo test slow bench lint env clean
+.PHONY: demo test slow faults faults-mutants soak bench lint env clean
 
 demo: env
 	$(BIN)/dsvcca demo demo
@@ -18,6 +18,18 @@ test: lint
 
 slow: env
 	$(BIN)/python -m pytest -m slow
+
+# The cases of docs/faults.md that take longer: under half an hour. As root none is skipped.
+faults: env
+	$(BIN)/python -m pytest -m "fault and slow"
+
+# One guard after another taken out: a test must fail each time
+faults-mutants: env
+	$(BIN)/python tests/mutants.py
+
+# Twenty minutes of small plans with workers that come and go; memory, file descriptors and files must stay
+soak: env
+	$(BIN)/python benchmarks/soak.py
 
 # Everything in docs/benchmarks.md: an hour and a half, 25 GB of disk in FOLDER
 FOLDER ?= /tmp
@@ -34,6 +46,9 @@ bench: env
 	$(BIN)/python benchmarks/pair.py --json benchmarks/records/pair.json
 	$(BIN)/python benchmarks/memory.py --folder $(FOLDER) --json benchmarks/records/memory.json
 	$(BIN)/python benchmarks/drivers.py --json benchmarks/records/drivers.json
+	$(BIN)/python benchmarks/faults.py --folder $(FOLDER) --json benchmarks/records/faults.json
+	$(BIN)/python benchmarks/accuracy.py --json benchmarks/records/accuracy.json
+	$(BIN)/python benchmarks/soak.py --folder $(FOLDER) --json benchmarks/records/soak.json
 	TMPDIR=$(FOLDER) $(BIN)/python benchmarks/convolutions.py --json benchmarks/records/convolutions.json
 	$(BIN)/python benchmarks/table.py
 

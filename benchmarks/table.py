@@ -153,6 +153,38 @@ def memory(found: dict[str, Any]) -> Rows:
     ]
 
 
+def accuracy(found: dict[str, Any]) -> Rows:
+    rows = [("**case**", "**worst error from disk; in memory**")]
+    for name, one in found["cases"].items():
+        if one["refused"]:
+            rows.append((name, f"refused: {one['refused'][0].split(': ', 1)[-1].split(':')[0]}"))
+            continue
+        worst = {where: max(one[where].values(), default=0.0) for where in ("on disk", "in memory")}
+        said = "; warned" if one["warned"] else ""
+        memory = f"{worst['in memory']:.0e}" if one["in memory"] else "not run"
+        rows.append((name, f"{worst['on disk']:.0e}; {memory}{said}"))
+    return rows
+
+
+def faults(found: dict[str, Any]) -> Rows:
+    checks, kills = found["checks"], found["kills"]
+    return [
+        (
+            f"{checks['representations']} representations in this process, with every check and without any",
+            f"{checks['seconds']['with']:.1f} s / {checks['seconds']['without']:.1f} s",
+        ),
+        ("**with / without**", f"{checks['with / without']:.3f}"),
+        (
+            f"{kills['representations']:,} representations, workers' CPU: driver killed {kills['kills']} times / left "
+            "alone",
+            f"{kills['killed'][CPU]:.0f} s / {kills['undisturbed'][CPU]:.0f} s",
+        ),
+        ("**work, killed / left alone**; the same bits", f"{kills[WORK]:.3f}; {kills['the same bits']}"),
+    ]
+
+
+CPU, WORK = "workers' CPU seconds", "work, killed / undisturbed"
+
 TABLES: dict[str, Callable[[dict[str, Any]], Rows]] = {
     "population": population,
     "kept85": population,
@@ -164,6 +196,8 @@ TABLES: dict[str, Callable[[dict[str, Any]], Rows]] = {
     "pair": pair,
     "drivers": drivers,
     "memory": memory,
+    "accuracy": accuracy,
+    "faults": faults,
 }
 
 

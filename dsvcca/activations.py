@@ -81,6 +81,8 @@ class Representation:
         arrays that others wrote.
     unit : int
         Bytes of the least that can be read of an array that others wrote: one run of its chunks.
+    written_as : str
+        Type of the numbers when they were written, where it is another: bfloat16, which Zarr has not.
     guarded : bool
         Whether a changed byte would be noticed: by our checksums, or by a codec of those that others wrote.
     mask : Mask or None
@@ -99,9 +101,15 @@ class Representation:
     array: str
     written: int
     unit: int = 0
+    written_as: str = ""
     guarded: bool = True
     mask: Mask | None = None
     position: int | None = None
+
+    @property
+    def bits(self) -> int | None:
+        """Significand bits that the numbers carry; None for integers."""
+        return significand_bits(self.written_as or self.dtype)
 
     @property
     def whole_shape(self) -> tuple[int, ...]:
@@ -158,7 +166,7 @@ def read_record(folder: Path) -> tuple[Representation, dict[str, str]] | None:
         _check_sense(record, folder.name)
     except (TypeError, ValueError) as error:
         raise records.damaged(folder, "representation", error) from error
-    content = {key: about[key] for key in ("shape", "dtype", "dims", "content")}
+    content = {key: about[key] for key in ("shape", "dtype", "dims", "content", "written_as") if key in about}
     return (
         Representation(
             name=folder.name,
@@ -170,6 +178,7 @@ def read_record(folder: Path) -> tuple[Representation, dict[str, str]] | None:
             ids=record["datapoints"],
             array=str(folder / ARRAY),
             written=record["written"],
+            written_as=record.get("written_as", ""),
         ),
         record["checksums"],
     )

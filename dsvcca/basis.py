@@ -191,3 +191,45 @@ def ranks_of(
     order = np.argsort(-singular_values, axis=None, kind="stable")
     s, w, f = singular_values.ravel()[order], weights[order // c], order // c
     return tuple(np.bincount(f[: rule.keep(s, nonzero, w)], minlength=len(weights)) for rule in rules)
+
+
+def cut_doubt(kept: NumpyArray, singular_values: NumpyArray, nonzero: int, count: int) -> float:
+    """Return how far rounding turns kept directions into those left out: 0 not at all, 1 altogether.
+
+    Eigenvectors of a Gram turn by its rounding, eps of the largest eigenvalue, over the distance between eigenvalues.
+    Where everything that is not zero is kept, an eigenvalue within that rounding of zero could as well be on the other
+    side.
+
+    Parameters
+    ----------
+    kept : (f,) int
+        Directions of each frequency.
+    singular_values : (f, c) float64
+    nonzero, count : int
+        Directions that are not zero, over all frequencies; rows.
+    """
+    eps, c = float(np.finfo(np.float64).eps), singular_values.shape[1]
+    values = singular_values**2
+    worst = 0.0
+    for own, k in zip(values, kept.tolist(), strict=True):
+        if 0 < k < c:
+            worst = max(worst, eps * own[0] / max(own[k - 1] - own[k], eps * own[0]))
+    if int(kept.sum()) == nonzero < values.size:
+        first = float(values.max())
+        edge = np.sort(values, axis=None)[::-1][nonzero - 1 : nonzero + 1]
+        if (np.abs(edge - max(count, c) * eps * first) < EDGE * eps * first).any():
+            worst = 1.0
+    return float(worst)
+
+
+EDGE = 10
+"""Roundings of the largest eigenvalue by which another one may be off."""
+
+
+def share_in_one_block(row_norms: NumpyArray) -> float:
+    """Return the largest share of the variance that lies in 64 neighbouring rows, of squared norms of rows (n,)."""
+    total = float(np.sum(row_norms))
+    if not total > 0:
+        return 0.0
+    blocks = np.add.reduceat(row_norms, np.arange(0, len(row_norms), 64))
+    return min(float(blocks.max()) / total, 1.0) if len(blocks) > 1 else 0.0

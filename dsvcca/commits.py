@@ -92,7 +92,7 @@ def read_tile(sheet: Sheet) -> dict[str, NumpyArray]:
     return found
 
 
-def write_tile(sheet: Sheet, values: Mapping[str, NumpyArray]) -> None:
+def write_tile(sheet: Sheet, values: Mapping[str, NumpyArray], doubt: float) -> None:
     """Write one tile and its mirror, and then the marker that makes them count.
 
     Parameters
@@ -100,6 +100,8 @@ def write_tile(sheet: Sheet, values: Mapping[str, NumpyArray]) -> None:
     values : mapping
         Each variable (rows, columns, variances), `view` (rows, columns, 1), by frequency (rows, columns, frequencies,
         variances); the mirror of `pwcca_x` is `pwcca_y`, of `rank_x` `rank_y`, of the others themselves.
+    doubt : float
+        By how much PWCCA of one of them may be off.
     """
     root = folders.at(sheet.out, "results")
     for name in sheet.variables:
@@ -109,7 +111,7 @@ def write_tile(sheet: Sheet, values: Mapping[str, NumpyArray]) -> None:
         targets = ((block, (rows, columns)), (mirror, (columns, rows)))
         for target, where in targets[: len(set(sheet.places))]:  # a tile on the diagonal is its own mirror
             array[where] = target if sheet.listed and name != VIEW else target[..., 0]
-    _commit(root, sheet, tile_keys(sheet))
+    _commit(root, sheet, tile_keys(sheet), doubt)
 
 
 def read_targets(sheet: Sheet) -> dict[str, NumpyArray]:
@@ -142,7 +144,9 @@ def write_off_block(root: Path, values: NumpyArray) -> None:
     if there is None or there["version"] != version:
         for name, column in zip(BETWEEN, values.T, strict=True):
             files.open_array(root / name)[:] = column
-        _commit_chunks(root, BETWEEN_MARKER, keys, {"version": version, "rows": len(values), "digests": ""})
+        _commit_chunks(
+            root, BETWEEN_MARKER, keys, {"version": version, "rows": len(values), "digests": "", "doubt": 0.0}
+        )
 
 
 def packed(mask: NumpyArray) -> bytes:
@@ -176,8 +180,8 @@ def tile_keys(sheet: Sheet) -> list[str]:
     return [f"{name}/c.{i}.{j}{end}" for name, end in ends.items() for i, j in both]
 
 
-def _commit(root: Path, sheet: Sheet, keys: Sequence[str]) -> None:
-    about = {"version": sheet.version, "rows": sheet.shape[0], "digests": sheet.digests.hex()}
+def _commit(root: Path, sheet: Sheet, keys: Sequence[str], doubt: float = 0.0) -> None:
+    about = {"version": sheet.version, "rows": sheet.shape[0], "digests": sheet.digests.hex(), "doubt": doubt}
     _commit_chunks(root, sheet.name, keys, about)
 
 
@@ -191,9 +195,16 @@ def _commit_chunks(root: Path, name: str, keys: Sequence[str], about: Mapping[st
     files.write_json(root / COMMITS / f"{name}.json", records.signed({**about, "chunks": chunks}))
 
 
+def doubt_before(sheet: Sheet) -> float:
+    """Return by how much PWCCA of what stays of the version before may be off."""
+    marker = read_marker(folders.at(sheet.out, "results"), sheet.name) if sheet.keep else None
+    return 0.0 if marker is None else marker["doubt"]
+
+
 def is_committed(sheet: Sheet, keys: Sequence[str]) -> bool:
-    """Return whether this very version of a tile, or of a panel, is there."""
-    marker = read_marker(folders.at(sheet.out, "results"), sheet.name, keys)
+    """Return whether this very version of a tile, or of a panel, is there and sound."""
+    root = folders.at(sheet.out, "results")
+    marker = read_marker(root, sheet.name, keys, tail_of=files.sound_tail)
     return marker is not None and marker["version"] == sheet.version
 
 

@@ -17,18 +17,17 @@ import xarray as xr
 from distributed import Client
 
 from dsvcca import cluster, commits, execute, files, filling, folders, results
-from dsvcca.arrays import NumpyArray
 from dsvcca.bases import learn, make_bases, partials_held, workspace_of
 from dsvcca.correlate import BasisPairs, CorrelateTask, correlate
 from dsvcca.dataset import BETWEEN
 from dsvcca.errors import DsvccaError, DsvccaWarning
 from dsvcca.explain import ExplainTask, commit_targets, explain
+from dsvcca.misleading import doubted, what_misleads
 from dsvcca.partials import remove_partials
 from dsvcca.passes import Pass
 from dsvcca.plan import Plan
 from dsvcca.progress import say
 from dsvcca.records import LearnedRecord
-from dsvcca.views import TRANSFORMED
 from dsvcca.workspace import BasisRef, ensure_workspace
 
 log = logging.getLogger("dsvcca")
@@ -143,6 +142,9 @@ def _compared(
         with files.disk_errors(root):
             filling.add_libraries(root, set(receipts))
         execute.raise_failures(failures, len(tasks))
+        with files.disk_errors(root):
+            for sentence in filling.add_warnings(root, doubted(results.doubt(root))):
+                warnings.warn(sentence, DsvccaWarning, stacklevel=3)
     if left := results.what_is_missing(root):  # whatever was said by tasks: what counts is on storage
         raise DsvccaError(f"'{root}' is not complete: {left}; run the same line again")
     return results.open_results(root)
@@ -211,7 +213,15 @@ def say_what_bases_say(begun: filling.Begun, learned: Mapping[str, LearnedRecord
     """Keep with the results, and warn of, what bases say and which have none; refuse ranks too large for memory."""
     plan = begun.plan
     rules = len(plan.rules)
-    nothing: LearnedRecord = {"ranks": [1], "deepest": [0] * rules, "missed": 0.0, "library": "", "between": None}
+    nothing: LearnedRecord = {
+        "ranks": [1],
+        "deepest": [0] * rules,
+        "missed": 0.0,
+        "cut": [0.0] * rules,
+        "alone": 0.0,
+        "library": "",
+        "between": None,
+    }
     mine = [learned.get(name, nothing) for name in plan.basis_fingerprints]
     if plan.transforms:
         off_block = np.full((begun.count, len(BETWEEN)), np.nan)
@@ -224,9 +234,9 @@ def say_what_bases_say(begun: filling.Begun, learned: Mapping[str, LearnedRecord
     if ranks and log.isEnabledFor(logging.INFO):
         log.info("ranks are known; from nothing, the whole of it:\n%s", plan.price(ranks))
     filling.add_libraries(begun.root, {one["library"] for one in mine} - {""})
-    deepest, missed = np.asarray([one["deepest"] for one in mine]), np.asarray([one["missed"] for one in mine])
     reasons = [failed[i] for i in sorted(failed)]
-    new = filling.keep_said(begun.root, warnings=what_misleads(plan, deepest, missed), failed=reasons)
+    sentences = [*what_misleads(plan, mine), *doubted(results.doubt(begun.root))]
+    new = filling.keep_said(begun.root, warnings=sentences, failed=reasons)
     if reasons:
         whose = len({plan.variants[i].representation for i in failed})
         more = f" (and {len(reasons) - 3} more: attrs['failed'] of the results)" if len(reasons) > 3 else ""
@@ -304,57 +314,6 @@ def target_tasks(begun: filling.Begun, workspace: str, bases: dict[int, BasisRef
         )
         for missing in begun.panels
     ]
-
-
-def what_misleads(plan: Plan, ranks: NumpyArray, missed: NumpyArray) -> list[str]:
-    """Return in words what makes numbers larger than they should be: few rows, a mean that stayed.
-
-    `ranks` (variants, rules) are those of the frequency that keeps most, `missed` (variants,) is what routes may have
-    overlooked.
-    """
-    sentences = []
-    padded = [
-        plan.representations[v.representation]
-        for v in plan.variants
-        if v.view.name in ("flatten", *TRANSFORMED) and plan.representations[v.representation].mask
-    ]
-    if padded:
-        sentences.append(
-            f"the mask calls some positions padding, and they count like all others where {padded[0]} and "
-            f"{len(padded) - 1} more are flattened or transformed: use view='positions' or 'mean'"
-        )
-    if plan.center == "dc":
-        sentences.append(
-            "center='dc': the mean of frequencies other than 0 was not subtracted, so an image common to all "
-            "datapoints counts as signal, and unrelated layers need not be near the noise floor"
-        )
-    for place, rule in enumerate(plan.rules):
-        forced = few = 0
-        worst = (-(1 << 62), 0)  # directions - rows, rows
-        for one in (one for tile in plan.tiles for one in plan.passes(tile)):
-            both = ranks[list(one.x), None, place] + ranks[None, list(one.y), place]
-            forced += int((one.wanted & (both > one.rows - 1)).sum())
-            few += int((one.wanted & (one.rows < 5 * both)).sum())
-            worst = max(worst, (int(np.where(one.wanted, both, 0).max()) - one.rows, one.rows))
-        most, rows = sum(worst), worst[1]
-        if forced:
-            sentences.append(
-                f"{forced} comparisons keep more directions than there are degrees of freedom (up to {most} in {rows} "
-                f"rows, {rule}): up to {most - rows + 1} of their correlations are 1 whatever the data; use more "
-                "datapoints or keep fewer directions"
-            )
-        elif few:
-            sentences.append(
-                f"{few} comparisons have fewer than 5 rows a kept direction (up to {most} directions in {rows} rows, "
-                f"{rule}): unrelated layers will look alike; use more datapoints or keep fewer directions"
-            )
-    if missed.any():
-        worst_of = plan.representations[plan.variants[int(missed.argmax())].representation]
-        sentences.append(
-            f"{np.count_nonzero(missed)} bases are made of random sketches, which may have overlooked singular values "
-            f"up to {missed.max():.2g} of the largest ({worst_of})"
-        )
-    return sentences
 
 
 def _check_memory(plan: Plan, client: Client) -> None:

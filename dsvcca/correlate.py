@@ -10,9 +10,9 @@ import numpy as np
 from dsvcca import files
 from dsvcca.arrays import NumpyArray, library
 from dsvcca.basis import RankRule
-from dsvcca.commits import MIRRORED, Sheet, is_committed, read_tile, tile_keys, unpacked, write_tile
+from dsvcca.commits import MIRRORED, Sheet, doubt_before, is_committed, read_tile, tile_keys, unpacked, write_tile
 from dsvcca.dataset import BY_FREQUENCY, RANKS, VIEW
-from dsvcca.measures import TOTALS, measures_of
+from dsvcca.measures import TOTALS, doubt_of, measures_of
 from dsvcca.panel import Panel
 from dsvcca.products import cross_blocks
 from dsvcca.solves import solve
@@ -69,10 +69,12 @@ def correlate(task: CorrelateTask) -> str:
     if is_committed(task.sheet, tile_keys(task.sheet)):
         return library()
     values = _before(task)
+    doubt = doubt_before(task.sheet)
     for pairs in task.passes:
         shape = len(pairs.x), len(pairs.y)
         wanted = unpacked(pairs.wanted, shape)
-        found = _compared(task, pairs, wanted)
+        found, own = _compared(task, pairs, wanted)
+        doubt = max(doubt, own)
         found[VIEW] = np.frombuffer(zlib.decompress(pairs.names), np.int8).reshape((*shape, 1))
         i, j = np.nonzero(wanted)
         x, y = np.asarray(pairs.x_members)[i], np.asarray(pairs.y_members)[j]
@@ -86,7 +88,7 @@ def correlate(task: CorrelateTask) -> str:
     if len(set(task.sheet.places)) == 1:
         _fill_below(values)
     with files.disk_errors(task.sheet.out):
-        write_tile(task.sheet, values)
+        write_tile(task.sheet, values, doubt)
     return library()
 
 
@@ -106,8 +108,8 @@ def _before(task: CorrelateTask) -> dict[str, NumpyArray]:
     return values
 
 
-def _compared(task: CorrelateTask, pairs: BasisPairs, wanted: NumpyArray) -> dict[str, NumpyArray]:
-    """Return ranks and measures (x, y, rules) of the wanted pairs of some bases."""
+def _compared(task: CorrelateTask, pairs: BasisPairs, wanted: NumpyArray) -> tuple[dict[str, NumpyArray], float]:
+    """Return ranks and measures (x, y, rules) of the wanted pairs of some bases, and by how much PWCCA may be off."""
     weighted = any(name.startswith("pwcca") for name in task.measures)
     x = Panel(task.workspace, pairs.x, task.rules)
     y = x if pairs.x == pairs.y else Panel(task.workspace, pairs.y, task.rules)
@@ -124,7 +126,8 @@ def _compared(task: CorrelateTask, pairs: BasisPairs, wanted: NumpyArray) -> dic
     both = np.broadcast_arrays(ranks[0][:, None, :], ranks[1][None, :, :])
     with np.errstate(invalid="ignore"):  # 0 / 0 where no comparison was asked for
         found = {**measures_of(totals, np.minimum(*both)), **dict(zip(RANKS, both, strict=True))}
-    return {**found, BY_FREQUENCY: means}
+    doubt = float(np.max(doubt_of(totals)[wanted], initial=0.0)) if weighted else 0.0
+    return {**found, BY_FREQUENCY: means}, doubt
 
 
 def _keep_mean(f: int, x: Panel, x_run: range, y: Panel, y_run: range, added: NumpyArray, means: NumpyArray) -> None:

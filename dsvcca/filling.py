@@ -183,6 +183,15 @@ def keep_said(root: Path, *, warnings: Sequence[str], failed: Sequence[str]) -> 
     return [sentence for sentence in warnings if sentence not in before]
 
 
+def add_warnings(root: Path, sentences: Sequence[str]) -> list[str]:
+    """Keep more warnings with the results; return those that were not there before."""
+    record = record_of(root)
+    more = [sentence for sentence in sentences if sentence not in record["warnings"]]
+    if more:
+        keep_said(root, warnings=[*record["warnings"], *more], failed=record["failed"])
+    return more
+
+
 def add_libraries(root: Path, names: Collection[str]) -> None:
     """Keep with the results which array libraries made them."""
     metadata = files.read_json(root / "zarr.json")

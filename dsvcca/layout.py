@@ -24,7 +24,7 @@ from dsvcca.sizes import PROCESS, SEGMENT_BYTES, USABLE, Size, moments_bytes, se
 from dsvcca.targets import Target
 from dsvcca.views import TRANSFORMED
 
-NUMERICS = 6
+NUMERICS = 7
 """Changes whenever the same inputs would give other bits."""
 
 PANEL = 128

@@ -97,8 +97,14 @@ def pwcca(x: Array, y: Array, *, variance: float = 1.0, side: str = "x") -> floa
 
 Loadings = Sequence[Array] | Mapping[int, Array]
 
-TOTALS = ("rho", "rho2", "x_weighted", "x_weights", "y_weighted", "y_weights")
-"""What is summed over frequencies before it is divided: sum(rho), sum(rho^2), and of each side sum(a rho), sum(a)."""
+TOTALS = ("rho", "rho2", "x_weighted", "x_weights", "x_doubt", "y_weighted", "y_weights", "y_doubt")
+"""What is summed over frequencies before it is divided: sum(rho), sum(rho^2), and of each side sum(a rho), sum(a).
+
+And of each side how far sum(a rho) may be off, squared, since directions turn where correlations lie close together.
+"""
+
+TURNED = 1e-7
+"""By how much the rounding of products turns directions, about, where squared correlations differ by 1."""
 
 
 def totals_of_values(c: Array) -> dict[str, Array]:
@@ -143,8 +149,33 @@ def totals_of_vectors(
         a[i, p:, :p], b[i, q:, :p] = 0.0, 0.0
         rho[i, p:], a[i, :, p:], b[i, :, p:] = 0.0, 0.0, 0.0  # a zero among those that fill up may have come first
     of_x, of_y = _weights(a, x, x_loadings), _weights(b, y, y_loadings)
-    sums = (rho, rho * rho, of_x * rho, of_x, of_y * rho, of_y)
+    doubts = [
+        _doubt(rho, weights, like(np.asarray([loadings[i].shape[1] for i in which.tolist()], np.float64), rho), more)
+        for weights, which, loadings, more in ((of_x, x, x_loadings, None), (of_y, y, y_loadings, like(k_y > k_x, rho)))
+    ]
+    sums = (rho, rho * rho, of_x * rho, of_x, doubts[0], of_y * rho, of_y, doubts[1])
     return {name: xp.sum(one, axis=-1) for name, one in zip(TOTALS, sums, strict=True)}
+
+
+def _doubt(rho: Array, weights: Array, neurons: Array, more: Array | None) -> Array:
+    """Return the parts of the squared error of sum(a rho) that comes from directions that turn, (b, k).
+
+    Two neighbours turn into each other by `TURNED` over the difference of their squared correlations, 1 at the most,
+    which moves weight between them as far as the sum of that many neurons' random signs goes. What is left over on the
+    wider side, if there is `more`, has a correlation of 0.
+    """
+    xp = namespace(rho)
+    first = xp.zeros_like(rho[:, :1])
+    below = xp.concat([rho[:, 1:], first], axis=-1)
+    other = xp.concat([weights[:, 1:], first], axis=-1)
+    if more is not None:
+        is_last = (weights > 0) & (other == 0)
+        other = xp.where(is_last & more[:, None], weights, other)
+    gap = xp.maximum(rho * rho - below * below, xp.full_like(rho, 1e-300))
+    turned = TURNED * xp.sqrt(rho * rho + below * below) / gap
+    turned = xp.where(turned > 1, xp.ones_like(turned), turned)
+    mean = _weighted(rho, xp.maximum(weights, xp.full_like(weights, 1e-300)))[:, None]
+    return ((rho - mean) ** 2 + (below - mean) ** 2) * weights * other / neurons[:, None] * turned**2
 
 
 def exchanged(totals: dict[str, Array]) -> dict[str, Array]:
@@ -168,6 +199,12 @@ def measures_of(totals: Mapping[str, Array], fewer: Array) -> dict[str, Array]:
         if f"{side}_weights" in totals:
             found[f"pwcca_{side}"] = totals[f"{side}_weighted"] / totals[f"{side}_weights"]
     return found
+
+
+def doubt_of(totals: Mapping[str, NumpyArray]) -> NumpyArray:
+    """Return by how much PWCCA may be off, from either side, where correlations lie close together; 0 elsewhere."""
+    found = [np.sqrt(totals[f"{side}_doubt"]) / np.maximum(totals[f"{side}_weights"], 1e-300) for side in "xy"]
+    return np.asarray(np.maximum(*found))
 
 
 def _weighted(rho: Array, weights: Array) -> Array:

@@ -75,6 +75,7 @@ class RepresentationRecord(TypedDict):
     labels: LabelValues
     shape: Annotated[list[Size], Field(min_length=2)]
     dtype: str
+    written_as: NotRequired[Literal["bfloat16"]]
     dims: list[str]
     datapoints: Sha256 | None
     content: Sha256
@@ -194,6 +195,7 @@ class Marker(TypedDict):
     rows: Count
     digests: Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{16})*$")]
     chunks: Checksums
+    doubt: Annotated[Number, Field(ge=0)]
     digest: NotRequired[Sha256]
 
 
@@ -203,6 +205,8 @@ class LearnedRecord(TypedDict):
     ranks: Annotated[list[Count], Field(min_length=1)]
     deepest: Annotated[list[Count], Field(min_length=1)]
     missed: Annotated[Number, Field(ge=0)]
+    cut: Annotated[list[Annotated[Number, Field(ge=0)]], Field(min_length=1)]
+    alone: Annotated[Number, Field(ge=0, le=1)]
     library: str
     between: Annotated[list[Number], Field(min_length=2, max_length=2)] | None
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from dsvcca import files
 from dsvcca.activations import PIECE, Representation, ahead, read_over_tokens, read_pieces, read_positions
-from dsvcca.arrays import Array, NumpyArray, like, put, significand_bits, tidy, to_numpy
+from dsvcca.arrays import Array, NumpyArray, like, put, tidy, to_numpy
 from dsvcca.basis import RankRule
 from dsvcca.errors import DsvccaError, RunError
 from dsvcca.moments import Rows
@@ -148,7 +148,7 @@ def _add(pack: PackWriter, task: ReduceTask, place: int, size: Size, read: Futur
     shape = representation.logical_shape
     if reads_tokens(representation, view):  # rows are regrouped once padding is left out
         shape, view = (size.rows, size.columns), NEURONS
-    route, bits, name = task.whitening[place], significand_bits(representation.dtype), str(representation)
+    route, bits, name = task.whitening[place], representation.bits, str(representation)
 
     def check(width: int) -> None:
         what = f"{name} ({size.rows} rows, {size.width} columns, {width} of them kept)"

@@ -158,6 +158,12 @@ def what_is_missing(root: Path) -> str:
     return ""
 
 
+def doubt(root: Path) -> float:
+    """Return by how much PWCCA of some comparison that is there may be off."""
+    markers = (read_marker(root, name) for name in _complete_record(root)["tiles"])
+    return max((marker["doubt"] for marker in markers if marker is not None), default=0.0)
+
+
 def findings(root: Path) -> Iterator[tuple[str, str, str]]:
     """Read every chunk of results and yield (tile, chunk, problem) for everything that is wrong; never more at once."""
     record = _complete_record(root)

@@ -21,7 +21,7 @@ import numpy as np
 
 from dsvcca import files
 from dsvcca.activations import Representation, ahead, read_pieces
-from dsvcca.arrays import Array, NumpyArray, adjoint, like, put, real_part, significand_bits, tidy, to_numpy
+from dsvcca.arrays import Array, NumpyArray, adjoint, like, put, real_part, tidy, to_numpy
 from dsvcca.basis import Basis, RankRule
 from dsvcca.errors import DsvccaError, errors_of
 from dsvcca.frequencies import half_spectrum
@@ -267,7 +267,7 @@ def _cuts(task: SegmentTask, moments: Moments, largest: Sequence[float]) -> list
                 space=rows.space,
                 centred=rows.centred,
                 largest=largest[place],
-                bits=significand_bits(r.dtype),
+                bits=r.bits,
                 name=str(r),
             )
         found.append(kept)

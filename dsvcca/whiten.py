@@ -45,6 +45,9 @@ EXACT = 2.0**53
 ONE = np.ones(1, dtype=np.int64)
 """The weights of the one frequency of views that do not transform."""
 
+SMALLEST = {8: 2.0**-133, 11: 2.0**-24, 24: 2.0**-149, 53: 2.0**-1074}
+"""Smallest number above zero of types with so many significand bits: the spacing of theirs is never less."""
+
 SMALL = 1024
 """Columns of activations up to which a step is short, and several of them go on together."""
 
@@ -95,7 +98,7 @@ def zero_below(first: float, n: int, c: int, largest: float, bits: int | None) -
     """Return the eigenvalue up to which one is zero, where the largest is `first` (see `decompose`)."""
     spacing = 0.0
     if bits is not None and largest > 0:
-        spacing = 2.0 ** (math.ceil(math.log2(largest)) - bits)
+        spacing = max(2.0 ** (math.ceil(math.log2(largest)) - bits), SMALLEST[bits])
     return max(max(n, c) * float(np.finfo(np.float64).eps) * first, 4 * max(n, c) * spacing**2 / 12)
 
 

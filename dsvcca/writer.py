@@ -56,6 +56,7 @@ class Writer:
         self.skipped = bool(there) and if_exists == "skip"
         self._first_written = there[0].written if there else None
         self._stored_dims: tuple[str, ...] = ()
+        self._written_as = ""
         self._array: zarr.Array[Any] | None = None
         self._buffer: list[NumpyArray] = []
         self._rows = self._written = 0
@@ -98,6 +99,7 @@ class Writer:
             raise DsvccaError("append() outside its context: write 'with store.writer(...) as w: w.append(batch)'")
         if isinstance(batch, np.ma.MaskedArray):
             raise DsvccaError(f"{describe(self.labels)}: a masked array: write the rows of which every number is there")
+        written_as = str(getattr(batch, "dtype", "")).rsplit(".", 1)[-1]
         values = to_numpy(batch) if hasattr(batch, "shape") else np.asarray(batch)
         values = values.astype(values.dtype.newbyteorder("="), copy=False)
         significand_bits(values.dtype)
@@ -105,7 +107,12 @@ class Writer:
         axes = to_datapoints_first(dims)
         values = values.transpose(axes)
         stored = tuple(dims[axis] for axis in axes)
-        if self._array is not None and (values.shape[1:] != self._array.shape[1:] or values.dtype != self._array.dtype):
+        written_as = written_as if written_as == "bfloat16" else ""  # the one that is stored as another
+        if self._array is not None and (
+            values.shape[1:] != self._array.shape[1:]
+            or values.dtype != self._array.dtype
+            or written_as != self._written_as
+        ):
             raise DsvccaError(
                 f"{describe(self.labels)}: a batch of {values.shape[1:]} {values.dtype} follows one of "
                 f"{self._array.shape[1:]} {self._array.dtype}: all batches need one shape and type"
@@ -133,7 +140,7 @@ class Writer:
             if self._array is None:
                 shape = (self._datapoints, *values.shape[1:])
                 rows = files.even_rows(self._datapoints, int(np.prod(shape[1:])) * values.dtype.itemsize)
-                self._stored_dims = stored
+                self._stored_dims, self._written_as = stored, written_as
                 self._array = files.create_array(self._folder / ARRAY, shape, rows, values.dtype, stored)
             self._buffer.append(values)
             waiting = sum(map(len, self._buffer))
@@ -165,6 +172,7 @@ class Writer:
             "labels": self.labels,
             "shape": list(self._array.shape),
             "dtype": str(self._array.dtype),
+            **({"written_as": self._written_as} if self._written_as else {}),
             "dims": list(self._stored_dims),
             "datapoints": ids,
             "content": files.digest(inside),

@@ -38,7 +38,7 @@ DATA = [
     "targets",
     "sizes",
 ]
-DATA += ["passes", "machine", "price", "layout", "plan", "planning", "partials", "workspace"]
+DATA += ["passes", "machine", "price", "layout", "plan", "planning", "misleading", "partials", "workspace"]
 DATA += ["dataset", "commits", "results", "filling", "tables"]
 DOOR = [
     "cluster",

@@ -8,7 +8,19 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-NAMES = ("common", "convolutions", "population", "scale", "growth", "pair", "drivers", "memory", "table")
+NAMES = (
+    "common",
+    "convolutions",
+    "population",
+    "scale",
+    "growth",
+    "pair",
+    "drivers",
+    "memory",
+    "accuracy",
+    "faults",
+    "table",
+)
 
 
 @pytest.fixture
@@ -75,3 +87,18 @@ def test_the_benchmarks_of_one_pair_and_of_drivers_run(benchmark):
 def test_the_benchmark_of_memory_measures_the_real_path(benchmark):
     found = benchmark("memory", "--divide 40 --only PWCCA")
     assert found["least"] > 1
+
+
+def test_the_benchmark_of_accuracy_measures_the_real_path(benchmark):
+    found = benchmark("accuracy", "--only denormals")
+    assert len(found["cases"]) >= 3
+    assert {case["verdict"] for case in found["cases"].values()} <= {"right", "refused"}
+
+
+def test_the_benchmark_of_faults_measures_the_real_path(benchmark):
+    found = benchmark(
+        "faults", "--representations 9 --checked 5 --rows 600 --columns 24 --rank 8 --kills 1 --repeat 1 --workers 1"
+    )
+    assert found["kills"]["the same bits"]
+    assert found["kills"]["killed"]["tiles there at each kill"][0] in (0, 1)
+    assert found["checks"]["with / without"] > 0

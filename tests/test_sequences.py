@@ -106,7 +106,9 @@ def test_a_mask_that_was_damaged_or_changed_is_told(store, tmp_path):
     record = chunk.parent.parent / "zarr.json"
     record.write_text(record.read_text().replace('"rows": ', '"rows": 1'))
     with pytest.raises(DsvccaError, match="was changed after it was written"):
-        dsvcca.open_store(store.path).verify()
+        _ = dsvcca.open_store(store.path).index
+    [problem] = dsvcca.open_store(store.path).verify().problem
+    assert "was changed after it was written" in problem
 
 
 # Every position on its own

@@ -188,6 +188,7 @@ def test_flattened_maps_are_compared_by_every_route(store, tmp_path, route, said
     assert bool(kept) == (route == "randomised")
 
 
+@pytest.mark.filterwarnings("ignore:rounding decides up to")
 def test_forced_ones_of_flattened_maps_are_warned_of(store, tmp_path):
     plan = dsvcca.plan_comparisons(store, view="flatten", rank=150)
     with pytest.warns(dsvcca.DsvccaWarning, match=r"keep more directions than there are degrees .* up to 101 of their"):
