@@ -14,7 +14,7 @@ demo: env
 	$(BIN)/dsvcca demo demo
 
 test: lint
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -n 2 -m "not slow"
 
 slow: env
 	$(BIN)/python -m pytest -m slow

@@ -84,6 +84,7 @@ def test_the_benchmarks_of_one_pair_and_of_drivers_run(benchmark):
     assert found["tasks of 0.05 s"]["tasks"] == 20
 
 
+@pytest.mark.filterwarnings("ignore:rounding decides up to")
 def test_the_benchmark_of_memory_measures_the_real_path(benchmark):
     found = benchmark("memory", "--divide 40 --only PWCCA")
     assert found["least"] > 1

@@ -107,6 +107,7 @@ def test_the_size_of_a_panel_changes_no_bit(plan, results, tmp_path, panel):
     assert same_bits(found, results)
 
 
+@pytest.mark.filterwarnings("ignore:rounding decides up to")
 def test_the_memory_changes_no_bit(tmp_path):
     """A plan whose memory forces tiles to be cut and rows to be read twice."""
     store = dsvcca.create_store(tmp_path / "s.zarr", datapoints=20_000)
@@ -379,6 +380,7 @@ def test_too_few_rows_for_the_kept_directions_is_an_error(tmp_path):
         dsvcca.compare(dsvcca.plan_comparisons(store, variance=1.0), tmp_path / "r.zarr")
 
 
+@pytest.mark.filterwarnings("ignore:rounding decides up to")
 def test_few_rows_warn_and_the_warning_stays_with_the_results(tmp_path):
     store = dsvcca.create_store(tmp_path / "s.zarr", datapoints=60)
     for seed, p in enumerate((20, 50)):
@@ -615,6 +617,7 @@ def test_a_task_that_kills_its_worker_is_told_in_plain_words(client):
         execute.raise_failures(failures, 1)
 
 
+@pytest.mark.filterwarnings("ignore:rounding decides up to")
 @pytest.mark.parametrize("rows", [190, 300, 1000])
 def test_neurons_that_rarely_fire_are_compared_as_well(tmp_path, rows):
     rng = np.random.default_rng(0)
