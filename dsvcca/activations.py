@@ -425,7 +425,7 @@ def _missing_chunks(representation: Representation, array: zarr.Array[Any], row:
     grid[along] = range(row, row + 1)
     for place in product(*grid):
         key = array.metadata.encode_chunk_key(place)
-        if not (folders.at(representation.array, "array") / key).exists():
+        if not folders.exists(folders.at(representation.array, "array") / key):
             yield key
 
 
@@ -486,7 +486,7 @@ def _foreign_findings(representation: Representation, array: zarr.Array[Any]) ->
             file = folders.at(representation.array, "array") / array.metadata.encode_chunk_key(
                 tuple(at // n for at, n in zip(place, array.shards or array.chunks, strict=True))
             )
-            if file.exists():  # else it was said already
+            if folders.exists(file):  # else it was said already
                 yield representation.name, where, "holds NaN or infinite numbers: write it again without them"
         elif array.shards is not None and (part == array.fill_value).all():
             yield representation.name, where, f"holds nothing but the fill value {array.fill_value}: never written?"

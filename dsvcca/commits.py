@@ -17,6 +17,7 @@ import numpy as np
 from dsvcca import files, folders, records
 from dsvcca.arrays import NumpyArray
 from dsvcca.dataset import BETWEEN, BY_FREQUENCY, FLOOR, LABELS_CHUNK, R2, VIEW
+from dsvcca.errors import RunError
 
 COMMITS, BETWEEN_MARKER = "commits", "between"
 
@@ -222,7 +223,9 @@ def read_marker(
     try:
         marker = files.read_json(root / COMMITS / f"{name}.json")
         marker = records.checked(records.Marker, marker)
-    except (OSError, ValueError):
+    except RunError:
+        raise
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
     chunks = marker["chunks"]
     if marker.get("digest") != records.record_digest(marker) or (keys is not None and set(chunks) != set(keys)):

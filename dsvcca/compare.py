@@ -155,7 +155,7 @@ def _places(plan: Plan, root: Path, workspace: str) -> dict[str, Path]:
     first = folders.at(plan.representations[0].array, "store")
     described = [first.parent / "zarr.json", *(first / name for name in ("zarr.json", ".zarray"))]
     return {
-        "store": next(path for path in described if path.exists()),
+        "store": next(path for path in described if folders.exists(path)),
         "workspace": folders.at(workspace, "workspace") / "zarr.json",
         "results": root / commits.COMMITS / "zarr.json",
     }

@@ -5,6 +5,7 @@ Numbers of pairs are measured by tasks, everything else is written here: labels,
 
 from __future__ import annotations
 
+import errno
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -101,7 +102,11 @@ def fit(root: Path, columns: Sequence[Column]) -> tuple[dict[str, str], dict[str
     checksums: dict[str, str] = {}
     for one in columns:
         if one.values is not None:
-            checksums |= {f"{one.name}/{key}": files.chunk_tail(root / one.name / key) or "" for key in _keys(one)}
+            for key in _keys(one):
+                tail = files.chunk_tail(root / one.name / key)
+                if tail is None:
+                    raise OSError(errno.EIO, "what was written is not there", str(root / one.name / key))
+                checksums[f"{one.name}/{key}"] = tail
             for key in _keys(one):
                 folders.sync(root / one.name / key)
         folders.sync(root / one.name / "zarr.json")
@@ -113,7 +118,7 @@ def described(root: Path, names: Sequence[str]) -> dict[str, str]:
     found = {}
     for name in names:
         try:
-            found[name] = hashlib.sha256((root / name / "zarr.json").read_bytes()).hexdigest()
+            found[name] = hashlib.sha256(folders.read(root / name / "zarr.json")).hexdigest()
         except FileNotFoundError:
             found[name] = ""
     return found

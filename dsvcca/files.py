@@ -26,6 +26,9 @@ from dsvcca.errors import DsvccaError, RunError
 STAGING = ".uncommitted"
 """Folder of a store in which objects are made; they exist once they are renamed out of it."""
 
+NO_FILE = (errno.EINVAL, errno.ELOOP, errno.EISDIR, errno.ENXIO)
+"""What is said of that which is no file: a folder, a pipe, a link to itself."""
+
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 CHUNK = 8 << 20
 """Bytes of a chunk, about."""
@@ -52,6 +55,15 @@ def disk_errors(path: Path | str) -> Iterator[None]:
         ) from error
     except NotImplementedError as error:  # a file system at a URL that is only read
         raise RunError(f"'{path}' cannot be written, it is only read ({error}): choose another place") from error
+    except DsvccaError:
+        raise
+    except Exception as error:
+        if "://" not in str(path):
+            raise
+        raise RunError(  # whatever the library of a URL raises, inside of Zarr
+            f"'{path}' could not be written ({type(error).__name__}: {error}): check that it can be reached, then run "
+            "the same line again; what was finished is kept"
+        ) from error
 
 
 def make_parents(path: Path) -> None:
@@ -64,15 +76,15 @@ def make_parents(path: Path) -> None:
 
 def is_free(path: Path) -> bool:
     """Return whether nothing is at `path`, or a folder with nothing in it but what killed processes left."""
-    if not path.is_dir():
-        return not path.exists()
+    if not folders.is_folder(path):
+        return not folders.exists(path)
     return all(name.startswith(".") for name in folders.names(path))
 
 
 def write_json(path: Path, content: Any) -> None:
     """Write `content` to `path` so that a reader sees all of it or nothing, whatever happens."""
     if folders.is_remote(path):
-        path.write_bytes(json.dumps(content, indent=1, allow_nan=False).encode())
+        folders.write(path, json.dumps(content, indent=1, allow_nan=False).encode())
         return
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
@@ -93,10 +105,16 @@ def read_json(path: Path) -> Any:
         return json.loads(folders.read(path))
     except (FileNotFoundError, NotADirectoryError):
         raise
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        if error.errno in NO_FILE:
+            raise DsvccaError(f"'{path}' is damaged ({error.strerror}): restore it") from error
+        raise RunError(
+            f"'{path}' cannot be read ({error}): check that it can be reached, and read by you, then run the same line "
+            "again; what was finished is kept"
+        ) from error
+    except (ValueError, RecursionError) as error:
         raise DsvccaError(
-            f"'{path}' is damaged, or may not be read ({error}): restore it, or remove '{path.parent}' and write it "
-            "again"
+            f"'{path}' is damaged ({error}): restore it, or remove '{path.parent}' and write it again"
         ) from error
 
 
@@ -154,7 +172,7 @@ def fit_array(
     attributes: dict[str, Any],
 ) -> zarr.Array[Any]:
     """Return an array that has this shape: the one that is there, grown where it is smaller, or a new one."""
-    if (folder / "zarr.json").exists():
+    if folders.exists(folder / "zarr.json"):
         array = open_array(folder)
         kind = "" if dtype is str else np.dtype(dtype)
         if array.chunks == chunks and (array.fill_value == "" if dtype is str else array.dtype == kind):
@@ -186,7 +204,11 @@ def seal(folder: Path) -> dict[str, str]:
     for name in names:
         folders.sync(folder / name)
         if not name.endswith("zarr.json"):
-            found[Path(name).as_posix()] = str(chunk_tail(folder / name))
+            # What a URL sends back is not believed: the checksum must be that of the rest.
+            tail = (sound_tail if folders.is_remote(folder) else chunk_tail)(folder / name)
+            if tail is None:
+                raise OSError(errno.EIO, "what was written is not what is there", str(folder / name))
+            found[Path(name).as_posix()] = tail
     for inside in {inside for name in names for inside in Path(name).parents}:
         folders.sync_folder(folder / inside)
     return dict(sorted(found.items()))
@@ -275,7 +297,7 @@ def write_chunk(path: Path, numbers: npt.NDArray[Any]) -> None:
     numbers = np.ascontiguousarray(numbers).reshape(-1).view(np.uint8)
     tail = google_crc32c.value(numbers).to_bytes(TAIL, "little")
     if folders.is_remote(path):
-        path.write_bytes(numbers.tobytes() + tail)
+        folders.write(path, numbers.tobytes() + tail)
         return
     with open(path, "wb", buffering=0) as file:
         file.write(numbers.data)
@@ -284,19 +306,32 @@ def write_chunk(path: Path, numbers: npt.NDArray[Any]) -> None:
 
 def chunk_tail(path: Path) -> str | None:
     """Return the last four bytes of a chunk, its CRC-32C, as hexadecimal digits; None if there is no such chunk."""
-    try:
+    with _no_chunk(path):
         return folders.tail(path, TAIL).hex()
-    except OSError:
-        return None
+    return None
+
+
+@contextmanager
+def _no_chunk(path: Path) -> Iterator[None]:
+    """Pass over what is no chunk; a chunk at a URL that cannot be read now is an error."""
+    try:
+        yield
+    except OSError as error:
+        if folders.is_remote(path) and not isinstance(error, (FileNotFoundError, IsADirectoryError)):
+            raise RunError(
+                f"'{path}' cannot be read ({error}): check that it can be reached, and read by you, then run the same "
+                "line again; what was finished is kept"
+            ) from error
 
 
 def sound_tail(path: Path) -> str | None:
     """Return what `chunk_tail` does, after reading the chunk whole: None as well where its checksum does not hold."""
-    try:
+    content = b""
+    with _no_chunk(path):
         content = folders.read(path)
-    except OSError:
-        return None
     tail = content[-TAIL:]
+    if len(tail) < TAIL:
+        return None
     return tail.hex() if google_crc32c.value(content[:-TAIL]).to_bytes(TAIL, "little") == tail else None
 
 

@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from secrets import token_hex
@@ -21,7 +21,7 @@ from dsvcca import files, folders, records
 from dsvcca.arrays import NumpyArray
 from dsvcca.commits import COMMITS, Sheet, packed, panel_keys, read_marker, tile_keys
 from dsvcca.dataset import FLOOR, R2, RANKS, Column, columns_of, fit
-from dsvcca.errors import DsvccaError
+from dsvcca.errors import DsvccaError, RunError
 from dsvcca.labels import Labels, check_same_types
 from dsvcca.plan import Plan
 from dsvcca.records import KEY, Learned, LearnedRecord, Marker, MemberRecord, ResultsRecord, signed
@@ -66,7 +66,7 @@ def claimed(out: str | os.PathLike[str]) -> Iterator[None]:
     if not _is_free(root):
         record_of(root)
     files.make_parents(root)
-    is_new = not root.exists()
+    is_new = not folders.exists(root)
     with files.disk_errors(root):
         folders.make(root / COMMITS)
     with folders.held(root / COMMITS) as is_free:
@@ -77,13 +77,14 @@ def claimed(out: str | os.PathLike[str]) -> Iterator[None]:
         try:
             yield
         finally:
-            if is_new and _is_free(root):  # nothing was begun
-                folders.remove(root)
+            with suppress(RunError):  # or what it is about would be hidden
+                if is_new and _is_free(root):  # nothing was begun
+                    folders.remove(root)
 
 
 def _is_free(root: Path) -> bool:
     """Return whether nothing is there, or what `claimed` leaves."""
-    inside = set(folders.names(root)) if root.is_dir() else set()
+    inside = set(folders.names(root)) if folders.is_folder(root) else set()
     return files.is_free(root) or (inside == {COMMITS} and files.is_free(root / COMMITS))
 
 
@@ -149,7 +150,7 @@ def begin(
                 _grow(root, record, columns, plan, about)
             else:
                 record["metadata"], record["checksums"] = there["metadata"], there["checksums"]
-        if signed(record) != there or not (root / COMMITS / "zarr.json").exists():
+        if signed(record) != there or not folders.exists(root / COMMITS / "zarr.json"):
             _write_record(root, record, plan, about)
     return Begun(root, laid, tuple(record["views"]), len(members), tiles, panels)
 
@@ -158,6 +159,8 @@ def read_bases(root: Path) -> dict[str, LearnedRecord]:
     """Return what was learned of every basis, by its fingerprint; what cannot be read is learned again."""
     try:
         found = records.checked(Learned, files.read_json(root / BASES))
+    except RunError:
+        raise
     except (FileNotFoundError, ValueError):
         return {}
     return found["bases"] if found.get("digest") == records.record_digest(found) else {}
@@ -215,7 +218,7 @@ def _write_record(root: Path, record: ResultsRecord, plan: Plan, about: Mapping[
     said = {**plan.definition, **plan.description, **about, "array_library": made_by}
     said |= {"warnings": record["warnings"], "failed": record["failed"]}
     records.write_record(root, record, **said)
-    if not (root / COMMITS / "zarr.json").exists():
+    if not folders.exists(root / COMMITS / "zarr.json"):
         folders.make(root / COMMITS)
         files.write_group(root / COMMITS, **{KEY: {"kind": "commits", "id": token_hex(16)}})  # as no other has
 

@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 from fsspec.utils import get_protocol
 from upath import UPath
 
-from dsvcca.errors import DsvccaError
+from dsvcca.errors import DsvccaError, RunError
 
 log = logging.getLogger("dsvcca")
 
@@ -87,13 +87,25 @@ def reach(path: str | os.PathLike[str], what: str, storage_options: Mapping[str,
     found = at(path, what, storage_options)
     if is_remote(found):
         try:
-            found.exists()
+            if not found.exists() and cast(Any, found).protocol in BUCKETS:
+                _ask_bucket(found)
         except Exception as error:  # whatever the library of that kind of URL raises
             raise DsvccaError(
                 f"{what} '{found}' cannot be reached ({error}): check the address, and that the environment, or "
                 "storage_options= of open_store, says how it is reached and by whom"
             ) from error
     return found
+
+
+def _ask_bucket(place: Path) -> None:
+    """Raise if a bucket cannot be asked, where a library takes that for nothing being there."""
+    remote = cast(Any, place)
+    with suppress(FileNotFoundError):
+        remote.fs.ls(remote.path.lstrip("/").split("/", 1)[0])
+
+
+BUCKETS = ("s3", "s3a", "gs", "gcs")
+"""Kinds of URLs whose libraries say that nothing is there where they were not answered."""
 
 
 def check_shared(place: Path, what: str) -> None:
@@ -153,20 +165,60 @@ def lists_nothing(place: Path) -> bool:
     return is_remote(place) and cast(Any, place).protocol in ("http", "https")
 
 
+@contextmanager
+def _reached(place: Path) -> Iterator[None]:
+    """Turn whatever the library of a URL raises into an OSError."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        raise OSError(errno.EIO, f"{type(error).__name__}: {error}", str(place)) from error
+
+
+@contextmanager
+def _asked(place: Path) -> Iterator[None]:
+    """Say in one sentence that it is not known what lies at a place."""
+    try:
+        with _reached(place):
+            yield
+    except (FileNotFoundError, NotADirectoryError):
+        raise
+    except OSError as error:
+        raise RunError(
+            f"'{place}' does not say what it holds ({error}): check that it can be reached, and read by you, then run "
+            "the same line again; what was finished is kept"
+        ) from error
+
+
+def exists(path: Path) -> bool:
+    """Return whether something is at a place."""
+    with _asked(path):
+        return path.exists()
+
+
+def is_folder(path: Path) -> bool:
+    """Return whether a folder is at a place."""
+    with _asked(path):
+        return path.is_dir()
+
+
 def names(folder: Path) -> list[str]:
     """Return what lies directly in a folder; nothing where there is none."""
     try:
-        return sorted(entry.name for entry in folder.iterdir())
+        with _asked(folder):
+            return sorted(entry.name for entry in folder.iterdir())
     except (FileNotFoundError, NotADirectoryError):
         return []
 
 
 def subfolders(folder: Path) -> list[str]:
     """Return the names of the folders directly in a folder."""
-    if is_remote(folder):
-        return [entry.name for entry in folder.iterdir() if entry.is_dir()] if folder.exists() else []
-    with os.scandir(folder) as entries:
-        return [entry.name for entry in entries if entry.is_dir()]
+    with _asked(folder):
+        if is_remote(folder):
+            return [entry.name for entry in folder.iterdir() if entry.is_dir()] if folder.exists() else []
+        with os.scandir(folder) as entries:
+            return [entry.name for entry in entries if entry.is_dir()]
 
 
 def listing(folder: Path) -> list[tuple[str, int, int | str]]:
@@ -175,7 +227,9 @@ def listing(folder: Path) -> list[tuple[str, int, int | str]]:
     if is_remote(folder):
         remote = cast(Any, folder)
         start = len(remote.path.rstrip("/")) + 1
-        for name, about in remote.fs.find(remote.path, detail=True).items():
+        with _asked(folder):
+            there = remote.fs.find(remote.path, detail=True)
+        for name, about in there.items():
             found.append((name[start:], int(about["size"]), str(about.get("ETag") or about.get("LastModified"))))
         return sorted(found)
     for parent, _, inside in os.walk(folder):
@@ -195,7 +249,7 @@ def remove(folder: Path) -> None:
     """Remove a folder and what is in it; nothing where there is none."""
     if is_remote(folder):
         remote = cast(Any, folder)
-        with suppress(OSError):
+        with suppress(OSError), _reached(folder):
             remote.fs.rm(remote.path, recursive=True)
     else:
         shutil.rmtree(folder, ignore_errors=True)
@@ -204,9 +258,16 @@ def remove(folder: Path) -> None:
 def read(path: Path) -> bytes:
     """Return the content of a file."""
     if is_remote(path):
-        return bytes(path.read_bytes())
+        with _reached(path):
+            return bytes(path.read_bytes())
     with opened(path) as file:
         return file.read()
+
+
+def write(path: Path, content: bytes) -> None:
+    """Write a file at a URL, which appears whole or not at all."""
+    with _reached(path):
+        path.write_bytes(content)
 
 
 def opened(path: Path) -> BinaryIO:
@@ -226,7 +287,8 @@ def tail(path: Path, count: int) -> bytes:
     """Return the last bytes of a file."""
     if is_remote(path):
         remote = cast(Any, path)
-        return bytes(remote.fs.cat_file(remote.path, start=-count))
+        with _reached(path):
+            return bytes(remote.fs.cat_file(remote.path, start=-count))
     with opened(path) as file:
         file.seek(-count, os.SEEK_END)
         return file.read(count)
@@ -252,12 +314,13 @@ def sync_folder(folder: Path) -> None:
 def move(folder: Path, target: Path) -> bool:
     """Move a finished folder; False if something is there already."""
     if is_remote(folder):
-        if (target / RECORD).exists():
+        if exists(target / RECORD):
             return False
         source = cast(Any, folder)
         inside = [name for name, _, _ in listing(folder)]
         for name in sorted(inside, key=lambda name: name == RECORD):  # its record last: then it exists
-            source.fs.cp_file((cast(Any, folder) / name).path, (cast(Any, target) / name).path)
+            with _reached(target):
+                source.fs.cp_file((cast(Any, folder) / name).path, (cast(Any, target) / name).path)
         return True
     try:
         os.rename(folder, target)

@@ -95,7 +95,7 @@ def _arrays(root: Path, group: zarr.Group) -> Iterator[tuple[str, zarr.Array[Any
         members = list(group.members(max_depth=None))
     for one in said:
         found = PASSED_OVER.match(str(one.message))
-        if found and any((root / found[1] / name).exists() for name in ("zarr.json", ".zarray", ".zgroup")):
+        if found and any(folders.exists(root / found[1] / name) for name in ("zarr.json", ".zarray", ".zgroup")):
             raise DsvccaError(f"'{root / found[1]}': what describes it is damaged: restore it, or remove that array")
     for path, member in members:
         if isinstance(member, zarr.Array):

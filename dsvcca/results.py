@@ -49,7 +49,13 @@ def open_results(out: str | os.PathLike[str]) -> xr.Dataset:
     """
     root = folders.reach(out, "results")
     record = _complete_record(root)
-    found: xr.Dataset = xr.open_zarr(files.zarr_store(root), consolidated=False, chunks=None, mask_and_scale=False)
+    try:
+        found: xr.Dataset = xr.open_zarr(files.zarr_store(root), consolidated=False, chunks=None, mask_and_scale=False)
+    except Exception as error:  # whatever Zarr or the library of a URL raises
+        raise DsvccaError(
+            f"'{root}' cannot be opened ({type(error).__name__}: {error}): if it can be reached, it is damaged: "
+            "restore it, or remove it and compare again"
+        ) from error
     names = label_order({str(c)[2:] for c in found.coords if str(c).startswith("x_")})
     coordinates = ["x", *(f"x_{n}" for n in names), "y", *(f"y_{n}" for n in names), "variance"]
     variables = [*variables_of(record), *(EXPLAINED if record["targets"] else ())]
@@ -84,7 +90,7 @@ def record_of(root: Path) -> ResultsRecord:
     DsvccaError
         If there are none, or what describes them, or a label, is not what was written.
     """
-    if not root.exists():
+    if not folders.exists(root):
         raise DsvccaError(f"there are no results at '{root}': check the path, or compare(plan, out) first")
     record = read_record(root, ResultsRecord)
     if record is None:

@@ -363,7 +363,7 @@ def open_store(
         If there is nothing, or nothing that can be read as activations.
     """
     root = folders.reach(path, "store", storage_options)
-    if not root.exists():
+    if not folders.exists(root):
         raise DsvccaError(f"there is no store at '{root}': check the path, or create_store(path, datapoints=...)")
     record = read_record(root, StoreRecord)
     if record is None:

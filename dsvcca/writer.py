@@ -188,7 +188,7 @@ class Writer:
         version = max(there, default=0) + 1 if self._if_exists == "replace" else 1
         while True:
             target = self._root / (stem if version == 1 else f"{stem}@{version}")
-            if not target.exists() and files.publish(self._folder, target):
+            if not folders.exists(target) and files.publish(self._folder, target):
                 return
             other = read_attributes(target)
             if other is None:  # a folder without a record is nothing

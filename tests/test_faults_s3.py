@@ -401,7 +401,6 @@ def test_refusals_that_go_on_while_results_are_written(proxy, place, truth):
     assert same_bits(run(), truth.results)
 
 
-@pytest.mark.xfail(strict=True, reason="claimed() asks the store that is away whether results are free, in its finally")
 @fault("a server that refuses everything from some moment of a new run on", "an error; nothing is called complete")
 def test_a_server_that_is_lost_while_new_results_are_filled(proxy, place, truth):
     rule = proxy.rule("InternalError", part=name(place), skip=100)
@@ -412,7 +411,6 @@ def test_a_server_that_is_lost_while_new_results_are_filled(proxy, place, truth)
     not_complete(place)
 
 
-@pytest.mark.xfail(strict=True, reason="seal() writes the checksum 'None' of a chunk whose end cannot be read")
 @fault("500s that go on while a representation is sealed", "an error; nothing half-written is visible")
 def test_refusals_while_a_representation_is_sealed(proxy, place):
     store = dsvcca.create_store(place, datapoints=600)
@@ -425,7 +423,6 @@ def test_refusals_while_a_representation_is_sealed(proxy, place):
     assert store.read(seed=1).tobytes() == activations(1).tobytes()
 
 
-@pytest.mark.xfail(strict=True, reason="seal() writes the checksum 'None' of a chunk whose end cannot be read")
 @fault("500s that go on while a pack is sealed", "an error; the same line goes on")
 def test_refusals_while_a_pack_is_sealed(proxy, place, truth, tmp_path):
     rule = proxy.rule("InternalError", "GET", f"{STAGING}/")
@@ -437,7 +434,6 @@ def test_refusals_while_a_pack_is_sealed(proxy, place, truth, tmp_path):
     assert same_bits(dsvcca.compare(truth.plan, tmp_path / "r.zarr", workspace=place), truth.results)
 
 
-@pytest.mark.xfail(strict=True, reason='fit() keeps the checksum "" of labels whose end cannot be read')
 @fault("500s that go on while the labels of results are sealed", "an error; the same line goes on")
 def test_refusals_while_labels_are_sealed(proxy, place, truth):
     rule = proxy.rule("InternalError", "GET", "x_layer/c.0", times=4)
@@ -449,7 +445,6 @@ def test_refusals_while_labels_are_sealed(proxy, place, truth):
 
 
 @pytest.mark.parametrize("part", ["commits/0-0.json", "commits/bases.json"])
-@pytest.mark.xfail(strict=True, reason="read_marker() and read_bases() take what cannot be read for what is not there")
 @fault("500s that go on while finished results are looked at", "an error; no tile is called missing and made again")
 def test_a_finished_tile_that_cannot_be_read_is_not_made_again(proxy, results_there, truth, part):
     rule = proxy.rule("InternalError", "GET", part)
@@ -459,7 +454,6 @@ def test_a_finished_tile_that_cannot_be_read_is_not_made_again(proxy, results_th
     assert not proxy.count(WRITES, part)
 
 
-@pytest.mark.xfail(strict=True, reason="findings() take what cannot be read for what is damaged, to be removed")
 @fault("500s that go on while a workspace is verified", "nothing sound is called damaged")
 def test_packs_that_cannot_be_read_are_not_called_damaged(proxy, bases_there):
     proxy.rule("InternalError", "GET", "/columns/c.0.0")
@@ -471,7 +465,6 @@ def test_packs_that_cannot_be_read_are_not_called_damaged(proxy, bases_there):
     assert not [one for one in found if "remove" in one[2]]
 
 
-@pytest.mark.xfail(strict=True, reason="read_json() calls damaged, and to be removed, what could not be read")
 @fault("a store's record that cannot be read just now", "an error that does not call the store damaged")
 def test_nobody_is_told_to_remove_a_store_that_cannot_be_read(proxy, there):
     proxy.rule("InternalError", "GET", f"{name(there)}/zarr.json")
@@ -490,13 +483,11 @@ ANY_CALL = {
     "open": lambda store: dsvcca.open_store(store.path),
     "create": lambda store: dsvcca.create_store(store.path, datapoints=600),
 }
-LISTING = pytest.mark.xfail(strict=True, reason="what s3fs raises while names are listed is passed on as it is")
-FOREIGN = pytest.mark.xfail(strict=True, reason="what botocore and aiohttp raise is no OSError, and passed on as it is")
 CALLS = [
-    *(pytest.param("AccessDenied", "LIST", call, marks=LISTING) for call in list(ANY_CALL)[:6]),
+    *(pytest.param("AccessDenied", "LIST", call) for call in list(ANY_CALL)[:6]),
     *(pytest.param("AccessDenied", "GET", call) for call in ANY_CALL if call != "verify"),
-    *(pytest.param("drop", "LIST", call, marks=FOREIGN) for call in ("index", "write")),
-    *(pytest.param("drop", "GET", call, marks=FOREIGN) for call in ("plan", "read", "open", "create")),
+    *(pytest.param("drop", "LIST", call) for call in ("index", "write")),
+    *(pytest.param("drop", "GET", call) for call in ("plan", "read", "open", "create")),
 ]
 
 
@@ -514,8 +505,8 @@ def test_every_call_of_a_store_says_in_a_sentence_that_it_cannot_be_read(proxy, 
     ("kind", "part"),
     [
         pytest.param("COPY", "/w/pack-", id="packs"),
-        pytest.param("GET", "/w/pack-", id="packs-read", marks=FOREIGN),
-        pytest.param("PUT", "/r.zarr/zarr.json", id="results", marks=FOREIGN),
+        pytest.param("GET", "/w/pack-", id="packs-read"),
+        pytest.param("PUT", "/r.zarr/zarr.json", id="results"),
     ],
 )
 @fault("connections that are dropped, again and again, while results are made", "one sentence")
@@ -529,7 +520,6 @@ def test_connections_that_are_dropped_again_and_again(proxy, place, truth, tmp_p
     assert rule.hits
 
 
-@FOREIGN
 @fault("connections that are dropped, again and again, while a store is written", "one sentence; nothing is visible")
 def test_connections_that_are_dropped_while_a_store_is_written(proxy, place, hasty):
     store = dsvcca.create_store(place, datapoints=600)
@@ -543,7 +533,6 @@ def test_connections_that_are_dropped_while_a_store_is_written(proxy, place, has
     assert store.read(seed=0).tobytes() == activations(0).tobytes()
 
 
-@FOREIGN
 @fault("connections that are dropped whenever what was staged is to be removed", "what was written is there, no error")
 def test_what_cannot_be_swept_is_no_error(proxy, place, hasty):
     store = dsvcca.create_store(place, datapoints=600)
@@ -589,7 +578,6 @@ def test_answers_that_are_lost_change_nothing(proxy, place, truth):
 
 
 @fault("bodies of one layer that are always cut off", "it fails alone or all fails, named; the same line goes on")
-@pytest.mark.xfail(strict=True, reason="what aiohttp raises is no OSError: the task is named, not the layer")
 def test_a_body_that_is_always_cut_off_is_named(proxy, there, truth, tmp_path, hasty):
     plan = planned(there)
     rule = proxy.rule("cut", "GET", "seed=2,layer=a/activations/c.0.0")
@@ -649,12 +637,15 @@ def test_answers_that_do_not_come_are_asked_for_again(proxy, place, there, truth
     assert same_bits(found, truth.results)
 
 
-@pytest.mark.parametrize("what", ["flip", "truncate", pytest.param("spoil", marks=FOREIGN)])
+@pytest.mark.parametrize("what", ["flip", "truncate", "spoil"])
 @fault("one changed bit, or half of the bytes, of activations that are read", "it fails alone, the chunk is named")
 def test_activations_spoiled_on_the_way_are_found(proxy, there, truth, tmp_path, what):
     plan = planned(there)
     rule = proxy.rule(what, "GET", "seed=1,layer=a/activations/c.0.0", times=1)
-    run = lambda: dsvcca.compare(plan, tmp_path / "r.zarr", workspace=tmp_path / "w")  # noqa: E731
+
+    def run():
+        return dsvcca.compare(plan, tmp_path / "r.zarr", workspace=tmp_path / "w")
+
     alone_or_refused(r"seed=1, layer='a': chunk 's3://.*there.zarr/seed=1,layer=a/activations/c\.0\.0' is damaged", run)
     assert rule.hits == 1
     assert same_bits(run(), truth.results)
@@ -706,7 +697,6 @@ def test_numbers_spoiled_on_the_way_are_not_handed_out(proxy, results_there, tru
     assert same_bits(found, truth.results)
 
 
-@pytest.mark.xfail(strict=True, reason="Zarr reads x and y at once, and says in its own words that they are damaged")
 @fault("one changed bit of the places in results", "one sentence")
 def test_places_spoiled_on_the_way_are_told(proxy, results_there):
     rule = proxy.rule("flip", "GET", "/x/c.0", skip=1, times=1)
@@ -715,7 +705,6 @@ def test_places_spoiled_on_the_way_are_told(proxy, results_there):
     assert rule.hits
 
 
-@pytest.mark.xfail(strict=True, reason="seal() takes the four bytes that are sent back for those it wrote")
 @fault("a changed bit of the checksum that is read back of a new pack", "an error, or the right checksum")
 def test_a_checksum_spoiled_on_the_way_is_not_kept(proxy, place, truth, tmp_path):
     rule = proxy.rule("flip", "GET", STAGING, times=1)
@@ -798,7 +787,6 @@ def test_a_server_that_is_not_there_is_told(proxy, place, there, truth, tmp_path
 
 
 @pytest.mark.parametrize("call", ["open", "create"])
-@pytest.mark.xfail(strict=True, reason="s3fs says of a bucket that cannot be reached that it is not there")
 @fault("a server that is not there, and the bucket itself as a store", "one sentence: it cannot be reached")
 def test_a_bucket_that_cannot_be_reached_is_told(proxy, call):
     proxy.down()
