@@ -13,6 +13,8 @@ pytest.importorskip("matplotlib")
 
 from dsvcca import DsvccaError, demo, open_results, open_store, select
 
+pytestmark = pytest.mark.filterwarnings("ignore:rounding decides up to")
+
 SMALL = demo.Setting(images=1200, probes=700, steps=40, shares=(0, 0.5, 1))
 
 
