@@ -26,7 +26,8 @@ from uuid import uuid4
 
 import dask
 import numpy as np
-from distributed import Client, LocalCluster, default_client
+from distributed import CancelledError, Client, LocalCluster, default_client
+from distributed.comm.core import CommClosedError
 
 from dsvcca import folders
 from dsvcca.errors import DsvccaError, RunError
@@ -91,8 +92,9 @@ def machine_of(client: Client | None = None, *, workers: int = 1) -> Machine:
     """
     if client is None:
         return replace(this_machine(), threads=workers)
-    threads = threads_of(client)
-    found = list(client.run(measure).values())
+    with connected():
+        threads = threads_of(client)
+        found = list(client.run(measure).values())
     solves = tuple(
         (several[0][0], float(np.mean([one[1] for one in several])), float(np.mean([one[2] for one in several])))
         for several in zip(*(one.solves for one in found), strict=True)
@@ -162,6 +164,8 @@ def _check_all(client: Client, witness: Witness) -> None:
             raise RunError(
                 f"some workers do not answer within {WAIT} s: end those that hang, or are cut off"
             ) from error
+        except OSError as error:
+            raise RunError(LOST.format("")) from error
     objections: dict[str, list[str]] = {}
     for address, said in found.items():
         why = _spelled(said) if isinstance(said, BaseException) else said
@@ -307,6 +311,27 @@ def check_client(client: Client) -> None:
         raise DsvccaError(f"the Dask client is {client.status}: connect to a cluster and run the same line again")
 
 
+LOST = (
+    "the connection to the Dask scheduler was lost{}: what was finished is kept, connect to a cluster and run the same "
+    "line again"
+)
+
+
+@contextmanager
+def connected() -> Iterator[None]:
+    """Say in plain words that the scheduler is lost, wherever it is seen first.
+
+    Raises
+    ------
+    RunError
+        Instead of what Dask raises.
+    """
+    try:
+        yield
+    except (CommClosedError, CancelledError) as error:
+        raise RunError(LOST.format("")) from error
+
+
 def wait_for_workers(client: Client) -> None:
     """Wait a moment for the first worker.
 
@@ -323,6 +348,8 @@ def wait_for_workers(client: Client) -> None:
             calling.release()
     except TimeoutError as error:
         raise DsvccaError(f"{client} has no workers after {WAIT} s: start some, then run the same line") from error
+    except CommClosedError:
+        raise
     except OSError as error:
         raise RunError(
             f"the Dask scheduler does not answer ({error}): connect to a cluster and run the same line again"

@@ -89,7 +89,7 @@ def compare(
         places = {"store": plan.store, "results": out, "workspace": workspace or plan.store}
         for what, place in places.items():
             folders.check_shared(folders.at(place, what), what)
-    with filling.claimed(out), ExitStack() as stack:
+    with filling.claimed(out), cluster.connected(), ExitStack() as stack:
         return _compared(plan, out, about, client, workspace, stack)
 
 

@@ -10,17 +10,16 @@ import time
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 from uuid import uuid4
 
 from distributed import Client, Future, as_completed, get_worker
 from distributed.scheduler import KilledWorker
-from threadpoolctl import threadpool_info, threadpool_limits
 
 from dsvcca import cluster
 from dsvcca.arrays import computing_on
+from dsvcca.blas import one_blas_thread
 from dsvcca.errors import DsvccaError, RunError
 from dsvcca.folders import known_options, use_options
 from dsvcca.progress import track
@@ -79,7 +78,7 @@ def run(
     Raises
     ------
     DsvccaError
-        If the scheduler is lost; what was finished is on storage.
+        If the scheduler is lost (see `cluster.connected`); what was finished is on storage.
     """
     if client is None:
         return _gathered(_here(function, tasks), title, len(tasks))
@@ -147,24 +146,18 @@ def _on_cluster(
         if future.cancelled() and future.key in queue.recalled:  # nobody was left who could have done it
             queue.waiting.appendleft(task)
         elif future.cancelled() or future.status == "lost":
-            raise RunError(
-                f"the connection to the Dask scheduler was lost while {task} was running: what was finished is kept, "
-                "connect to a cluster and run the same line again"
-            )
+            raise RunError(cluster.LOST.format(f" while {task} was running"))
         else:
-            error = future.exception()
+            receipt, error = _outcome(future, task)
             if isinstance(error, cluster.WrongWorkerError):
                 queue.refuse(*error.args)
                 queue.waiting.appendleft(task)
             else:
-                yield task, None if error else future.result(), _translated(error, task)
+                yield task, receipt, error
             future.release()
         completed.update(queue.fill())
     if queue.running:
-        raise RunError(
-            f"the Dask scheduler went away with {len(queue.running)} tasks unfinished: what was finished is kept, "
-            "connect to a cluster and run the same line again"
-        )
+        raise RunError(cluster.LOST.format(f" with {len(queue.running)} tasks unfinished"))
 
 
 class _Queue:
@@ -309,7 +302,7 @@ def unpacked(function: Callable[[Any], Receipt], content: bytes) -> Receipt:
 
 def guarded(function: Callable[[Task], Receipt], task: Task) -> Receipt:
     """Run one task with one BLAS thread, whatever the process is set to, on the device of the worker."""
-    with _one_blas_thread(), computing_on(_device()):
+    with one_blas_thread(), computing_on(_device()):
         return function(task)
 
 
@@ -326,37 +319,16 @@ def _has_gpu(worker: dict[str, Any]) -> bool:
     return bool(worker.get("resources", {}).get(GPU, 0) > 0)
 
 
-class _BlasThreads:
-    """Counts who is inside, so that the first sets the limit and only the last lifts it."""
-
-    lock = threading.Lock()
-    inside = 0
-    limits: Any = None
-
-
-@contextmanager
-def _one_blas_thread() -> Iterator[None]:
-    with _BlasThreads.lock:
-        if _BlasThreads.inside == 0 and any(lib["num_threads"] > 1 for lib in threadpool_info()):
-            _BlasThreads.limits = threadpool_limits(1)
-        _BlasThreads.inside += 1
-    try:
-        yield
-    finally:
-        with _BlasThreads.lock:
-            _BlasThreads.inside -= 1
-            if _BlasThreads.inside == 0 and _BlasThreads.limits is not None:
-                _BlasThreads.limits.restore_original_limits()
-                _BlasThreads.limits = None
-
-
-def _translated(error: BaseException | None, task: Any) -> BaseException | None:
+def _outcome(future: Future[Any], task: Any) -> tuple[Any, BaseException | None]:
+    """Return the receipt of what completed, or its error."""
+    error = future.exception()
+    receipt = None if error else future.result()
     if isinstance(error, KilledWorker):
-        return WorkerDiedError(
+        error = WorkerDiedError(
             f"{task} was on a worker that died, {error.allowed_failures + 1} times over, most often for want of "
             "memory: give workers more memory, or plan with a smaller memory="
         )
-    return error
+    return receipt, error
 
 
 def _sentence(failure: Failure) -> str:

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from dsvcca.arrays import NumpyArray, rfftn
 from dsvcca.basis import RankRule
+from dsvcca.blas import one_blas_thread
 from dsvcca.correlations import corrected
 from dsvcca.measures import totals_of_values, totals_of_vectors
 from dsvcca.sizes import Size, reduce_flops
@@ -63,7 +63,7 @@ def this_machine() -> Machine:
 def measure() -> Machine:
     """Measure one thread of this machine, in a third of a second."""
     rng = np.random.default_rng(0)
-    with threadpool_limits(1):
+    with one_blas_thread():
         u = rng.standard_normal((ROWS, 2048)).astype(np.float32)
         left = u[:, :512].copy()
         product = 2.0 * ROWS * 512 * 2048 / _seconds(lambda: left.T @ u)

@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 import warnings
 import zlib
@@ -604,9 +605,46 @@ def test_plans_across_unlike_populations_are_refused(tmp_path):
 def test_blas_threads_are_one_inside_a_task_and_restored_after():
     from threadpoolctl import threadpool_info, threadpool_limits
 
-    with threadpool_limits(2):
-        assert execute.guarded(lambda _: max(lib["num_threads"] for lib in threadpool_info()), None) == 1
-        assert max(lib["num_threads"] for lib in threadpool_info()) == 2
+    def threads(_=None):
+        return [lib["num_threads"] for lib in threadpool_info() if lib["user_api"] == "blas"]
+
+    with threadpool_limits(2):  # also where another thread has taken the libraries as its own
+        before = threads()
+        assert execute.guarded(threads, None) == [1] * len(before)
+        assert threads() == before
+        with ThreadPoolExecutor(2) as pool:  # the first to enter leaves first, in threads of their own
+            for _ in range(3):
+                both, left = threading.Barrier(2), threading.Event()
+
+                def first(_, both=both):
+                    both.wait()
+                    return threads()
+
+                def second(_, both=both, left=left):
+                    both.wait()
+                    return left.wait(30) and threads()
+
+                one, two = (pool.submit(execute.guarded, task, None) for task in (first, second))
+                assert one.result() == [1] * len(before)
+                left.set()
+                assert two.result() == [1] * len(before)
+                assert threads() == before
+
+
+def test_whatever_the_process_is_set_to_the_bits_are_the_same(plan, results, tmp_path):
+    code = (
+        "import sys, dsvcca\n"
+        "from distributed import Client\n"
+        "if __name__ == '__main__':\n"
+        "    plan = dsvcca.plan_comparisons(dsvcca.open_store(sys.argv[1]), variance=[0.9, 0.99, 1.0])\n"
+        "    client = Client(n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None)\n"
+        "    dsvcca.compare(plan, sys.argv[2], workspace=sys.argv[2] + '.w', client=client)\n"
+    )
+    for threads in ("1", "2", "3"):
+        out = tmp_path / f"{threads}.zarr"
+        env = {**os.environ, "OPENBLAS_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "OMP_NUM_THREADS": threads}
+        subprocess.run([sys.executable, "-c", code, plan.store, str(out)], check=True, env=env)
+        assert same_bits(dsvcca.open_results(out), results)
 
 
 def test_a_task_that_kills_its_worker_is_told_in_plain_words(client):
