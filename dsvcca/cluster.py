@@ -55,9 +55,10 @@ ON_ONE_MACHINE = {
     "distributed.admin.tick.interval": "500ms",
     "distributed.admin.system-monitor.interval": "2s",
     "distributed.worker.profile.interval": "100ms",
-    # Who is interrupted needs not be told of each task that was cancelled.
+    # Who is interrupted needs not be told of each task that was cancelled, nor that the scheduler ended first.
     "distributed.worker.preload": [
-        "import logging; logging.getLogger('distributed.worker.state_machine').setLevel('ERROR')"
+        "import logging; logging.getLogger('distributed.worker.state_machine').setLevel('ERROR'); "
+        "logging.getLogger('distributed.worker').addFilter(lambda said: 'during heartbeat' not in said.getMessage())"
     ],
 }
 """Dask's settings for a cluster of this machine's own."""

@@ -16,7 +16,7 @@ UNSURE = 5e-4
 ALONE = 0.99
 """Share of the variance in one block of rows from which on the rounding of products is that of the block alone."""
 
-DOUBT = 1e-5
+DOUBT = 1e-6
 """By how much PWCCA may be off before it is said."""
 
 

@@ -54,7 +54,7 @@ DOOR = [
     "compare",
 ]
 FACE = ["plot", "demo", "cli"]
-ORDER = ["errors", "progress", *MATHS, *DATA, *DOOR, *FACE]
+ORDER = ["errors", "progress", "blas", *MATHS, *DATA, *DOOR, *FACE]
 
 ALLOWED = {
     "zarr": {"files", "activations", "foreign", "writer", "workspace"},

@@ -11,13 +11,8 @@ RHO = np.array([1, 0.99, 0.9, 0.7, 0.5, 0.3, 0.1, 0.01, 1e-6], dtype=reference.L
 needs_longdouble = pytest.mark.skipif(not reference.IS_LONGER, reason="longdouble is float64 on this machine")
 
 
-KNOWN = {"heavier tails (Cauchy)": "PWCCA that is off by 1e-6 to 1e-5 is not warned of"}
-
-
 def marked(case):
     marks = [pytest.mark.fault("numbers", case.name, case.outcome)]
-    if case.name in KNOWN:
-        marks.append(pytest.mark.xfail(raises=AssertionError, reason=KNOWN[case.name]))
     if case.slow:
         marks.append(pytest.mark.slow)
     return pytest.param(case, id=case.name, marks=marks)
