@@ -15,7 +15,6 @@ import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from dsvcca import files, folders, records
 from dsvcca.arrays import NumpyArray, significand_bits
 from dsvcca.errors import DsvccaError
 from dsvcca.labels import Labels, checked_dims, checked_labels, describe, folder_name, to_datapoints_first
-from dsvcca.records import IdsRecord, MaskRecord, RepresentationRecord
+from dsvcca.records import IdsRecord, MaskRecord, RepresentationRecord, StoreRecord
 from dsvcca.views import View, apply_view
 
 ARRAY = "activations"
@@ -310,8 +309,19 @@ def read_over_tokens(representation: Representation, view: View) -> Iterator[Num
 
 
 def find_mask(root: Path) -> Mask | None:
-    """Return the mask of a store; None if it has none."""
+    """Return the mask of a store; None if it has none.
+
+    Raises
+    ------
+    DsvccaError
+        If it is not the one that the store has noted: numbers over tokens would be others.
+    """
     record = records.read_record(root / MASK, MaskRecord)
+    store = records.read_record(root, StoreRecord)
+    noted = None if store is None else store.get("mask")
+    if noted is not None and (record is None or record["mask"] != noted):
+        there = "is gone" if record is None else "is another than the one that was written"
+        raise DsvccaError(f"the mask '{root / MASK}' {there}: restore it, or write that mask again")
     if record is None:
         return None
     return Mask(str(root / MASK), (record["shape"][0], record["shape"][1]), record["rows"], record["mask"])
@@ -394,11 +404,21 @@ def _foreign_blocks(representation: Representation, size: int, first: int, last:
 
 def _unwritten(block: NumpyArray, array: zarr.Array[Any], start: int, along: int) -> tuple[int, ...] | None:
     """Return where a chunk within a shard holds nothing but the fill value."""
-    for place in product(*(range(0, n, size) for n, size in zip(block.shape, array.chunks, strict=True))):
+    for place in _corners(block.shape, array.chunks):
         part = block[tuple(slice(at, at + size) for at, size in zip(place, array.chunks, strict=True))]
         if (part == array.fill_value).all():
             return tuple(at + (start if axis == along else 0) for axis, at in enumerate(place))
     return None
+
+
+def _corners(shape: Sequence[int], chunks: Sequence[int]) -> Iterator[tuple[int, ...]]:
+    """Yield where the chunks of an array begin, one after another however many there are."""
+    if not shape:
+        yield ()
+        return
+    for first in range(0, shape[0], chunks[0]):
+        for others in _corners(shape[1:], chunks[1:]):
+            yield (first, *others)
 
 
 def open_array(representation: Representation) -> zarr.Array[Any]:
@@ -421,10 +441,10 @@ def open_array(representation: Representation) -> zarr.Array[Any]:
 def _missing_chunks(representation: Representation, array: zarr.Array[Any], row: int) -> Iterator[str]:
     """Yield the files that are not there of one run of chunks along datapoints, of an array that others wrote."""
     along = to_datapoints_first(representation.dims)[0]
-    grid = [range(-(-n // size)) for n, size in zip(array.shape, array.shards or array.chunks, strict=True)]
-    grid[along] = range(row, row + 1)
-    for place in product(*grid):
-        key = array.metadata.encode_chunk_key(place)
+    counts = [-(-n // size) for n, size in zip(array.shape, array.shards or array.chunks, strict=True)]
+    counts[along] = 1
+    for place in _corners(counts, [1] * len(counts)):
+        key = array.metadata.encode_chunk_key((*place[:along], row, *place[along + 1 :]))
         if not folders.exists(folders.at(representation.array, "array") / key):
             yield key
 
@@ -472,10 +492,15 @@ def findings(representation: Representation) -> Iterator[tuple[str, str, str]]:
 def _foreign_findings(representation: Representation, array: zarr.Array[Any]) -> Iterator[tuple[str, str, str]]:
     """Yield what is wrong with an array that others wrote, a chunk at a time (within a shard: a chunk of it)."""
     along = to_datapoints_first(representation.dims)[0]
+    missing = 0
     for row in range(-(-array.shape[along] // (array.shards or array.chunks)[along])):
         for key in _missing_chunks(representation, array, row):
+            missing += 1
+            if missing > LISTED:
+                yield representation.name, "", f"more than {LISTED} chunks are missing: nothing else was looked at"
+                return
             yield representation.name, key, MISSING
-    for place in product(*(range(0, n, size) for n, size in zip(array.shape, array.chunks, strict=True))):
+    for place in _corners(array.shape, array.chunks):
         where = f"the chunk at {place}"
         try:
             part = np.asarray(array[tuple(slice(at, at + n) for at, n in zip(place, array.chunks, strict=True))])
@@ -491,6 +516,9 @@ def _foreign_findings(representation: Representation, array: zarr.Array[Any]) ->
         elif array.shards is not None and (part == array.fill_value).all():
             yield representation.name, where, f"holds nothing but the fill value {array.fill_value}: never written?"
 
+
+LISTED = 1000
+"""Missing chunks of an array of others that are named, each."""
 
 MISSING = (
     "is missing: it was lost, never written, or left out because it holds only the fill value (zarr does that unless "

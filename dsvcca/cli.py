@@ -169,7 +169,7 @@ def verify(
     """Read every chunk of a store, of results or a workspace and say what is wrong; exit status 1 if anything is."""
     root = reach(path, "store")
     kind = (read_attributes(root) or {}).get("kind")
-    if kind in CHECKED:
+    if isinstance(kind, str) and kind in CHECKED:
         found = list(CHECKED[kind](root))
     else:
         opened = _opened(path, where, labels, dims)

@@ -12,6 +12,7 @@ import pickle
 import platform
 import signal
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -157,9 +158,13 @@ def _check_all(client: Client, witness: Witness) -> None:
     wait_for_workers(client)
     content = pickle.dumps((witness, folders.known_options()))  # as bytes: no log shows what is in it
     with ThreadPoolExecutor(1, "dsvcca-ask") as asking:
-        answer = asking.submit(client.run, _asked, content, on_error="return")
         try:
-            found: dict[str, Any] = answer.result(timeout=WAIT)
+            for _ in range(3):
+                answer = asking.submit(client.run, _asked, content, on_error="return")
+                found: dict[str, Any] = answer.result(timeout=WAIT)
+                if not any(isinstance(said, CommClosedError) for said in found.values()):
+                    break
+                time.sleep(1)  # one went away as it was asked
         except TimeoutError as error:
             asking.shutdown(wait=False)
             raise RunError(

@@ -105,7 +105,7 @@ def _compared(
     begun = filling.begin(out, plan, about)
     root, plan = begun.root, begun.plan
     say_what_is_missing(begun)
-    learned = filling.read_bases(root)
+    learned = filling.read_bases(root, len(plan.rules))
     bases: dict[int, BasisRef] = {}
     failed: dict[int, str] = {}
     where = workspace_of(plan, workspace)
@@ -120,7 +120,7 @@ def _compared(
         bases = made.bases
         learned |= learn(plan, where, {i: ref for i, ref in bases.items() if plan.basis_fingerprints[i] not in learned})
         with files.disk_errors(root):
-            filling.write_bases(root, learned)
+            filling.write_bases(root, learned, len(plan.rules))
         if not made.failed:
             break
         failed |= made.failed

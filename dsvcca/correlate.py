@@ -12,7 +12,7 @@ from dsvcca.arrays import NumpyArray, library
 from dsvcca.basis import RankRule
 from dsvcca.commits import MIRRORED, Sheet, doubt_before, is_committed, read_tile, tile_keys, unpacked, write_tile
 from dsvcca.dataset import BY_FREQUENCY, RANKS, VIEW
-from dsvcca.measures import TOTALS, doubt_of, measures_of
+from dsvcca.measures import AGAIN, TOTALS, doubt_of, measures_of
 from dsvcca.panel import Panel
 from dsvcca.products import cross_blocks
 from dsvcca.solves import solve
@@ -116,18 +116,33 @@ def _compared(task: CorrelateTask, pairs: BasisPairs, wanted: NumpyArray) -> tup
     totals = {name: np.zeros((*wanted.shape, len(task.rules))) for name in (TOTALS if weighted else TOTALS[:2])}
     kept = pairs.first_frequency >= 0
     means = np.full((*wanted.shape, len(x.weights) if kept else 0, len(task.rules)), np.nan)
-    for f, x_run, y_run, block in cross_blocks(x, y, pairs.rows, wanted, task.budget):
+    for f, x_run, y_run, block, turned in cross_blocks(x, y, pairs.rows, wanted, task.budget):
         before = totals["rho"].copy() if kept else None
-        solve(f, x, x_run, y, y_run, block, pairs.rows, wanted, totals)
+        solve(f, x, x_run, y, y_run, block, pairs.rows, wanted, totals, turned)
         del block  # or it would be there still while the next one is made
         if before is not None:
             _keep_mean(f, x, x_run, y, y_run, totals["rho"] - before, means)
+    if weighted and not x.is_joint:
+        _weigh_again(task, x, y, pairs.rows, wanted, totals)
     ranks = [np.sum(panel.ranks * panel.weights, axis=2) for panel in (x, y)]
     both = np.broadcast_arrays(ranks[0][:, None, :], ranks[1][None, :, :])
     with np.errstate(invalid="ignore"):  # 0 / 0 where no comparison was asked for
         found = {**measures_of(totals, np.minimum(*both)), **dict(zip(RANKS, both, strict=True))}
     doubt = float(np.max(doubt_of(totals)[wanted], initial=0.0)) if weighted else 0.0
     return {**found, BY_FREQUENCY: means}, doubt
+
+
+def _weigh_again(
+    task: CorrelateTask, x: Panel, y: Panel, rows: int, wanted: NumpyArray, totals: dict[str, NumpyArray]
+) -> None:
+    """Compute PWCCA anew of pairs whose correlations lie so close together that float32 sums turn their directions."""
+    close = wanted & (doubt_of(totals).max(axis=-1) > AGAIN)
+    again = {name: np.zeros_like(one) for name, one in totals.items()}
+    for f, x_run, y_run, block, turned in cross_blocks(x, y, rows, close, task.budget, again=True):
+        solve(f, x, x_run, y, y_run, block, rows, close, again, turned)
+        del block
+    for name in TOTALS[2:]:
+        totals[name][close] = again[name][close]
 
 
 def _keep_mean(f: int, x: Panel, x_run: range, y: Panel, y_run: range, added: NumpyArray, means: NumpyArray) -> None:
@@ -139,11 +154,9 @@ def _keep_mean(f: int, x: Panel, x_run: range, y: Panel, y_run: range, added: Nu
 
 
 def _fill_below(values: dict[str, NumpyArray]) -> None:
-    """Mirror the upper triangle of a tile on the diagonal; of a representation with itself both sides are one."""
+    """Mirror the upper triangle of a tile on the diagonal."""
     size = len(next(iter(values.values())))
-    below, diagonal = np.tril_indices(size, -1), np.diag_indices(size)
+    below = np.tril_indices(size, -1)
     original = {name: block.copy() for name, block in values.items()}
     for name, block in values.items():
         block[below] = original.get(MIRRORED.get(name, name), block).swapaxes(0, 1)[below]
-    if "pwcca_x" in values and "pwcca_y" in values:
-        values["pwcca_y"][diagonal] = values["pwcca_x"][diagonal]

@@ -115,13 +115,8 @@ def fit(root: Path, columns: Sequence[Column]) -> tuple[dict[str, str], dict[str
 
 def described(root: Path, names: Sequence[str]) -> dict[str, str]:
     """Return the SHA-256 of what describes each array, "" where it is gone."""
-    found = {}
-    for name in names:
-        try:
-            found[name] = hashlib.sha256(folders.read(root / name / "zarr.json")).hexdigest()
-        except FileNotFoundError:
-            found[name] = ""
-    return found
+    content = {name: files.content_of(root / name / "zarr.json") for name in names}
+    return {name: hashlib.sha256(one).hexdigest() if one else "" for name, one in content.items()}
 
 
 def _keys(column: Column) -> list[str]:

@@ -8,7 +8,7 @@ import json
 import os
 import secrets
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache, lru_cache
 from pathlib import Path
@@ -18,7 +18,9 @@ import google_crc32c
 import numpy as np
 import numpy.typing as npt
 import zarr
+from zarr.abc.store import Store
 from zarr.codecs import Crc32cCodec
+from zarr.storage import LocalStore, WrapperStore
 
 from dsvcca import folders
 from dsvcca.errors import DsvccaError, RunError
@@ -137,7 +139,7 @@ def create_array(
     CRC-32C, NaN where nothing was written, and nothing left out because it looks empty.
     """
     array: zarr.Array[Any] = zarr.create_array(
-        zarr_store(folder),
+        zarr_store(folder, writing=True),
         shape=shape,
         chunks=(max(1, rows), *(inner or (max(1, n) for n in shape[1:]))),
         dtype=dtype,
@@ -153,14 +155,38 @@ def create_array(
 def open_array(folder: Path) -> zarr.Array[Any]:
     """Return an array to be written, of which no chunk is left out because nothing but what fills gaps is in it."""
     with zarr.config.set({"array.write_empty_chunks": True}):
-        return zarr.open_array(zarr_store(folder), mode="r+", zarr_format=3)
+        return zarr.open_array(zarr_store(folder, writing=True), mode="r+", zarr_format=3)
 
 
-def zarr_store(folder: Path) -> Any:
+def zarr_store(folder: Path, *, writing: bool = False) -> Store:
     """Return what Zarr calls a store, at some place."""
     if not folders.is_remote(folder):
-        return str(folder)
-    return zarr.storage.FsspecStore.from_url(str(folder), storage_options=dict(folders.UNCACHED))
+        return _Folder(folder, read_only=not writing)
+    options = dict(folders.UNCACHED)
+    return zarr.storage.FsspecStore.from_url(str(folder), storage_options=options, read_only=not writing)
+
+
+class _Folder(LocalStore):
+    """A folder as Zarr sees it, in which nothing is waited for: what is no file, a pipe for instance, is an error."""
+
+    async def get(self, key: str, prototype: Any = None, byte_range: Any = None) -> Any:
+        folders.check_plain(self.root / key)
+        return await super().get(key, prototype, byte_range)
+
+
+class Only(WrapperStore[Store]):
+    """A store as Zarr sees it, of whose chunks only some are there."""
+
+    def __init__(self, store: Store, chunks: Collection[str]) -> None:
+        super().__init__(store)
+        self._chunks = chunks
+
+    def with_read_only(self, read_only: bool = False) -> Only:
+        return Only(self._store.with_read_only(read_only), self._chunks)
+
+    async def get(self, key: str, prototype: Any, byte_range: Any = None) -> Any:
+        is_there = key in self._chunks or key.endswith("zarr.json")
+        return await super().get(key, prototype, byte_range) if is_there else None
 
 
 def fit_array(
@@ -313,7 +339,7 @@ def chunk_tail(path: Path) -> str | None:
 
 @contextmanager
 def _no_chunk(path: Path) -> Iterator[None]:
-    """Pass over what is no chunk; a chunk at a URL that cannot be read now is an error."""
+    """Pass over what is no file; one at a URL that cannot be read now is an error."""
     try:
         yield
     except OSError as error:
@@ -326,13 +352,18 @@ def _no_chunk(path: Path) -> Iterator[None]:
 
 def sound_tail(path: Path) -> str | None:
     """Return what `chunk_tail` does, after reading the chunk whole: None as well where its checksum does not hold."""
-    content = b""
-    with _no_chunk(path):
-        content = folders.read(path)
+    content = content_of(path)
     tail = content[-TAIL:]
     if len(tail) < TAIL:
         return None
     return tail.hex() if google_crc32c.value(content[:-TAIL]).to_bytes(TAIL, "little") == tail else None
+
+
+def content_of(path: Path) -> bytes:
+    """Return the content of a file; nothing where there is none."""
+    with _no_chunk(path):
+        return folders.read(path)
+    return b""
 
 
 def stage(root: Path) -> Path:

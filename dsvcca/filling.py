@@ -27,7 +27,7 @@ from dsvcca.plan import Plan
 from dsvcca.records import KEY, Learned, LearnedRecord, Marker, MemberRecord, ResultsRecord, signed
 from dsvcca.results import record_of, variables_of
 
-BASES = f"{COMMITS}/bases.json"
+BASES, LIBRARIES = f"{COMMITS}/bases.json", "array_library"
 
 
 @dataclass(frozen=True)
@@ -155,20 +155,26 @@ def begin(
     return Begun(root, laid, tuple(record["views"]), len(members), tiles, panels)
 
 
-def read_bases(root: Path) -> dict[str, LearnedRecord]:
-    """Return what was learned of every basis, by its fingerprint; what cannot be read is learned again."""
+def read_bases(root: Path, rules: int) -> dict[str, LearnedRecord]:
+    """Return what was learned of every basis under so many rules; what cannot be read is learned again."""
     try:
         found = records.checked(Learned, files.read_json(root / BASES))
     except RunError:
         raise
     except (FileNotFoundError, ValueError):
         return {}
-    return found["bases"] if found.get("digest") == records.record_digest(found) else {}
+    if found.get("digest") != records.record_digest(found):
+        return {}
+    return {
+        name: one
+        for name, one in found["bases"].items()
+        if len(one["ranks"]) == len(one["deepest"]) == len(one["cut"]) == rules
+    }
 
 
-def write_bases(root: Path, learned: Mapping[str, LearnedRecord]) -> None:
-    """Keep what was learned of bases, beside what was known before."""
-    before = read_bases(root)
+def write_bases(root: Path, learned: Mapping[str, LearnedRecord], rules: int) -> None:
+    """Keep what was learned of bases, by their fingerprints, beside what was known before."""
+    before = read_bases(root, rules)
     if any(before.get(name) != one for name, one in learned.items()):
         files.write_json(root / BASES, signed({"bases": {**before, **learned}}))
 
@@ -198,10 +204,16 @@ def add_warnings(root: Path, sentences: Sequence[str]) -> list[str]:
 def add_libraries(root: Path, names: Collection[str]) -> None:
     """Keep with the results which array libraries made them."""
     metadata = files.read_json(root / "zarr.json")
-    before = metadata["attributes"].get("array_library", [])
+    before = _made_by(metadata)
     if not set(names) <= set(before):
-        metadata["attributes"]["array_library"] = sorted({*before, *names})
+        metadata["attributes"][LIBRARIES] = sorted({*before, *names})
         files.write_json(root / "zarr.json", metadata)
+
+
+def _made_by(metadata: Any) -> list[str]:
+    """Return which array libraries made the numbers; it is said for people alone, and not signed."""
+    said = metadata["attributes"].get(LIBRARIES)
+    return [name for name in said if isinstance(name, str)] if isinstance(said, list) else []
 
 
 def _laid_out_by(record: ResultsRecord) -> tuple[Any, ...]:
@@ -212,10 +224,10 @@ def _laid_out_by(record: ResultsRecord) -> tuple[Any, ...]:
 def _write_record(root: Path, record: ResultsRecord, plan: Plan, about: Mapping[str, Any]) -> None:
     folders.make(root)
     try:
-        made_by = files.read_json(root / "zarr.json")["attributes"].get("array_library", [])
+        made_by = _made_by(files.read_json(root / "zarr.json"))
     except FileNotFoundError:
         made_by = []
-    said = {**plan.definition, **plan.description, **about, "array_library": made_by}
+    said = {**plan.definition, **plan.description, **about, LIBRARIES: made_by}
     said |= {"warnings": record["warnings"], "failed": record["failed"]}
     records.write_record(root, record, **said)
     if not folders.exists(root / COMMITS / "zarr.json"):

@@ -49,6 +49,9 @@ class Flat:
         OSError, ValueError
             If a chunk is missing, or is not what was committed.
         """
+        chunks = sum(key.startswith(f"{self._folder.name}/") for key in self._checksums)
+        if wanted.stop > chunks * self._chunk:  # before memory is taken for it
+            raise ValueError(f"{wanted.stop} numbers in {chunks} chunks of {self._chunk}")
         found = np.empty(wanted.stop - wanted.start)
         for chunk in range(wanted.start // self._chunk, -(-wanted.stop // self._chunk)):
             if self._last is None or self._last[0] != chunk:

@@ -275,6 +275,15 @@ def opened(path: Path) -> BinaryIO:
     return open(path, "rb", opener=_open_plain)
 
 
+def check_plain(path: Path) -> None:
+    """Raise if what is there is no file: a pipe would be waited for."""
+    with suppress(OSError):  # of what is not there, whoever reads it says so
+        if stat.S_ISREG(os.stat(path).st_mode):
+            return
+    if os.path.lexists(path):
+        raise OSError(errno.EINVAL, "not a file", str(path))
+
+
 def _open_plain(path: str, flags: int) -> int:
     descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):

@@ -43,6 +43,9 @@ def foreign_representations(root: Path, labels: Any, dims: Any) -> list[Represen
     alone = isinstance(node, zarr.Array)
     try:
         arrays = {root.stem: node} if isinstance(node, zarr.Array) else dict(_arrays(root, node))
+        for array in arrays.values():
+            if not isinstance(array.metadata.attributes, dict):
+                raise TypeError("its attributes have no names")
     except DsvccaError:
         raise
     except Exception as error:  # whatever Zarr raises
@@ -115,13 +118,14 @@ def _representation(
         spelled = dims.get(path, dims.get(labels["layer"]))
     else:
         spelled = dims if dims is not None and (array.ndim > 2 or len(dims) == array.ndim) else None
-    named: Any = getattr(array.metadata, "dimension_names", None) or array.attrs.get("_ARRAY_DIMENSIONS")
-    if spelled is None and named and any(named):
+    named: Any = getattr(array.metadata, "dimension_names", None) or array.attrs.get("_ARRAY_DIMENSIONS") or ()
+    named = tuple(named) if isinstance(named, (list, tuple)) else (named,)
+    if spelled is None and any(named):
         if "datapoint" not in named or not any(n in COLUMNS for n in named):
             raise DsvccaError(
-                f"'{path}' calls its axes {tuple(named)}: say with dims= which of them are datapoints and neurons"
+                f"'{path}' calls its axes {named}: say with dims= which of them are datapoints and neurons"
             )
-        spelled = tuple(named)
+        spelled = named
     try:
         checked = checked_dims(spelled, array.shape, f"'{path}'")
     except DsvccaError as error:
@@ -168,17 +172,21 @@ def _labels(paths: list[str], given: Any) -> dict[str, Labels]:
 
 def _fit(path: str, pattern: str) -> dict[str, str]:
     """Return what stands in a path where the pattern has {names}."""
-    pieces = PATTERN_FIELD.split(pattern)
-    expression = "".join(f"(?P<{p}>.+?)" if i % 2 else re.escape(p) for i, p in enumerate(pieces))
-    try:
-        match = re.fullmatch(expression, path)
-    except re.error as error:
+    first, *others = PATTERN_FIELD.split(pattern)
+    names, between = others[::2], others[1::2]
+    if len(set(names)) < len(names) or not all(map(str.isidentifier, names)) or not all(between[:-1]):
         raise DsvccaError(
-            f"labels={pattern!r} is no pattern ({error}): name every label once, {{model}}/{{layer}}"
-        ) from None
-    if match is None:
+            f"labels={pattern!r} is no pattern: name every label once, with something between them, {{model}}/{{layer}}"
+        )
+    found, start, fits = {}, len(first), path.startswith(first)
+    for name, after in zip(names, between, strict=True):  # each as short as it may be, the last one up to the end
+        is_last = name == names[-1]
+        stop = len(path) - len(after) if is_last else path.find(after, start + 1)
+        fits = fits and stop > start and (not is_last or path.endswith(after))
+        found[name], start = path[start:stop], stop + len(after)
+    if not fits or not names:
         raise DsvccaError(f"labels={pattern!r} does not fit the array '{path}': write its path with {{names}} in it")
-    return match.groupdict()
+    return found
 
 
 def _parts(path: str) -> dict[str, str]:

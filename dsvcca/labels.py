@@ -24,6 +24,8 @@ RESERVED = frozenset(
     }
 )
 LONGEST_NAME = 150
+LONGEST_LABEL = 200
+"""Bytes of a label's name: results have a folder for it."""
 
 LETTERS = {"n": "datapoint", "h": "height", "w": "width", "c": "channel", "t": "position", "d": "neuron"}
 COLUMNS = ("channel", "neuron")
@@ -43,6 +45,8 @@ def checked_labels(labels: Mapping[str, Any]) -> Labels:
             raise DsvccaError(f"label {name!r} is reserved: results and options use that word, choose another")
         if not name.isidentifier():
             raise DsvccaError(f"label name {name!r} is not a plain name: use letters, digits and _")
+        if len(name.encode()) > LONGEST_LABEL:
+            raise DsvccaError(f"label name {name[:20]!r}... is longer than {LONGEST_LABEL} bytes: use a shorter one")
         plain = value.item() if isinstance(value, np.generic) else value
         if not isinstance(plain, (str, int, float, bool)):
             raise DsvccaError(f"label {name}={value!r} is a {type(value).__name__}: use str, int, float or bool")
@@ -50,7 +54,7 @@ def checked_labels(labels: Mapping[str, Any]) -> Labels:
             raise DsvccaError(f"label {name} is {plain}: leave the label out where there is nothing to say")
         if isinstance(plain, float):
             plain = plain + 0.0  # -0.0 and 0.0 are one label
-        if isinstance(plain, str) and any("\ud800" <= letter <= "\udfff" for letter in plain):
+        if isinstance(plain, str) and any("\ud800" <= letter <= "\udfff" or letter == "\0" for letter in plain):
             raise DsvccaError(f"label {name}={plain!r} is no text that can be written: use ordinary characters")
         if plain == "":
             raise DsvccaError(f"label {name} is empty: leave the label out where there is nothing to say")
@@ -145,6 +149,8 @@ def checked_dims(dims: str | Sequence[str] | None, shape: Sequence[int], what: s
     if unknown:
         raise DsvccaError(f"dims={dims!r} has unknown letters {unknown}: use {_spellings(len(shape))}")
     names = tuple(LETTERS[letter] for letter in dims) if letters else tuple(dims)
+    if not all(isinstance(name, str) for name in names):
+        raise DsvccaError(f"dims={dims!r} names axes by what is no text: use {_spellings(len(shape))}")
     if len(names) != len(shape):
         raise DsvccaError(
             f"{what} has {len(shape)} axes {tuple(shape)}, dims={dims!r} names {len(names)}: name every axis, "

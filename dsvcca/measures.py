@@ -103,8 +103,8 @@ TOTALS = ("rho", "rho2", "x_weighted", "x_weights", "x_doubt", "y_weighted", "y_
 And of each side how far sum(a rho) may be off, squared, since directions turn where correlations lie close together.
 """
 
-TURNED = 1e-7
-"""By how much the rounding of products turns directions, about, where squared correlations differ by 1."""
+DOUBT, AGAIN = 1e-6, 2e-7
+"""By how much PWCCA may be off, about, before it is said, and before it is computed anew."""
 
 
 def totals_of_values(c: Array) -> dict[str, Array]:
@@ -121,6 +121,7 @@ def totals_of_vectors(
     x_loadings: Loadings,
     y_loadings: Loadings,
     ranks: tuple[NumpyArray, NumpyArray] | None = None,
+    turned: NumpyArray | None = None,
 ) -> dict[str, Array]:
     """Return all `TOTALS` of cross blocks, without touching a row of data.
 
@@ -134,10 +135,12 @@ def totals_of_vectors(
         Loadings F of the representations; the first k_x (k_y) rows are used.
     ranks : (b,) and (b,) int, optional
         Ranks of both sides where cross blocks and loadings are filled up with zeros; those of x are then the smaller.
+    turned : (b,) float64, optional
+        By how much rounding of the cross blocks turns directions where squared correlations differ by 1; 0 by default.
     """
     xp = namespace(c)
     if ranks is None and c.shape[1] > c.shape[2]:
-        return exchanged(totals_of_vectors(adjoint(c), y, x, y_loadings, x_loadings))
+        return exchanged(totals_of_vectors(adjoint(c), y, x, y_loadings, x_loadings, turned=turned))
     k_x, k_y = ranks or (np.full(len(x), c.shape[1]), np.full(len(x), c.shape[2]))
     rho, a = smaller_side(c)
     b = xp.matmul(adjoint(c), a) / xp.maximum(rho, xp.full_like(rho, UNSAFE))[:, None, :]
@@ -149,18 +152,20 @@ def totals_of_vectors(
         a[i, p:, :p], b[i, q:, :p] = 0.0, 0.0
         rho[i, p:], a[i, :, p:], b[i, :, p:] = 0.0, 0.0, 0.0  # a zero among those that fill up may have come first
     of_x, of_y = _weights(a, x, x_loadings), _weights(b, y, y_loadings)
-    doubts = [
-        _doubt(rho, weights, like(np.asarray([loadings[i].shape[1] for i in which.tolist()], np.float64), rho), more)
-        for weights, which, loadings, more in ((of_x, x, x_loadings, None), (of_y, y, y_loadings, like(k_y > k_x, rho)))
-    ]
+    sides = ((of_x, x, x_loadings, None), (of_y, y, y_loadings, like(k_y > k_x, rho)))
+    by = xp.zeros_like(rho[:, 0]) if turned is None else like(turned, rho)
+    doubts = []
+    for weights, which, loadings, more in sides:
+        neurons = np.asarray([loadings[i].shape[1] for i in which.tolist()], np.float64)
+        doubts.append(_doubt(rho, weights, like(neurons, rho), more, by))
     sums = (rho, rho * rho, of_x * rho, of_x, doubts[0], of_y * rho, of_y, doubts[1])
     return {name: xp.sum(one, axis=-1) for name, one in zip(TOTALS, sums, strict=True)}
 
 
-def _doubt(rho: Array, weights: Array, neurons: Array, more: Array | None) -> Array:
+def _doubt(rho: Array, weights: Array, neurons: Array, more: Array | None, turned: Array) -> Array:
     """Return the parts of the squared error of sum(a rho) that comes from directions that turn, (b, k).
 
-    Two neighbours turn into each other by `TURNED` over the difference of their squared correlations, 1 at the most,
+    Two neighbours turn into each other by `turned` over the difference of their squared correlations, 1 at the most,
     which moves weight between them as far as the sum of that many neurons' random signs goes. What is left over on the
     wider side, if there is `more`, has a correlation of 0.
     """
@@ -172,10 +177,10 @@ def _doubt(rho: Array, weights: Array, neurons: Array, more: Array | None) -> Ar
         is_last = (weights > 0) & (other == 0)
         other = xp.where(is_last & more[:, None], weights, other)
     gap = xp.maximum(rho * rho - below * below, xp.full_like(rho, 1e-300))
-    turned = TURNED * xp.sqrt(rho * rho + below * below) / gap
-    turned = xp.where(turned > 1, xp.ones_like(turned), turned)
+    share = turned[:, None] * xp.sqrt(rho * rho + below * below) / gap
+    share = xp.where(share > 1, xp.ones_like(share), share)
     mean = _weighted(rho, xp.maximum(weights, xp.full_like(weights, 1e-300)))[:, None]
-    return ((rho - mean) ** 2 + (below - mean) ** 2) * weights * other / neurons[:, None] * turned**2
+    return ((rho - mean) ** 2 + (below - mean) ** 2) * weights * other / neurons[:, None] * share**2
 
 
 def exchanged(totals: dict[str, Array]) -> dict[str, Array]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from dsvcca.measures import DOUBT
 from dsvcca.plan import Plan
 from dsvcca.records import LearnedRecord
 from dsvcca.views import TRANSFORMED
@@ -15,9 +16,6 @@ UNSURE = 5e-4
 
 ALONE = 0.99
 """Share of the variance in one block of rows from which on the rounding of products is that of the block alone."""
-
-DOUBT = 1e-6
-"""By how much PWCCA may be off before it is said."""
 
 
 def what_misleads(plan: Plan, learned: Sequence[LearnedRecord]) -> list[str]:

@@ -86,6 +86,8 @@ class Panel:
     widths : (b, f) int
         Their real columns: two for a complex one.
     weights : (f,) int
+    condition : float
+        Largest singular value over the smallest of a direction that some rule keeps, of the worst basis.
     keys : list of str
         Order bases by what they hold: every pair is solved in an order of its two sides that does not depend on which
         of them came first.
@@ -95,16 +97,19 @@ class Panel:
         self.refs = refs
         self.packs = {name: Pack(workspace, name) for name in dict.fromkeys(ref.pack for ref in refs)}
         kept: list[tuple[NumpyArray, ...]] = []
+        conditions: list[float] = []
         self.neurons: list[int] = []
         for ref in refs:
             basis = self.packs[ref.pack].basis(ref.position)
             self.weights = basis.weights
             kept.append(ranks_of(rules, basis.weights, basis.singular_values, basis.nonzero))
             self.neurons.append(len(basis.neuron_norms))
+            conditions.append(_condition(kept[-1], basis.singular_values))
         self.keys = [self.packs[ref.pack].key(ref.position) for ref in refs]
         self.ranks: NumpyArray = np.asarray(kept)
         self.most: NumpyArray = self.ranks.max(axis=1)
         self.widths: NumpyArray = self.most * self.weights
+        self.condition = max(conditions)
         self._at: tuple[tuple[int, range], Kept] = ((-1, range(0)), Kept(()))
 
     @property
@@ -187,6 +192,13 @@ class Panel:
                         target = slice(place + begin - kept.start, place + end - kept.start)
                         slab[rows_read, target] = read[:, begin - there.start : end - there.start]
         return found
+
+
+def _condition(ranks: Sequence[NumpyArray], singular_values: NumpyArray) -> float:
+    """Return the largest singular value over the smallest of those that some rule keeps."""
+    deepest = np.max(ranks, axis=0)
+    some = np.flatnonzero(deepest)
+    return float(singular_values.max() / singular_values[some, deepest[some] - 1].min()) if some.size else 1.0
 
 
 def read_slabs(

@@ -12,36 +12,48 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from dsvcca.arrays import Array, NumpyArray, adjoint, namespace, put
+from dsvcca.arrays import Array, NumpyArray, adjoint, as_float64, namespace, put
 from dsvcca.moments import grid_steps
 from dsvcca.panel import Panel, read_slabs
 from dsvcca.sizes import SHAPE, SLACK, STRIP, padded, solve_bytes, tile_memory
+
+TURNED = 1e-7
+"""By how much float32 sums of products turn directions, about, where squared correlations differ by 1; their columns
+alone, rounded to float32, by a fourth of it if all of them lay in one row."""
+
+AGAIN_ROWS = 512
+"""Rows of float64 columns that are there at once."""
 
 SMALL = 1 << 20
 """Multiplications up to which BLAS may take a routine for small products: others have more."""
 
 
 def cross_blocks(
-    x: Panel, y: Panel, rows: int, wanted: NumpyArray, budget: int
-) -> Iterator[tuple[int, range, range, Array]]:
-    """Yield (frequency, run of x, run of y, block) until all wanted pairs were in some block.
+    x: Panel, y: Panel, rows: int, wanted: NumpyArray, budget: int, *, again: bool = False
+) -> Iterator[tuple[int, range, range, Array, NumpyArray]]:
+    """Yield (frequency, run of x, run of y, block, by how much rounding turns directions) for all wanted pairs.
 
     A block is the real product (columns of x, columns of y) of the columns of two runs, with `sizes.SLACK` or more rows
     and columns beyond them; only what belongs to wanted pairs is there. As many frequencies and bases are taken
-    together as the budget in bytes allows.
+    together as the budget in bytes allows. Done `again`, for few pairs, products are of float64.
+
+    Rounding turns directions about so much, (bases of x, bases of y), where squared correlations differ by 1.
     """
     for frequencies, most in _groups(x, y, rows, budget):
         for x_run in x.runs(frequencies.start, most):
             for y_run in y.runs(frequencies.start, most):
                 here = wanted[x_run.start : x_run.stop, y_run.start : y_run.stop]
                 if here.any():
-                    blocks = (
-                        _stored(x, x_run, y, y_run, frequencies)
-                        if x.is_joint
-                        else _multiplied(x, x_run, y, y_run, frequencies, rows, here)
-                    )
-                    for f in frequencies:  # not kept here: the next run needs the room
-                        yield f, x_run, y_run, blocks.pop(0)
+                    if x.is_joint:
+                        blocks = _stored(x, x_run, y, y_run, frequencies)
+                        turned = [np.full(here.shape, np.finfo(float).eps * max(x.condition, y.condition) ** 2)]
+                    elif again:
+                        blocks, turned = _multiplied_again(x, x_run, y, y_run, frequencies, rows, here)
+                    else:
+                        blocks = _multiplied(x, x_run, y, y_run, frequencies, rows, here)
+                        turned = [np.full(here.shape, TURNED)]
+                    for place, f in enumerate(frequencies):  # not kept here: the next run needs the room
+                        yield f, x_run, y_run, blocks.pop(0), turned[place % len(turned)]
 
 
 def _groups(x: Panel, y: Panel, rows: int, budget: int) -> Iterator[tuple[range, int]]:
@@ -117,6 +129,37 @@ def _add_product(m: Array, u_x: Array, u_y: Array, strips: list[tuple[slice, sli
         else:
             m[here] += made
     return m
+
+
+def _multiplied_again(
+    x: Panel, x_run: range, y: Panel, y_run: range, frequencies: range, rows: int, wanted: NumpyArray
+) -> tuple[list[Array], list[NumpyArray]]:
+    """Return float64 products at each frequency, and how far the rounding that is left turns directions.
+
+    That is the rounding of the columns as stored, most where few rows hold them. Every pair is multiplied by itself, in
+    one order of its sides: its bits do not depend on which others are wanted.
+    """
+    pairs = np.argwhere(wanted).tolist()
+    sides = ((x, x_run), (y, y_run))
+    blocks: list[Array] = []
+    largest = [[np.zeros(len(run)) for _, run in sides] for _ in frequencies]
+    for slabs in read_slabs(x, x_run, y, y_run, frequencies, rows):
+        for place, (f, *both) in enumerate(zip(frequencies, *slabs, strict=True)):
+            if len(blocks) == place:
+                blocks.append(put(np.zeros((both[0].shape[1], both[1].shape[1]))))
+            ends = [panel.ends(run, f) for panel, run in sides]
+            for side, (slab, own) in enumerate(zip(both, ends, strict=True)):
+                for i in np.flatnonzero(wanted.any(axis=1 - side) & (np.diff(own) > 0)).tolist():
+                    top = namespace(slab).max(abs(slab[:, int(own[i]) : int(own[i + 1])]))
+                    largest[place][side][i] = max(largest[place][side][i], float(top))
+            for i, j in pairs:
+                here = slice(int(ends[0][i]), int(ends[0][i + 1])), slice(int(ends[1][j]), int(ends[1][j + 1]))
+                later = x.keys[x_run.start + i] > y.keys[y_run.start + j]
+                for step in grid_steps(both[0].shape[0], AGAIN_ROWS):
+                    u_x, u_y = (as_float64(slab[step, own]) for slab, own in zip(both, here, strict=True))
+                    product = namespace(u_x).matmul
+                    blocks[place][here] += adjoint(product(adjoint(u_y), u_x)) if later else product(adjoint(u_x), u_y)
+    return blocks, [TURNED / 4 * np.minimum.outer(*both) for both in largest]
 
 
 def _stored(x: Panel, x_run: range, y: Panel, y_run: range, frequencies: range) -> list[Array]:

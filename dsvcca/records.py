@@ -26,9 +26,9 @@ KEY = "dsvcca"
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Digest = Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{2})*$")]
 Crc32c = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{8}$")]
-ChunkKey = Annotated[str, StringConstraints(pattern=r"^(\w+/)?c(\.[0-9]+)+$")]
+ChunkKey = Annotated[str, StringConstraints(pattern=r"^([^/\\.\x00]+/)?c(\.[0-9]+)+$")]
 """Where a chunk lies below its object: never above it."""
-Name = Annotated[str, StringConstraints(pattern=r"^\w+$")]
+Name = Annotated[str, StringConstraints(pattern=r"^[^/\\.\x00]+$")]
 Version = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]+$")]
 Checksums = dict[ChunkKey, Crc32c]
 Count = Annotated[int, Field(ge=0, lt=2**63)]
@@ -43,6 +43,7 @@ class StoreRecord(TypedDict):
     format: Literal[1]
     kind: Literal["activations"]
     datapoints: Annotated[int, Field(ge=2, lt=2**63)]
+    mask: NotRequired[Sha256]
     digest: NotRequired[Sha256]
 
 
@@ -74,7 +75,7 @@ class RepresentationRecord(TypedDict):
     kind: Literal["representation"]
     labels: LabelValues
     shape: Annotated[list[Size], Field(min_length=2)]
-    dtype: str
+    dtype: Annotated[str, StringConstraints(pattern=r"^[a-z]+[0-9]*$")]
     written_as: NotRequired[Literal["bfloat16"]]
     dims: list[str]
     datapoints: Sha256 | None
@@ -172,7 +173,7 @@ class ResultsRecord(TypedDict):
     definition: dict[str, Any]
     listed: bool
     members: Annotated[list[MemberRecord], Field(min_length=1)]
-    shown: list[Count]
+    shown: Annotated[list[Count], Field(min_length=1)]
     views: list[str]
     pairs: bool
     rule: str
@@ -248,6 +249,8 @@ def read_attributes(folder: Path) -> dict[str, Any] | None:
     about = attributes.get(KEY) if isinstance(attributes, dict) else None
     if not isinstance(about, dict):
         return None
+    if metadata.get("zarr_format") != 3 or metadata.get("node_type") not in ("group", "array"):
+        raise DsvccaError(f"'{folder / 'zarr.json'}' describes nothing that Zarr knows: {_repair(about, folder)}")
     if ("digest" in about or about.get("kind") not in UNSIGNED) and about.get("digest") != record_digest(about):
         raise DsvccaError(
             f"the record '{folder / 'zarr.json'}' was changed after it was written: {_repair(about, folder)}"

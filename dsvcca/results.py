@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +31,7 @@ from dsvcca.dataset import BETWEEN, BY_FREQUENCY, EXPLAINED, RANKS, VIEW, descri
 from dsvcca.errors import DsvccaError, DsvccaWarning
 from dsvcca.labels import label_order
 from dsvcca.measures import MEASURES
-from dsvcca.records import KEY, ResultsRecord, damaged, read_record
+from dsvcca.records import KEY, Marker, ResultsRecord, damaged, read_record
 
 
 def open_results(out: str | os.PathLike[str]) -> xr.Dataset:
@@ -45,12 +45,15 @@ def open_results(out: str | os.PathLike[str]) -> xr.Dataset:
     Warns
     -----
     DsvccaWarning
-        If some of the plan's tiles are not there: their numbers read as NaN.
+        If some of the plan's tiles are not there: their numbers read as NaN, also once they are: open results anew.
     """
     root = folders.reach(out, "results")
     record = _complete_record(root)
+    there = _committed(root, record)
+    sound = {key for marker in there.values() for key in marker["chunks"]}
+    store = files.Only(files.zarr_store(root), sound.union(record["checksums"]))
     try:
-        found: xr.Dataset = xr.open_zarr(files.zarr_store(root), consolidated=False, chunks=None, mask_and_scale=False)
+        found: xr.Dataset = xr.open_zarr(store, consolidated=False, chunks=None, mask_and_scale=False, zarr_format=3)
     except Exception as error:  # whatever Zarr or the library of a URL raises
         raise DsvccaError(
             f"'{root}' cannot be opened ({type(error).__name__}: {error}): if it can be reached, it is damaged: "
@@ -66,7 +69,7 @@ def open_results(out: str | os.PathLike[str]) -> xr.Dataset:
         coordinates += sorted(str(name) for name in found.coords if str(name).startswith("frequency"))
     if not record["pairs"]:
         coordinates = [name for name in coordinates if name != "y" and not name.startswith("y_")]
-    left = what_is_missing(root)
+    left = _missing(record, there)
     if left:
         sentence = f"'{root}' is not complete: {left}; compare(plan, out) does what is missing"
         warnings.warn(sentence, DsvccaWarning, stacklevel=2)
@@ -107,6 +110,8 @@ def record_of(root: Path) -> ResultsRecord:
 def _check_sense(record: ResultsRecord) -> None:
     """Raise if a record contradicts itself."""
     definition, count = record["definition"], len(record["members"])
+    if not (isinstance(definition["panel"], int) and definition["panel"] > 0):
+        raise ValueError(f"panels of {definition['panel']}")
     panels = -(-count // definition["panel"])
     if max(record["shown"], default=0) >= count:
         raise ValueError(f"place {max(record['shown'])} of {count} is shown")
@@ -114,6 +119,15 @@ def _check_sense(record: ResultsRecord) -> None:
         raise ValueError(f"measures {definition['measures']}")
     if any(int(side) >= panels for name in record["tiles"] for side in name.split("-")):
         raise ValueError(f"tiles {list(record['tiles'])[-1]} of {panels} panels")
+    names = {"x", *variables_of(record), *(f"x_{name}" for one in record["members"] for name in one["labels"])}
+    if record["off_block"]:
+        names.update(BETWEEN)
+    if record["targets"]:
+        names.update(EXPLAINED)
+    if record["listed"]:
+        names.add("variance")
+    if record["metadata"] is not None and (lacking := sorted(names.difference(record["metadata"]))):
+        raise ValueError(f"it has no array {lacking[0]}")
 
 
 def _wrong_descriptions(root: Path, record: ResultsRecord) -> Iterator[tuple[str, str]]:
@@ -124,7 +138,7 @@ def _wrong_descriptions(root: Path, record: ResultsRecord) -> Iterator[tuple[str
         if digest != metadata[name]:
             yield f"{name}/zarr.json", f"is gone or was changed: {do}"
     for key, checksum in record["checksums"].items():
-        if files.chunk_tail(root / key) != checksum:
+        if files.sound_tail(root / key) != checksum:
             yield key, f"is missing or not what was written: {do}"
 
 
@@ -148,26 +162,34 @@ def variables_of(record: ResultsRecord) -> list[str]:
 def what_is_missing(root: Path) -> str:
     """Return in words what is not committed, "" where everything is."""
     record = _complete_record(root)
+    return _missing(record, _committed(root, record))
 
-    def count(versions: Mapping[str, str]) -> int:
-        markers = ((read_marker(root, name), version) for name, version in versions.items())
-        return sum(marker is not None and marker["version"] == version for marker, version in markers)
 
-    between = between_keys(len(record["members"]))
-    if record["off_block"] and read_marker(root, BETWEEN_MARKER, between) is None:
+def _committed(root: Path, record: ResultsRecord) -> dict[str, Marker]:
+    """Return the marker of everything that is there and counts."""
+    markers = {name: read_marker(root, name) for name in (*record["tiles"], *record["panels"])}
+    versions = {**record["tiles"], **record["panels"]}
+    found = {name: one for name, one in markers.items() if one is not None and one["version"] == versions[name]}
+    if record["off_block"] and (one := read_marker(root, BETWEEN_MARKER, between_keys(len(record["members"])))):
+        found[BETWEEN_MARKER] = one
+    return found
+
+
+def _missing(record: ResultsRecord, there: Collection[str]) -> str:
+    """Return in words what of a record is not among what is there."""
+    if record["off_block"] and BETWEEN_MARKER not in there:
         return "how far rows are from all translations is not there, and reads as NaN"
-    panels, tiles = len(record["panels"]), len(record["tiles"])
-    if (explained := count(record["panels"])) < panels:
-        return f"of {panels - explained} of {panels} panels it is not there what they explain"
-    if (there := count(record["tiles"])) < tiles:
-        return f"{there} of {tiles} tiles are there, the numbers of the others read as NaN"
+    if left := sum(name not in there for name in record["panels"]):
+        return f"of {left} of {len(record['panels'])} panels it is not there what they explain"
+    if left := sum(name not in there for name in record["tiles"]):
+        tiles = len(record["tiles"])
+        return f"{tiles - left} of {tiles} tiles are there, the numbers of the others read as NaN"
     return ""
 
 
 def doubt(root: Path) -> float:
     """Return by how much PWCCA of some comparison that is there may be off."""
-    markers = (read_marker(root, name) for name in _complete_record(root)["tiles"])
-    return max((marker["doubt"] for marker in markers if marker is not None), default=0.0)
+    return max((marker["doubt"] for marker in _committed(root, _complete_record(root)).values()), default=0.0)
 
 
 def findings(root: Path) -> Iterator[tuple[str, str, str]]:

@@ -31,6 +31,7 @@ def solve(
     rows: int,
     wanted: NumpyArray,
     totals: dict[str, NumpyArray],
+    turned_by: NumpyArray,
 ) -> None:
     """Solve the wanted pairs of a block of one frequency, and add to their totals.
 
@@ -43,6 +44,8 @@ def solve(
     wanted : (bases of x, bases of y) bool
     totals : mapping
         Of `TOTALS` those that are asked for, (bases of x, bases of y, rules).
+    turned_by : (bases of x_run, bases of y_run)
+        Rounding of the block (see `measures.totals_of_vectors`).
     """
     weight = int(x.weights[f])
     i, j = np.nonzero(wanted[x_run.start : x_run.stop, y_run.start : y_run.stop])
@@ -62,10 +65,14 @@ def solve(
             m = windows(block, x_starts[a], y_starts[b], height * weight, width * weight)
             m = from_pairs(m) if weight == 2 else m
             sides = _Side(of_x, a, x_ranks[a]), _Side(of_y, b, y_ranks[b])
-            found = _totals(m, *sides, turned[some[0]], widest, rows, values_only=len(totals) == 2)
+            found = _totals(m, *sides, turned[some[0]], widest, rows, None if len(totals) == 2 else turned_by[a, b])
+            same = np.asarray([x.keys[x_run.start + i] == y.keys[y_run.start + j] for i, j in zip(a, b, strict=True)])
             for rule, numbers in enumerate(found):
                 for name, one in numbers.items():
-                    totals[name][x_run.start + a, y_run.start + b, rule] += weight * to_numpy(one)
+                    added = to_numpy(one)
+                    if name[0] == "y":  # of the same basis on both sides neither comes first: rounding is that of x
+                        added = np.where(same, to_numpy(numbers[f"x{name[1:]}"]), added)
+                    totals[name][x_run.start + a, y_run.start + b, rule] += weight * added
 
 
 class _Side(NamedTuple):
@@ -81,9 +88,12 @@ class _Side(NamedTuple):
 
 
 def _totals(
-    m: Array, x: _Side, y: _Side, turned: NumpyArray, widest: int, rows: int, *, values_only: bool
+    m: Array, x: _Side, y: _Side, turned: NumpyArray, widest: int, rows: int, turned_by: NumpyArray | None
 ) -> list[dict[str, Array]]:
-    """Return the totals of stacked products under every rule; they are of one size and, by rule, turned alike."""
+    """Return the totals of stacked products under every rule; they are of one size and, by rule, turned alike.
+
+    Without `turned_by`, of values only.
+    """
     left, right = (y, x) if turned[widest] else (x, y)
     m = adjoint(m) if turned[widest] else m
     m = _masked(m, left.ranks[:, widest], right.ranks[:, widest])
@@ -109,11 +119,11 @@ def _totals(
             corner = _masked(corner, *ranks)
         if not height:
             numbers = {}
-        elif values_only:
+        elif turned_by is None:
             numbers = totals_of_values(corner)
         else:
             loadings = one.loadings(rule, height), other.loadings(rule, width)
-            numbers = totals_of_vectors(corner, one.members, other.members, *loadings, ranks)
+            numbers = totals_of_vectors(corner, one.members, other.members, *loadings, ranks, turned_by)
         found.append(exchanged(numbers) if turned[rule] else numbers)
     return found
 

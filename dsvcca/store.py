@@ -89,7 +89,7 @@ class Store:
         columns["bytes"] = [r.nbytes for r in rows]
         return pd.DataFrame(columns)
 
-    def select(self, **labels: Label | Sequence[Label]) -> Store:
+    def select(self, /, **labels: Label | Sequence[Label]) -> Store:
         """Return a narrower store.
 
         Parameters
@@ -122,6 +122,7 @@ class Store:
 
     def write(
         self,
+        /,
         activations: Any,
         *,
         layer: str,
@@ -206,7 +207,7 @@ class Store:
             raise DsvccaError("a mask holds true (a token) and false (padding), this one holds other numbers")
         if not values.any():
             raise DsvccaError("the mask leaves no token: true is a token, false is padding")
-        lengths = {r.shape[1] for r in self.representations if r.is_sequence}
+        lengths = {r.shape[1] for r in read_records(self._root, self._records) if r.is_sequence}
         if lengths and values.shape[1] not in lengths:
             raise DsvccaError(
                 f"a mask of {values.shape[1]} positions, the sequences of the store have {sorted(lengths)}: give one "
@@ -221,7 +222,7 @@ class Store:
         whole._records = self._records
         return whole
 
-    def read(self, **labels: Label) -> NumpyArray:
+    def read(self, /, **labels: Label) -> NumpyArray:
         """Return the activations (datapoint, ..., channel) of the one representation that carries the labels.
 
         Raises

@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from itertools import accumulate
 from math import prod
 from pathlib import Path
 from secrets import token_hex
@@ -105,14 +106,14 @@ class Pack:
         self._places = _places([_widths(one["space"], one["ranks"]) for one in self._about])
         self._width = max(place.stop for place in self._places.values())
         self._chunks = record["chunks"]
-        self._heads = np.cumsum([0, *(_head_size(one, self._rows) for one in self._about)])
-        self._blocks = _block_starts(int(self._heads[-1]), self._about)
+        self._heads = list(accumulate((_head_size(one, self._rows) for one in self._about), initial=0))
+        self._blocks = _block_starts(self._heads[-1], self._about)
         self._parts = Flat(self._folder / "parts", max(self._blocks[-1, -1], 1), PARTS, self._checksums)
 
     def basis(self, position: int) -> Basis:
         """Return a basis, without its columns; its blocks are read when they are used."""
         one = self._about[position]
-        head = Stretch(self._values(slice(int(self._heads[position]), int(self._heads[position + 1]))))
+        head = Stretch(self._values(slice(self._heads[position], self._heads[position + 1])))
         space, c = tuple(one["space"]), one["neurons"]
         f = len(half_spectrum(space).weights)
         return Basis(
@@ -221,6 +222,8 @@ def _check_sense(record: PackRecord) -> None:
             raise ValueError(f"{bins} frequencies of {one['space']}")
         if max(one["ranks"]) > most:
             raise ValueError(f"{max(one['ranks'])} directions of {one['neurons']} columns in {record['rows']} rows")
+    if (record["chunks"] is None) == (record["pairs"] is None):
+        raise ValueError("either columns or pairs of bases")
     if any(max(pair) >= len(record["bases"]) for pair in record["pairs"] or ()):
         raise ValueError("pairs of bases that it does not hold")
 

@@ -27,7 +27,7 @@ from dsvcca.activations import (
 from dsvcca.arrays import NumpyArray, significand_bits, to_numpy
 from dsvcca.errors import DsvccaError
 from dsvcca.labels import check_same_types, checked_dims, checked_labels, describe, folder_name, to_datapoints_first
-from dsvcca.records import KEY, IdsRecord, read_attributes, read_record, write_record
+from dsvcca.records import KEY, IdsRecord, MaskRecord, StoreRecord, read_attributes, read_record, write_record
 
 IF_EXISTS = ("error", "skip", "replace")
 
@@ -290,11 +290,16 @@ def commit_mask(root: Path, valid: NumpyArray) -> None:
             files.publish(folder, root / MASK)
         finally:
             files.discard(folder)
-    there = find_mask(root)
-    if there is None or there.digest != digest:
-        raise DsvccaError(
-            f"the store '{root}' has another mask already, and what was compared by it would change: use another store"
-        )
+        there = read_record(root / MASK, MaskRecord)
+        if there is None or there["mask"] != digest:
+            raise DsvccaError(
+                f"the store '{root}' has another mask already, and what was compared by it would change: use another "
+                "store"
+            )
+        store = read_record(root, StoreRecord)
+        if store is not None and "mask" not in store:
+            write_record(root, {**store, "mask": digest})
+    find_mask(root)
 
 
 def _digest(ids: NumpyArray) -> str:

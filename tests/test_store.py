@@ -531,8 +531,10 @@ def test_zero_has_no_sign_and_long_names_are_cut(store, x):
     store.write(x, layer="fc", lr=0.0)
     with pytest.raises(DsvccaError, match="already"):
         store.write(x, layer="fc", lr=-0.0)
-    store.write(x, layer="fc", **{"ß" * 149: 1})
+    store.write(x, layer="fc", **{"ß" * 100: 1})
     assert len(store.representations) == 2
+    with pytest.raises(DsvccaError, match="is longer than 200 bytes"):
+        store.write(x, layer="fc", **{"ß" * 101: 1})
 
 
 def test_results_within_the_store_do_not_hurt_it(store, x):
