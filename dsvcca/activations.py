@@ -200,12 +200,21 @@ def _check_sense(record: RepresentationRecord, name: str) -> None:
 def read_records(
     root: Path, known: dict[str, Representation], damaged: list[tuple[str, str]] | None = None
 ) -> list[Representation]:
-    """Return the newest version of every committed representation, in order of arrival.
+    """Return the newest version of every committed representation, in order of arrival; parameters as for `look`."""
+    newest: dict[str, tuple[int, str]] = {}
+    for name in look(root, known, damaged):
+        stem, version = version_of(name)
+        newest[stem] = max(newest.get(stem, (0, "")), (version, name))
+    return sorted((known[name] for _, name in newest.values()), key=lambda r: (r.written, r.name))
+
+
+def look(root: Path, known: dict[str, Representation], damaged: list[tuple[str, str]] | None = None) -> set[str]:
+    """Read the records of a store that are new; return the names of all that are there.
 
     Parameters
     ----------
     known : dict
-        What was read before: records never change once they are there, so only new ones are read.
+        What was read before, which is added to: records never change once they are there.
     damaged : list, optional
         Takes (name, problem) of records that cannot be read, which are errors otherwise.
     """
@@ -220,11 +229,7 @@ def read_records(
             continue
         if record is not None:
             known[name] = record[0]
-    newest: dict[str, tuple[int, str]] = {}
-    for name in names.intersection(known):
-        stem, version = version_of(name)
-        newest[stem] = max(newest.get(stem, (0, "")), (version, name))
-    return sorted((known[name] for _, name in newest.values()), key=lambda r: (r.written, r.name))
+    return names.intersection(known)
 
 
 def version_of(name: str) -> tuple[str, int]:

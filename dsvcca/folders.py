@@ -207,7 +207,7 @@ def names(folder: Path) -> list[str]:
     """Return what lies directly in a folder; nothing where there is none."""
     try:
         with _asked(folder):
-            return sorted(entry.name for entry in folder.iterdir())
+            return sorted([entry.name for entry in folder.iterdir()] if is_remote(folder) else os.listdir(folder))
     except (FileNotFoundError, NotADirectoryError):
         return []
 

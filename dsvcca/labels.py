@@ -75,7 +75,10 @@ def label_order(names: Iterable[str]) -> list[str]:
 
 def check_same_types(labels: Labels, others: Iterable[Labels], what: str) -> None:
     """Raise if a label has another type here than in one of the others."""
-    known = {(name, type(value)): value for other in others for name, value in other.items()}
+    known: dict[tuple[str, type], Label] = {}
+    for other in others:
+        for name, value in other.items():
+            known[name, type(value)] = value
     for name, value in labels.items():
         clash = [(kind, seen) for (known_name, kind), seen in known.items() if known_name == name]
         if clash and type(value) not in [kind for kind, _ in clash]:

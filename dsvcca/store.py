@@ -103,6 +103,8 @@ class Store:
             If a label or a value is in none of the representations.
         """
         rows = self.representations
+        if labels and not rows:
+            raise DsvccaError(f"the store '{self.path}' holds no representation yet: write some first")
         where = dict(self._where)
         for name, value in labels.items():
             known = {r.labels[name]: None for r in rows if name in r.labels}

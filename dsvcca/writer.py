@@ -20,8 +20,8 @@ from dsvcca.activations import (
     VALID,
     Representation,
     find_mask,
+    look,
     read_ids,
-    read_records,
     version_of,
 )
 from dsvcca.arrays import NumpyArray, significand_bits, to_numpy
@@ -48,9 +48,11 @@ class Writer:
             raise DsvccaError(f"if_exists={if_exists!r} is unknown: use {', '.join(map(repr, IF_EXISTS))}")
         self.labels = checked_labels(labels)
         self._root, self._datapoints, self._dims, self._if_exists = root, datapoints, dims, if_exists
-        committed = read_records(root, known)
-        check_same_types(self.labels, (r.labels for r in committed), f"the store '{root}'")
-        there = [r for r in committed if r.labels == self.labels]
+        names = look(root, known)
+        check_same_types(self.labels, (known[name].labels for name in names), f"the store '{root}'")
+        stem = folder_name(self.labels)
+        own = [name for name in names if name.startswith(stem) and version_of(name)[0] == stem]
+        there = [known[name] for name in sorted(own, key=version_of) if known[name].labels == self.labels][-1:]
         if there and if_exists == "error":
             raise self._exists()
         self.skipped = bool(there) and if_exists == "skip"
@@ -184,8 +186,10 @@ class Writer:
 
     def _publish(self) -> None:
         stem = folder_name(self.labels)
-        there = [version for own, version in map(version_of, folders.names(self._root)) if own == stem]
-        version = max(there, default=0) + 1 if self._if_exists == "replace" else 1
+        version = 1
+        if self._if_exists == "replace":
+            there = [version for own, version in map(version_of, folders.names(self._root)) if own == stem]
+            version = max(there, default=0) + 1
         while True:
             target = self._root / (stem if version == 1 else f"{stem}@{version}")
             if not folders.exists(target) and files.publish(self._folder, target):

@@ -251,6 +251,19 @@ def test_a_lost_scheduler_is_said_so_and_costs_nothing_finished(store, whole, tm
     assert done.items() <= (watched.tiles() | watched.packs()).items()
 
 
+@fault("SIGKILL of the scheduler while workers are asked what they have", "a clear error")
+def test_a_scheduler_that_is_lost_anywhere_is_told(processes):
+    scheduler = processes.scheduler()
+    processes.worker()
+    with processes.client() as client:
+        client.wait_for_workers(1)
+        killing = threading.Timer(1, os.kill, (scheduler.pid, signal.SIGKILL))
+        killing.start()
+        lost = "the connection to the Dask scheduler was lost: what was finished is kept, connect to a cluster and run"
+        with pytest.raises(DsvccaError, match=lost), cluster.connected():
+            client.run(time.sleep, 30)
+
+
 @fault("SIGKILL of the driver of a cluster", "what workers had is finished; the next driver does the rest, same bits")
 def test_a_killed_driver_leaves_what_workers_finished(store, whole, tmp_path, processes):
     watched = Watched(tmp_path)

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 
 import numcodecs
@@ -15,7 +16,7 @@ from typer.testing import CliRunner
 from zarr.codecs import BloscCodec, Crc32cCodec, GzipCodec, ZstdCodec
 
 import dsvcca
-from dsvcca import DsvccaError, DsvccaWarning, cli, files
+from dsvcca import DsvccaError, DsvccaWarning, cli, execute, files
 from dsvcca.files import STAGING
 from dsvcca.records import signed
 from tests.populations import activations, same_bits
@@ -634,6 +635,66 @@ def test_a_full_disk_while_writing_a_store_loses_nothing(small_disk):
     store.write(x, layer="a", seed=0)
     assert np.array_equal(store.read(layer="a"), x)
     assert not len(store.verify())
+
+
+@needs_root
+@pytest.mark.parametrize("which", ["s.zarr", "w", "r.zarr"])
+@fault(
+    "the disk of the store, workspace or results is taken away in the middle of a run",
+    "an error, or the same bits; back again: the same bits",
+)
+def test_a_disk_that_is_taken_away_loses_nothing(sound, tmp_path, which):
+    shutil.copytree(sound / "s.zarr", tmp_path / "disk" / "s.zarr")
+    places = {name: tmp_path / "seen" / name for name in ("s.zarr", "w", "r.zarr")}
+    for name, place in places.items():
+        (tmp_path / "disk" / name).mkdir(exist_ok=True)
+        place.mkdir(parents=True)
+        subprocess.run(["mount", "--bind", tmp_path / "disk" / name, place], check=True)
+    guarded, taken = execute.guarded, []
+
+    def and_then(*task):
+        if not taken:
+            taken.append(subprocess.run(["umount", "--lazy", places[which]], check=True))
+        return guarded(*task)
+
+    try:
+        with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+            warnings.simplefilter("ignore", DsvccaWarning)
+            patch.setattr(execute, "guarded", and_then)  # the moment is before the first task
+            plan = planned(dsvcca.open_store(places["s.zarr"]))
+            # A workspace that is gone is made anew, where it was: there is room below.
+            with nullcontext() if which == "w" else pytest.raises(DsvccaError):
+                found = dsvcca.compare(plan, places["r.zarr"], workspace=places["w"])
+                assert same_bits(found, results_of(sound))
+        subprocess.run(["mount", "--bind", tmp_path / "disk" / which, places[which]], check=True)
+        plan = planned(dsvcca.open_store(places["s.zarr"]))
+        assert same_bits(dsvcca.compare(plan, places["r.zarr"], workspace=places["w"]), results_of(sound))
+    finally:
+        for place in places.values():
+            subprocess.run(["umount", "--lazy", place], check=False, stderr=subprocess.DEVNULL)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@fault("10,000 representations in one store", "listed, verified, compared; one that is damaged is found")
+def test_ten_thousand_representations_are_one_store(tmp_path):
+    store = dsvcca.create_store(tmp_path / "s.zarr", datapoints=60)
+    rng = np.random.default_rng(0)
+    shared = rng.standard_normal((60, 2))
+    for step in range(10_000):
+        x = shared @ rng.standard_normal((2, 3)) + 0.1 * rng.standard_normal((60, 3))
+        store.write(x.astype("f4"), layer="a", step=step)
+    store = dsvcca.open_store(store.path)
+    assert len(store.index) == 10_000
+    plan = dsvcca.plan_comparisons(store, "to_last_step", variance=1.0)
+    found = dsvcca.compare(plan, tmp_path / "r.zarr")
+    x, y = (store.read(layer="a", step=step) for step in (17, 9_999))
+    own = dsvcca.select(found, x={"step": 17}, y={"step": 9_999})
+    assert abs(own.svcca.values.item() - dsvcca.svcca(x, y, variance=1.0)) < 1e-6
+    assert np.isfinite(found.svcca.values).sum() >= 10_000
+    chunk = next(Path(store.path).glob("step=4321,*/activations/c.0.0"))
+    chunk.write_bytes(b"\1" + chunk.read_bytes()[1:])
+    assert store.verify().name.tolist() == ["step=4321,layer=a"]
 
 
 @needs_root
