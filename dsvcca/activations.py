@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import zarr
+from zarr.codecs import BloscCodec
 
 from dsvcca import files, folders, records
 from dsvcca.arrays import NumpyArray, significand_bits
@@ -429,7 +430,10 @@ def _corners(shape: Sequence[int], chunks: Sequence[int]) -> Iterator[tuple[int,
 def open_array(representation: Representation) -> zarr.Array[Any]:
     """Open the array of a representation and check that it is the one its record describes."""
     try:
-        array = zarr.open_array(files.zarr_store(folders.at(representation.array, "array")), mode="r")
+        store = files.zarr_store(folders.at(representation.array, "array"))
+        array = zarr.open_array(store, mode="r")
+        if representation.written < 0 and _is_blosc(array):
+            array = zarr.open_array(files.Blosc(store), mode="r", zarr_format=array.metadata.zarr_format)
     except Exception as error:
         raise DsvccaError(
             f"{representation}: there is no readable array at '{representation.array}' ({error}): restore it, or "
@@ -441,6 +445,14 @@ def open_array(representation: Representation) -> zarr.Array[Any]:
             f"'{representation.array}' is {array.shape} {array.dtype}: restore it, or write it again"
         )
     return array
+
+
+def _is_blosc(array: zarr.Array[Any]) -> bool:
+    """Return whether the chunks of an array that others wrote are as Blosc left them."""
+    if array.shards is not None or not array.compressors:
+        return False
+    last = array.compressors[-1]
+    return isinstance(last, BloscCodec) or "blosc" in str(getattr(last, "codec_id", getattr(last, "codec_name", "")))
 
 
 def _missing_chunks(representation: Representation, array: zarr.Array[Any], row: int) -> Iterator[str]:

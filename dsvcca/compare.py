@@ -126,7 +126,7 @@ def _compared(
         failed |= made.failed
         plan = plan.without(made.failed)
         check_something_is_left(plan, failed)
-        begun = filling.begin(root, plan, about, [failed[i] for i in sorted(failed)])  # the others go on
+        begun = filling.begin(root, plan, about)  # the others go on
         needed = _needed(begun, learned)
     with files.disk_errors(root):
         say_what_bases_say(begun, learned, failed)

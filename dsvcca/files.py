@@ -174,6 +174,21 @@ class _Folder(LocalStore):
         return await super().get(key, prototype, byte_range)
 
 
+class Blosc(WrapperStore[Store]):
+    """A store as Zarr sees it whose chunks Blosc has compressed, which reads on where they were cut short."""
+
+    def with_read_only(self, read_only: bool = False) -> Blosc:
+        return Blosc(self._store.with_read_only(read_only))
+
+    async def get(self, key: str, prototype: Any, byte_range: Any = None) -> Any:
+        found = await super().get(key, prototype, byte_range)
+        if found is not None and byte_range is None and not key.endswith((".json", ".zarray", ".zattrs", ".zgroup")):
+            said = int.from_bytes(found.as_numpy_array()[12:16].tobytes(), "little")
+            if said != len(found):
+                raise ValueError(f"the chunk '{key}' has {len(found)} bytes, and says that it has {said}")
+        return found
+
+
 class Only(WrapperStore[Store]):
     """A store as Zarr sees it, of whose chunks only some are there."""
 

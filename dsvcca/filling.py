@@ -88,17 +88,13 @@ def _is_free(root: Path) -> bool:
     return files.is_free(root) or (inside == {COMMITS} and files.is_free(root / COMMITS))
 
 
-def begin(
-    out: str | os.PathLike[str], plan: Plan, about: Mapping[str, Any], failed: Sequence[str] | None = None
-) -> Begun:
+def begin(out: str | os.PathLike[str], plan: Plan, about: Mapping[str, Any]) -> Begun:
     """Create the results of a plan, or take up those that are there: give places to what is new, hide what is gone.
 
     Parameters
     ----------
     about : mapping
         What else is said for people.
-    failed : sequence of str, optional
-        What representations could not be compared, and why; as before where nothing is said.
 
     Raises
     ------
@@ -133,7 +129,7 @@ def begin(
         "off_block": plan.transforms,
         "frequencies": plan.kept_frequencies,
         "warnings": [] if there is None else there["warnings"],
-        "failed": list(failed) if failed is not None else [] if there is None else there["failed"],
+        "failed": [] if there is None else there["failed"],
         "tiles": {} if there is None else there["tiles"],
         "panels": {} if there is None else there["panels"],
         "metadata": None,

@@ -92,21 +92,30 @@ def _natural(item: tuple[str, Any]) -> list[tuple[int, int | str]]:
 
 
 def _arrays(root: Path, group: zarr.Group) -> Iterator[tuple[str, zarr.Array[Any]]]:
-    """Yield all arrays below a group; what calls itself one and is none is an error, where Zarr passes it over."""
-    with warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("always")
-        members = list(group.members(max_depth=None))
-    for one in said:
-        found = PASSED_OVER.match(str(one.message))
-        if found and any(folders.exists(root / found[1] / name) for name in ("zarr.json", ".zarray", ".zgroup")):
-            raise DsvccaError(f"'{root / found[1]}': what describes it is damaged: restore it, or remove that array")
-    for path, member in members:
+    """Yield all arrays below a group; what was one is an error, where Zarr passes it over or takes it for a group."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about what is none, and is looked at below
+        members = dict(group.members(max_depth=None))
+    groups = ["", *(path for path, member in members.items() if isinstance(member, zarr.Group))]
+    for path in () if folders.lists_nothing(root) else groups:
+        for name in folders.names(root / path):
+            inner = f"{path}/{name}".strip("/")
+            if inner not in members and (CHUNK.fullmatch(name) or name == ".zarray" or _describes(root / inner)):
+                where = root / path if CHUNK.fullmatch(name) or name == ".zarray" else root / inner
+                raise DsvccaError(f"'{where}': what describes it is damaged, or gone: restore it, or remove that array")
+    for path, member in members.items():
         if isinstance(member, zarr.Array):
             yield path, member
 
 
-PASSED_OVER = re.compile("Object at (.*) is not recognized")
-"""What Zarr says of what it does not know."""
+def _describes(folder: Path) -> bool:
+    """Return whether a folder has what only arrays and groups have, or chunks."""
+    names = folders.names(folder)
+    return any(name in ("zarr.json", ".zarray", ".zgroup") or CHUNK.fullmatch(name) for name in names)
+
+
+CHUNK = re.compile(r"c(\.\d+)*|\d+(\.\d+)*")
+"""What a chunk is called, or the folder that has them."""
 
 
 def _representation(

@@ -610,8 +610,6 @@ def test_blas_threads_are_one_inside_a_task_and_restored_after():
 
     with threadpool_limits(2):  # also where another thread has taken the libraries as its own
         before = threads()
-        assert execute.guarded(threads, None) == [1] * len(before)
-        assert threads() == before
         with ThreadPoolExecutor(2) as pool:  # the first to enter leaves first, in threads of their own
             for _ in range(3):
                 both, left = threading.Barrier(2), threading.Event()
@@ -629,6 +627,8 @@ def test_blas_threads_are_one_inside_a_task_and_restored_after():
                 left.set()
                 assert two.result() == [1] * len(before)
                 assert threads() == before
+        assert execute.guarded(threads, None) == [1] * len(before)
+        assert threads() == before
 
 
 def test_whatever_the_process_is_set_to_the_bits_are_the_same(plan, results, tmp_path):
@@ -645,6 +645,21 @@ def test_whatever_the_process_is_set_to_the_bits_are_the_same(plan, results, tmp
         env = {**os.environ, "OPENBLAS_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "OMP_NUM_THREADS": threads}
         subprocess.run([sys.executable, "-c", code, plan.store, str(out)], check=True, env=env)
         assert same_bits(dsvcca.open_results(out), results)
+
+
+def end_or_wait(task):
+    time.sleep(0.3)
+    if task == 2:
+        os._exit(9)
+    return task
+
+
+def test_what_waited_with_a_task_that_kills_is_done():
+    with warnings.catch_warnings(), cluster.local_client(1, "1 GiB") as client:
+        warnings.simplefilter("ignore")
+        receipts, failures = execute.run(end_or_wait, list(range(6)), client=client, title="dying")
+    assert sorted(receipts) == [0, 1, 3, 4, 5]
+    assert [one.task for one in failures] == [2]
 
 
 def test_a_task_that_kills_its_worker_is_told_in_plain_words(client):

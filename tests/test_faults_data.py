@@ -117,14 +117,21 @@ def test_a_bad_representation_explains_no_target_and_the_others_do(tmp_path):
     assert np.isnan(found.r2_target.values[1]).all()
 
 
-@fault("a bad layer on the direct route", "it fails alone; the others have the bits of a run without it")
-def test_a_bad_representation_fails_alone_beside_others_as_well(tmp_path):
+@fault("a bad layer, or one that lost a chunk, on the direct route", "it fails alone; the others have the same bits")
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_bad_representation_fails_alone_beside_others_as_well(tmp_path, lost):
     good = {f"good{i}": activations(i, n=9000) for i in range(3)}
     bad = activations(7, n=9000)
-    bad[8500, 1] = np.inf
+    bad[8500, 1] = 0 if lost else np.inf
     store = others(tmp_path / "bad.zarr", bad=bad, **good)
+    if lost:
+        array = zarr.open_group(tmp_path / "bad.zarr").create_array("bad", data=bad, chunks=(4500, 24), overwrite=True)
+        store = dsvcca.open_store(tmp_path / "bad.zarr")
+        (tmp_path / "bad.zarr" / "bad" / array.metadata.encode_chunk_key((1, 0))).write_bytes(b"")
+        store = dsvcca.open_store(tmp_path / "bad.zarr")
     plan = dsvcca.plan_comparisons(store, route="direct", variance=0.9)
-    with pytest.warns(DsvccaWarning, match="layer='bad': 1 numbers are NaN or infinite, the first of datapoint 8500"):
+    why = "rows .* cannot be read" if lost else "1 numbers are NaN or infinite, the first of datapoint 8500"
+    with pytest.warns(DsvccaWarning, match=f"layer='bad': {why}"):
         found = dsvcca.compare(plan, tmp_path / "r.zarr", workspace=tmp_path / "w")
     alone = dsvcca.plan_comparisons(store.select(layer=sorted(good)), route="direct", variance=0.9)
     alone = dsvcca.compare(alone, tmp_path / "alone.zarr", workspace=tmp_path / "w2")

@@ -426,7 +426,8 @@ def test_a_worker_of_another_version_that_comes_late_is_passed_over(processes, a
         client.wait_for_workers(1, timeout=30)
 
         def come():
-            processes.worker(PYTHONPATH=str(another / "numpy"))
+            own = Path(dsvcca.__file__).parent.parent
+            processes.worker(PYTHONPATH=f"{another / 'numpy'}{os.pathsep}{own}")
             client.wait_for_workers(2, timeout=60)
             came.set()
 

@@ -138,6 +138,14 @@ def encrypted(certificates):
         yield found
 
 
+@pytest.fixture(scope="module")
+def unencrypted():
+    """The address of a cluster that knows no TLS."""
+    options = {"n_workers": 1, "threads_per_worker": 1, "memory_limit": "1 GiB", "dashboard_address": "127.0.0.1:0"}
+    with LocalCluster(**options) as found:
+        yield found.scheduler_address
+
+
 def given(files):
     return [
         part
@@ -169,15 +177,19 @@ def test_an_encrypted_cluster_gives_the_same_bits(encrypted, certificates, tmp_p
         (None, "needs --tls-ca, --tls-cert and --tls-key"),
         (1, "no Dask scheduler answers at 'tls://"),
         ("plain", "nothing else will do"),
+        ("plain all through", "nothing else will do"),
         ("alone", "no --scheduler to show them to"),
         ("no file", "no Dask scheduler answers at 'tls://.*No such file"),
     ],
 )
 @pytest.mark.filterwarnings("ignore")
-def test_tls_that_was_asked_for_is_never_left_out(encrypted, certificates, tmp_path, which, message):
+def test_tls_that_was_asked_for_is_never_left_out(request, encrypted, certificates, tmp_path, which, message):
     store, _ = write_population(tmp_path / "s.zarr", seeds=1, steps=(0,))
     line = ["compare", store.path, tmp_path / "r.zarr"]
-    if which != "alone":
+    if which == "plain all through":
+        address = request.getfixturevalue("unencrypted")
+        line += ["--scheduler", address]
+    elif which != "alone":
         address = encrypted.scheduler_address
         line += ["--scheduler", address.replace("tls://", "tcp://") if which == "plain" else address]
     if which == "no file":

@@ -16,7 +16,8 @@ from typer.testing import CliRunner
 from zarr.codecs import BloscCodec, Crc32cCodec, GzipCodec, ZstdCodec
 
 import dsvcca
-from dsvcca import DsvccaError, DsvccaWarning, cli, execute, files
+from dsvcca import DsvccaError, DsvccaWarning, cli, execute, files, reduce
+from dsvcca.errors import RunError
 from dsvcca.files import STAGING
 from dsvcca.records import signed
 from tests.populations import activations, same_bits
@@ -577,6 +578,29 @@ def test_damaged_metadata_of_others_is_an_error(tmp_path, damage):
     damage(tmp_path / "g.zarr")
     with pytest.raises(DsvccaError):
         dsvcca.open_store(tmp_path / "g.zarr")
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+@pytest.mark.parametrize("content", [None, "{}", '{"zarr_format": 2}'])
+@fault("arrays of others, one of which lost what describes it", "an error of open_store that names it")
+def test_an_array_of_others_that_lost_what_describes_it_is_not_passed_over(tmp_path, zarr_format, content):
+    group = zarr.open_group(tmp_path / "g.zarr", mode="w", zarr_format=zarr_format)
+    for seed in range(3):
+        group.create_array(f"seed={seed}/a", data=activations(seed), chunks=(100, 24))
+    lost = tmp_path / "g.zarr" / "seed=1" / "a" / ("zarr.json" if zarr_format == 3 else ".zarray")
+    lost.unlink()
+    if content:
+        lost.write_text(content)
+    with pytest.raises(DsvccaError, match=r"g.zarr(/seed=1/a)?': what describes .* (damaged, or gone|cannot be read)"):
+        dsvcca.open_store(tmp_path / "g.zarr")
+
+
+@fault("an error of storage while one layer is worked on", "nobody's own: all of the run fails, nothing is called bad")
+def test_what_storage_says_is_not_held_against_a_layer():
+    assert reduce.is_its_own(DsvccaError("NaN"))
+    assert reduce.is_its_own(MemoryError())
+    for error in (RunError("no space left"), OSError(28, "No space left on device"), KeyboardInterrupt()):
+        assert not reduce.is_its_own(error)
 
 
 # Disks

@@ -1,5 +1,6 @@
 """The results store: what it says of itself, how it is read, and that damage is never read as numbers."""
 
+import json
 import shutil
 import warnings
 from dataclasses import replace
@@ -211,6 +212,11 @@ def test_a_changed_byte_is_found_by_compare_and_made_anew(finished):
 def test_what_was_learned_of_bases_is_learned_again_and_lost_markers_are_made_again(finished):
     whole, cut, out = finished
     (out / "commits" / "bases.json").write_text("{ half of it")
+    assert same_bits(dsvcca.compare(cut, out).load(), whole)
+    learned = json.loads((out / "commits" / "bases.json").read_text())
+    for one in learned["bases"].values():
+        one["missed"] = 0.5  # would be warned of
+    (out / "commits" / "bases.json").write_text(json.dumps(learned))
     assert same_bits(dsvcca.compare(cut, out).load(), whole)
     shutil.rmtree(out / "commits")
     assert same_bits(dsvcca.compare(cut, out).load(), whole)
