@@ -62,7 +62,7 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
             if turn % options.every == 0:
                 gc.collect()
                 own = of_process()
-                others = list(client.run(of_process).values())
+                others = list(client.run(of_process, on_error="ignore").values())  # one may be starting just now
                 files = sum(len(files) for _, _, files in os.walk(folder))
                 sums = [max(one[0] for one in others), max(one[1] for one in others)]
                 series.append([own[0], own[1], own[2], *sums, files])

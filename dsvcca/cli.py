@@ -346,7 +346,7 @@ def _connected(address: str, tls: Sequence[Path | None]) -> Client:
             **{f"tls_{name}": str(path) for name, path in zip(TLS, tls, strict=True) if path is not None},
         )
     try:
-        return Client(address, timeout=10, security=security)
+        return Client(address, timeout=10, security=security, set_as_default=False)
     except (OSError, TimeoutError, ValueError) as error:
         raise DsvccaError(f"no Dask scheduler answers at {address!r} ({error}): check the address, start it") from error
     except (RuntimeError, TypeError) as error:  # what Dask says where a certificate is missing, or not used

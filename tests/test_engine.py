@@ -610,8 +610,9 @@ def test_blas_threads_are_one_inside_a_task_and_restored_after():
 
     with threadpool_limits(2):  # also where another thread has taken the libraries as its own
         before = threads()
-        with ThreadPoolExecutor(2) as pool:  # the first to enter leaves first, in threads of their own
-            for _ in range(3):
+        with ThreadPoolExecutor(2) as pool:
+            assert pool.submit(execute.guarded, threads, None).result() == [1] * len(before)
+            for _ in range(3):  # the first to enter leaves first, in threads of their own
                 both, left = threading.Barrier(2), threading.Event()
 
                 def first(_, both=both):
@@ -649,17 +650,18 @@ def test_whatever_the_process_is_set_to_the_bits_are_the_same(plan, results, tmp
 
 def end_or_wait(task):
     time.sleep(0.3)
-    if task == 2:
+    if task % 2:
         os._exit(9)
     return task
 
 
-def test_what_waited_with_a_task_that_kills_is_done():
+def test_what_waited_with_a_task_that_kills_is_done(monkeypatch):
+    monkeypatch.setitem(cluster.ON_ONE_MACHINE, "distributed.scheduler.allowed-failures", 0)  # all are suspects at once
     with warnings.catch_warnings(), cluster.local_client(1, "1 GiB") as client:
         warnings.simplefilter("ignore")
-        receipts, failures = execute.run(end_or_wait, list(range(6)), client=client, title="dying")
-    assert sorted(receipts) == [0, 1, 3, 4, 5]
-    assert [one.task for one in failures] == [2]
+        receipts, failures = execute.run(end_or_wait, list(range(7)), client=client, title="dying")
+    assert sorted(receipts) == [0, 2, 4, 6]
+    assert sorted(one.task for one in failures) == [1, 3, 5]
 
 
 def test_a_task_that_kills_its_worker_is_told_in_plain_words(client):

@@ -471,6 +471,7 @@ def test_nobody_is_told_to_remove_a_store_that_cannot_be_read(proxy, there):
     with pytest.raises(DsvccaError) as caught:
         dsvcca.open_store(there)
     assert "remove" not in str(caught.value)
+    assert "damaged" not in str(caught.value)
 
 
 ANY_CALL = {

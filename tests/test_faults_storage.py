@@ -542,7 +542,10 @@ def test_lost_chunks_of_others_are_found(tmp_path, zarr_format, codec, lost):
     _, keys = of_others(tmp_path / "g.zarr", zarr_format, codec)
     LOST[lost](keys[1])
     store = dsvcca.open_store(tmp_path / "g.zarr")
-    assert set(store.verify().name) == {"a"}
+    found = store.verify()
+    assert set(found.name) == {"a"}
+    if (codec, lost) == ("blosc", "truncated"):  # Blosc itself would read on
+        assert found.problem.str.contains("and says that it has").any()
     with pytest.raises(DsvccaError, match="layer='a'"):
         store.read(layer="a")
 
