@@ -183,6 +183,13 @@ def faults(found: dict[str, Any]) -> Rows:
     ]
 
 
+def soak(found: dict[str, Any]) -> Rows:
+    rows = [(f"{found['minutes']:g} minutes, {found['rounds']:,} populations written, compared, grown and removed", "")]
+    for kind, (before, after) in found["of the second quarter, and of the last"].items():
+        rows.append((f"{kind}: in the second quarter, in the last", f"{before:,.1f}, {after:,.1f}"))
+    return rows
+
+
 CPU, WORK = "workers' CPU seconds", "work, killed / undisturbed"
 
 TABLES: dict[str, Callable[[dict[str, Any]], Rows]] = {
@@ -198,6 +205,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], Rows]] = {
     "memory": memory,
     "accuracy": accuracy,
     "faults": faults,
+    "soak": soak,
 }
 
 
