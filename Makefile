@@ -19,7 +19,7 @@ test: lint
 slow: env
 	$(BIN)/python -m pytest -m slow
 
-# The cases of docs/faults.md that take longer: under half an hour. As root none is skipped.
+# The cases of docs/faults.md that take longer. As root none is skipped.
 faults: env
 	$(BIN)/python -m pytest -m "fault and slow"
 

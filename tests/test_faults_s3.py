@@ -4,11 +4,8 @@ import contextlib
 import logging
 import pickle
 import re
-import subprocess
-import sys
 import time
 import traceback
-import urllib.request
 import warnings
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -26,6 +23,7 @@ from dsvcca.cluster import local_client
 from dsvcca.files import STAGING
 from tests.populations import activations, same_bits
 from tests.s3_proxy import Proxy
+from tests.s3_server import s3_server
 
 pytestmark = [
     pytest.mark.timeout(60),
@@ -52,26 +50,8 @@ def config(**changes):
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     """Start a server that speaks S3; return where it is."""
-    log = (tmp_path_factory.mktemp("moto") / "log").open("w+")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "moto.server", "-p", "0", "-H", "127.0.0.1"], stdout=log, stderr=log
-    )
-    try:
-        address = None
-        for _ in range(300):
-            log.seek(0)
-            lines = [line for line in log.read().splitlines() if "Running on http" in line]
-            if lines:
-                address = lines[-1].split()[-1]
-                break
-            time.sleep(0.1)
-        assert address, "the server did not start"
-        urllib.request.urlopen(address).close()
+    with s3_server(tmp_path_factory.mktemp("moto")) as address:
         yield address
-    finally:
-        process.terminate()
-        process.wait()
-        log.close()
 
 
 @pytest.fixture(scope="module")

@@ -1,9 +1,5 @@
 """Stores, workspaces and results by URL: on a server that speaks S3, and in memory."""
 
-import subprocess
-import sys
-import time
-import urllib.request
 from dataclasses import replace
 
 import fsspec
@@ -17,6 +13,7 @@ import dsvcca
 from dsvcca import DsvccaError, DsvccaWarning, cluster, folders
 from dsvcca.files import STAGING
 from tests.populations import activations, same_bits
+from tests.s3_server import s3_server
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 
@@ -26,31 +23,15 @@ BUCKET = "population"
 @pytest.fixture(scope="module")
 def s3(tmp_path_factory):
     """Start a server that speaks S3; return what reaches it."""
-    log = (tmp_path_factory.mktemp("moto") / "log").open("w+")
-    server = subprocess.Popen(
-        [sys.executable, "-m", "moto.server", "-p", "0", "-H", "127.0.0.1"], stdout=log, stderr=log
-    )
-    try:
-        address = None
-        for _ in range(300):
-            log.seek(0)
-            lines = [line for line in log.read().splitlines() if "Running on http" in line]
-            if lines:
-                address = lines[-1].split()[-1]
-                break
-            time.sleep(0.1)
-        assert address, "the server did not start"
-        urllib.request.urlopen(address).close()
+    with s3_server(tmp_path_factory.mktemp("moto")) as address:
         options = {"key": "key", "secret": "secret", "endpoint_url": address}
         before = dict(fsspec.config.conf)
         s3fs.S3FileSystem(**options).mkdir(BUCKET)
-        yield options
-    finally:
-        fsspec.config.conf.clear()
-        fsspec.config.conf.update(before)
-        server.terminate()
-        server.wait()
-        log.close()
+        try:
+            yield options
+        finally:
+            fsspec.config.conf.clear()
+            fsspec.config.conf.update(before)
 
 
 def write(store, seeds):
