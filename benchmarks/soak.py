@@ -18,12 +18,14 @@ from typing import Any
 
 import numpy as np
 from common import about_this_machine, show_and_keep
+from distributed import Client
+from distributed.deploy.subprocess import SubprocessCluster
 
 import dsvcca
-from dsvcca.cluster import local_client
 
-KINDS = ("driver's memory, MiB", "driver's file descriptors", "driver's threads", "workers' memory, MiB")
-KINDS += ("workers' file descriptors", "temporary files")
+PLACES = ("driver", "scheduler", "workers")
+KINDS = tuple(f"{place}'s {what}" for place in PLACES for what in ("memory, MiB", "file descriptors", "threads"))
+KINDS = (*(kind.replace("workers's", "workers'") for kind in KINDS), "temporary files")
 
 
 def of_process(pid: int | None = None) -> tuple[float, int, int]:
@@ -53,7 +55,10 @@ def round_of(folder: Path, turn: int, client: Any) -> None:
 def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     series: list[list[float]] = []
     turn, end = 0, time.monotonic() + 60 * options.minutes
-    with local_client(2, "1 GiB") as client:
+    worker = {"memory_limit": "1 GiB", "nthreads": 1, "dashboard_address": None}
+    cluster = SubprocessCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, worker_kwargs=worker)
+    with cluster, Client(cluster, set_as_default=False) as client:
+        scheduler = client.run_on_scheduler(os.getpid)
         while time.monotonic() < end:
             round_of(folder, turn, client)
             turn += 1
@@ -63,9 +68,9 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
                 gc.collect()
                 own = of_process()
                 others = list(client.run(of_process, on_error="ignore").values())  # one may be starting just now
+                most = [max(one) for one in zip(*others, strict=True)]
                 files = sum(len(files) for _, _, files in os.walk(folder))
-                sums = [max(one[0] for one in others), max(one[1] for one in others)]
-                series.append([own[0], own[1], own[2], *sums, files])
+                series.append([*own, *of_process(scheduler), *most, files])
     numbers = np.asarray(series)
     first, last = (
         numbers[part].mean(axis=0)
@@ -78,10 +83,15 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "of the second quarter, and of the last": {
             kind: [float(a), float(b)] for kind, a, b in zip(KINDS, first, last, strict=True)
         },
-        "growth of the driver's memory, KiB a round": float(np.polyfit(np.arange(len(series)), numbers[:, 0], 1)[0])
-        * 1024
-        / options.every,
+        "growth of memory in the second half, KiB a round": {
+            place: growth(numbers[len(series) // 2 :, 3 * i]) / options.every for i, place in enumerate(PLACES[:2])
+        },
     }
+
+
+def growth(memory: Any) -> float:
+    """Return the slope of a series in MiB, in KiB from one to the next."""
+    return float(np.polyfit(np.arange(len(memory)), memory, 1)[0]) * 1024
 
 
 def main(arguments: list[str] | None = None) -> dict[str, Any]:

@@ -187,6 +187,8 @@ def soak(found: dict[str, Any]) -> Rows:
     rows = [(f"{found['minutes']:g} minutes, {found['rounds']:,} populations written, compared, grown and removed", "")]
     for kind, (before, after) in found["of the second quarter, and of the last"].items():
         rows.append((f"{kind}: in the second quarter, in the last", f"{before:,.1f}, {after:,.1f}"))
+    for place, growth in found["growth of memory in the second half, KiB a round"].items():
+        rows.append((f"growth of the {place}'s memory in the second half, KiB a population", f"{growth:,.1f}"))
     return rows
 
 

@@ -5,6 +5,7 @@ In the order of use: `create_store` and `open_store`, `dsvcca.torch.capture`, `p
 """
 
 from importlib import import_module as _import_module
+from importlib.metadata import version as _version
 from typing import Any as _Any
 
 from dsvcca import plot
@@ -44,10 +45,12 @@ __all__ = [
 
 
 def __dir__() -> list[str]:
-    return [*__all__, "torch"]
+    return [*__all__, "__version__", "torch"]
 
 
 def __getattr__(name: str) -> _Any:
     if name == "torch":  # an optional extra, imported when it is used
         return _import_module("dsvcca.torch")
+    if name == "__version__":
+        return _version("dsvcca")
     raise AttributeError(f"module 'dsvcca' has no attribute {name!r}")

@@ -15,6 +15,7 @@ import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,9 @@ from zarr.codecs import BloscCodec
 
 from dsvcca import files, folders, records
 from dsvcca.arrays import NumpyArray, significand_bits
-from dsvcca.errors import DsvccaError
+from dsvcca.errors import DsvccaError, RunError
 from dsvcca.labels import Labels, checked_dims, checked_labels, describe, folder_name, to_datapoints_first
-from dsvcca.records import IdsRecord, MaskRecord, RepresentationRecord, StoreRecord
+from dsvcca.records import IdsRecord, MaskRecord, RepresentationRecord, StoreRecord, read_attributes
 from dsvcca.views import View, apply_view
 
 ARRAY = "activations"
@@ -34,6 +35,9 @@ IDS = "datapoints"
 MASK, VALID = "mask", "valid"
 PIECE = 16 << 20
 """Bytes of raw activations handed out at once, unless one chunk is larger."""
+
+RESTORE = "restore it, or write it again with if_exists='replace' ('skip' keeps what is damaged)"
+"""What to do about files of a representation that are damaged or gone."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +129,7 @@ class Representation:
     @property
     def nbytes(self) -> int:
         """Bytes of the numbers, uncompressed."""
-        return int(np.prod(self.logical_shape, dtype=np.int64)) * np.dtype(self.dtype).itemsize
+        return prod(self.logical_shape) * np.dtype(self.dtype).itemsize
 
     @property
     def space(self) -> tuple[str, ...]:
@@ -203,14 +207,29 @@ def read_records(
 ) -> list[Representation]:
     """Return the newest version of every committed representation, in order of arrival; parameters as for `look`."""
     newest: dict[str, tuple[int, str]] = {}
-    for name in look(root, known, damaged):
+    there, bare = look(root, known, damaged)
+    for name in there:
         stem, version = version_of(name)
         newest[stem] = max(newest.get(stem, (0, "")), (version, name))
+    for name in bare:
+        stem, version = version_of(name)
+        if version > newest.get(stem, (version, ""))[0]:  # or an older one would count again
+            problem = (
+                f"'{root / name}' has lost its record, and what it replaced would count again: restore it, or remove "
+                "that folder if you want what was there before"
+            )
+            if damaged is None:
+                raise DsvccaError(problem)
+            damaged.append((name, problem))
     return sorted((known[name] for _, name in newest.values()), key=lambda r: (r.written, r.name))
 
 
-def look(root: Path, known: dict[str, Representation], damaged: list[tuple[str, str]] | None = None) -> set[str]:
-    """Read the records of a store that are new; return the names of all that are there.
+def look(
+    root: Path, known: dict[str, Representation], damaged: list[tuple[str, str]] | None = None
+) -> tuple[set[str], set[str]]:
+    """Read the records of a store that are new; return the names of all that are there, and of folders without one.
+
+    At a URL, where a record comes last, the latter may be some that are being written: they are passed over.
 
     Parameters
     ----------
@@ -220,6 +239,7 @@ def look(root: Path, known: dict[str, Representation], damaged: list[tuple[str, 
         Takes (name, problem) of records that cannot be read, which are errors otherwise.
     """
     names = {name for name in folders.subfolders(root) if not name.startswith(".")} - {IDS, MASK}
+    bare: set[str] = set()
     for name in sorted(names.difference(known)):
         try:
             record = read_record(root / name)
@@ -230,7 +250,9 @@ def look(root: Path, known: dict[str, Representation], damaged: list[tuple[str, 
             continue
         if record is not None:
             known[name] = record[0]
-    return names.intersection(known)
+        elif not folders.is_remote(root):
+            bare.add(name)
+    return names.intersection(known), bare
 
 
 def version_of(name: str) -> tuple[str, int]:
@@ -362,11 +384,9 @@ def _own_chunks(
             else:
                 numbers = files.map_chunk(path, representation.dtype, (chunk, *inner), checksums.get(key))
         except FileNotFoundError as error:
-            raise DsvccaError(f"{representation}: chunk '{path}' is missing: restore it, or write it again") from error
+            raise DsvccaError(f"{representation}: chunk '{path}' is missing: {RESTORE}") from error
         except (OSError, ValueError) as error:
-            raise DsvccaError(
-                f"{representation}: chunk '{path}' is damaged, {error}: restore it, or write it again"
-            ) from error
+            raise DsvccaError(f"{representation}: chunk '{path}' is damaged, {error}: {RESTORE}") from error
         yield numbers[max(0, start - row * chunk) : stop - row * chunk]
 
 
@@ -436,13 +456,12 @@ def open_array(representation: Representation) -> zarr.Array[Any]:
             array = zarr.open_array(files.Blosc(store), mode="r", zarr_format=array.metadata.zarr_format)
     except Exception as error:
         raise DsvccaError(
-            f"{representation}: there is no readable array at '{representation.array}' ({error}): restore it, or "
-            "write this representation again"
+            f"{representation}: there is no readable array at '{representation.array}' ({error}): {RESTORE}"
         ) from error
     if array.shape != representation.shape or str(array.dtype) != representation.dtype:
         raise DsvccaError(
             f"{representation}: its record says {representation.shape} {representation.dtype}, the array at "
-            f"'{representation.array}' is {array.shape} {array.dtype}: restore it, or write it again"
+            f"'{representation.array}' is {array.shape} {array.dtype}: {RESTORE}"
         )
     return array
 
@@ -492,18 +511,28 @@ def findings(representation: Representation) -> Iterator[tuple[str, str, str]]:
         return
     rows, *inner = representation.shape
     shape = (-(-rows // len(checksums)), *inner)
+    is_sound = True
     for key in sorted(checksums, key=lambda key: int(key.split(".")[1])):
         try:
             path = folders.at(representation.array, "array") / key
             numbers = files.read_chunk(path, representation.dtype, shape, checksums[key])
         except FileNotFoundError:
-            yield name, key, "is missing: restore it, or write this representation again"
+            yield name, key, f"is missing: {RESTORE}"
+            is_sound = False
+        except RunError as error:
+            yield name, key, str(error)
+            is_sound = False
         except (OSError, ValueError) as error:
-            yield name, key, f"is damaged, {error}: restore it, or write this representation again"
+            yield name, key, f"is damaged, {error}: {RESTORE}"
+            is_sound = False
         else:
             last = rows - (len(checksums) - 1) * shape[0] if key.startswith(f"c.{len(checksums) - 1}.") else None
             if not np.isfinite(numbers[:last]).all():
                 yield name, key, "holds NaN or infinite numbers: write it again without them"
+    folder = folders.at(representation.array, "array")
+    about = read_attributes(folder.parent)
+    if is_sound and about is not None and files.digest(folder) != about["content"]:
+        yield name, f"{ARRAY}/zarr.json", f"is not what was written, and others would read other numbers: {RESTORE}"
 
 
 def _foreign_findings(representation: Representation, array: zarr.Array[Any]) -> Iterator[tuple[str, str, str]]:

@@ -202,7 +202,7 @@ def learn(plan: Plan, workspace: str, bases: dict[int, BasisRef]) -> dict[str, L
             "ranks": [int(np.sum(basis.weights * k)) for k in kept],
             "deepest": [int(k.max()) for k in kept],
             "missed": float(basis.missed / basis.singular_values.max()),
-            "cut": [cut_doubt(k, basis.singular_values, basis.nonzero, basis.count) for k in kept],
+            "cut": [cut_doubt(k, basis) for k in kept],
             "alone": share_in_one_block(basis.row_norms),
             "library": packs[ref.pack].library,
             "between": None if between is None else [between.share, between.floor],

@@ -43,7 +43,7 @@ class RankRule:
             raise DsvccaError(f"criterion={self.criterion!r} is unknown: use 'variance' or 'singular'")
         if not isinstance(self.variance, (int, float)) or not 0 < self.variance <= 1:
             raise DsvccaError(f"variance={self.variance!r} must lie in (0, 1]: it is a share, 0.99 keeps 99 %")
-        if self.rank is not None and (not isinstance(self.rank, (int, np.integer)) or self.rank < 1):
+        if self.rank is not None and (not isinstance(self.rank, (int, np.integer)) or not 1 <= self.rank < 2**31):
             raise DsvccaError(f"rank={self.rank} keeps nothing that could be counted: give 1, 2, ... or None")
 
     def keep(self, singular_values: NumpyArray, nonzero: int, weights: NumpyArray | None = None) -> int:
@@ -138,6 +138,8 @@ class Basis:
         The whole spectrum, largest first within a frequency.
     nonzero : int
         How many of the singular values are not zero.
+    noise : float
+        Eigenvalue that rounding of the stored numbers can make of nothing.
     mean : (f, c)
         Column means.
     neuron_norms : (c,) float64
@@ -157,6 +159,7 @@ class Basis:
     ranks: NumpyArray
     singular_values: NumpyArray
     nonzero: int
+    noise: float
     mean: Array
     neuron_norms: Array
     row_norms: Array
@@ -193,34 +196,40 @@ def ranks_of(
     return tuple(np.bincount(f[: rule.keep(s, nonzero, w)], minlength=len(weights)) for rule in rules)
 
 
-def cut_doubt(kept: NumpyArray, singular_values: NumpyArray, nonzero: int, count: int) -> float:
-    """Return how far rounding turns kept directions into those left out: 0 not at all, 1 altogether.
+def zero_below(first: float, n: int, c: int, noise: float) -> float:
+    """Return the eigenvalue up to which one is zero, where the largest is `first` (see `dsvcca.whiten.decompose`)."""
+    return max(max(n, c) * EPS * first, noise)
 
-    Eigenvectors of a Gram turn by its rounding, eps of the largest eigenvalue, over the distance between eigenvalues.
-    Where everything that is not zero is kept, an eigenvalue within that rounding of zero could as well be on the other
-    side.
 
-    Parameters
-    ----------
-    kept : (f,) int
-        Directions of each frequency.
-    singular_values : (f, c) float64
-    nonzero, count : int
-        Directions that are not zero, over all frequencies; rows.
+def cut_doubt(kept: NumpyArray, basis: Basis) -> float:
+    """Return how far rounding turns kept directions, (f,) int of each frequency, into those left out.
+
+    0 not at all, 1 altogether. Eigenvectors of a Gram turn by its rounding, eps of the largest eigenvalue, over the
+    distance between eigenvalues, and bring along as much of what is left out as there is of it. Eigenvalues within
+    rounding of each other at the cut through all frequencies, or within rounding of the limit of zero where everything
+    that is not zero is kept, could as well be on the other side.
     """
-    eps, c = float(np.finfo(np.float64).eps), singular_values.shape[1]
-    values = singular_values**2
-    worst = 0.0
+    values = basis.singular_values**2
+    c = values.shape[1]
+    first = float(values.max())
+    zero = zero_below(first, basis.count, c, basis.noise)
+    worst, last, next_one = 0.0, np.inf, 0.0
     for own, k in zip(values, kept.tolist(), strict=True):
+        last = min(last, own[k - 1]) if k else last
+        next_one = max(next_one, own[k]) if k < c else next_one
         if 0 < k < c:
-            worst = max(worst, eps * own[0] / max(own[k - 1] - own[k], eps * own[0]))
-    if int(kept.sum()) == nonzero < values.size:
-        first = float(values.max())
-        edge = np.sort(values, axis=None)[::-1][nonzero - 1 : nonzero + 1]
-        if (np.abs(edge - max(count, c) * eps * first) < EDGE * eps * first).any():
+            turn = EPS * own[0] / max(own[k - 1] - own[k], EPS * own[0])
+            worst = max(worst, turn * (own[k] / own[k - 1]) ** 0.5)
+    if int(kept.sum()) == basis.nonzero:
+        edge = np.sort(values, axis=None)[::-1][basis.nonzero - 1 : basis.nonzero + 1]
+        if (np.abs(edge - zero) < EDGE * EPS * first).any():
             worst = 1.0
+    elif len(kept) > 1 and last - next_one < EDGE * EPS * first:
+        worst = 1.0
     return float(worst)
 
+
+EPS = float(np.finfo(np.float64).eps)
 
 EDGE = 10
 """Roundings of the largest eigenvalue by which another one may be off."""
@@ -228,8 +237,23 @@ EDGE = 10
 
 def share_in_one_block(row_norms: NumpyArray) -> float:
     """Return the largest share of the variance that lies in 64 neighbouring rows, of squared norms of rows (n,)."""
+    shares = _shares_of_blocks(row_norms)
+    return min(float(shares.max()), 1.0) if len(shares) > 1 else 0.0
+
+
+def lumps_of(row_norms: NumpyArray) -> float:
+    """Return the sum of squared shares of the variance that blocks of rows have: 1 where one has all, 1/20 of twenty.
+
+    0 where it is less than thrice that of even blocks.
+    """
+    shares = _shares_of_blocks(row_norms)
+    found = float(np.sum(shares**2))
+    return found if found * len(shares) > 3 else 0.0
+
+
+def _shares_of_blocks(row_norms: NumpyArray) -> NumpyArray:
     total = float(np.sum(row_norms))
     if not total > 0:
-        return 0.0
-    blocks = np.add.reduceat(row_norms, np.arange(0, len(row_norms), 64))
-    return min(float(blocks.max()) / total, 1.0) if len(blocks) > 1 else 0.0
+        return np.zeros(1)
+    shares: NumpyArray = np.maximum(np.add.reduceat(row_norms, np.arange(0, len(row_norms), 64)), 0.0) / total
+    return shares

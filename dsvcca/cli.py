@@ -109,6 +109,9 @@ def plain_errors(command: Callable[P, R]) -> Callable[P, R]:
             except (DsvccaError, OSError, NotImplementedError) as error:
                 print(f"error: {error}", file=sys.stderr)
                 raise typer.Exit(1) from None
+            except MemoryError:
+                print("error: there is not enough memory: is something far larger than it can be?", file=sys.stderr)
+                raise typer.Exit(1) from None
             except KeyboardInterrupt:
                 print("stopped: what was finished is kept, the same line goes on from there", file=sys.stderr)
                 raise typer.Exit(130) from None
@@ -174,7 +177,8 @@ def verify(
     else:
         opened = _opened(path, where, labels, dims)
         found = list(opened.verify().itertuples(index=False, name=None))
-        _print_unguarded(opened)
+        if kind is None:
+            _print_unguarded(opened)
     for name, chunk, problem in found:
         print(f"{name}: {f'{chunk} ' if chunk else ''}{problem}")
     print(f"{kind or 'arrays of others'} read, {len(found)} problems")
@@ -339,25 +343,28 @@ def _plan(store: Store, pairs: str, targets: list[str] | None, options: dict[str
 
 def _connected(address: str, tls: Sequence[Path | None]) -> Client:
     """Connect to a scheduler; by TLS if its address or a certificate asks for it, and then not otherwise."""
-    security = None
-    if any(tls):
-        security = Security(
-            require_encryption=True,
-            **{f"tls_{name}": str(path) for name, path in zip(TLS, tls, strict=True) if path is not None},
+    given = {option: str(path) for option, path in zip(TLS, tls, strict=True) if path is not None}
+    security = Security(require_encryption=True if given else None, **{TLS[option]: given[option] for option in given})
+    try:
+        secured = security.get_connection_args("client").get("ssl_context") is not None
+    except OSError as error:
+        raise DsvccaError(
+            f"{', '.join(given.values()) or 'the certificates'} cannot be used ({error}): check the paths"
+        ) from error
+    if secured != address.startswith("tls://"):
+        raise DsvccaError(
+            f"{address!r} and what is known of TLS do not fit: a scheduler at tls:// needs {', '.join(TLS)} (or "
+            "distributed.comm.tls in Dask's configuration); with them nothing else will do"
         )
     try:
-        return Client(address, timeout=10, security=security, set_as_default=False)
-    except (OSError, TimeoutError, ValueError) as error:
+        cluster.ask_scheduler(address, security)
+    except OSError as error:
         raise DsvccaError(f"no Dask scheduler answers at {address!r} ({error}): check the address, start it") from error
-    except (RuntimeError, TypeError) as error:  # what Dask says where a certificate is missing, or not used
-        raise DsvccaError(
-            f"{address!r} and what is known of TLS do not fit ({error}): a scheduler at tls:// needs --tls-ca, "
-            "--tls-cert and --tls-key (or distributed.comm.tls in Dask's configuration); with them nothing else will do"
-        ) from error
+    return Client(address, timeout=cluster.CONNECT, security=security, set_as_default=False)
 
 
-TLS = ("ca_file", "client_cert", "client_key")
-"""What Dask calls --tls-ca, --tls-cert and --tls-key."""
+TLS = {"--tls-ca": "tls_ca_file", "--tls-cert": "tls_client_cert", "--tls-key": "tls_client_key"}
+"""What Dask calls the options of TLS."""
 
 
 if __name__ == "__main__":

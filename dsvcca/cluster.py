@@ -5,6 +5,7 @@ Knows nothing of CCA, nor of tasks.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import logging
 import os
@@ -13,6 +14,7 @@ import platform
 import signal
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -27,8 +29,9 @@ from uuid import uuid4
 
 import dask
 import numpy as np
-from distributed import CancelledError, Client, LocalCluster, default_client
+from distributed import CancelledError, Client, LocalCluster, Security, default_client
 from distributed.comm.core import CommClosedError
+from distributed.core import rpc
 
 from dsvcca import folders
 from dsvcca.errors import DsvccaError, RunError
@@ -199,7 +202,7 @@ def _asked(content: bytes) -> str:
     return objection(witness)
 
 
-_accepted: set[Witness] = set()
+_accepted: deque[Witness] = deque(maxlen=64)
 
 
 def objection(witness: Witness) -> str:
@@ -216,7 +219,7 @@ def objection(witness: Witness) -> str:
             return f"does not see the {what} ('{path}': {error}): mount it at the same path there, or use a URL"
         if not same:
             return f"sees another {what} ('{path}' has another content): mount the same one at the same path there"
-    _accepted.add(witness)
+    _accepted.append(witness)
     return ""
 
 
@@ -246,13 +249,19 @@ def local_client(workers: int, memory: int | str | None = None) -> Iterator[Clie
     try:
         with dask.config.set(ON_ONE_MACHINE), ExitStack() as stack:
             with _interrupts_wait():  # and in whatever is started here, now or later
-                cluster = LocalCluster(
-                    n_workers=workers,
-                    threads_per_worker=1,
-                    processes=True,
-                    memory_limit=memory or "auto",
-                    dashboard_address="127.0.0.1:0",  # for who is on this machine
-                )
+                try:
+                    cluster = LocalCluster(
+                        n_workers=workers,
+                        threads_per_worker=1,
+                        processes=True,
+                        memory_limit=memory or "auto",
+                        dashboard_address="127.0.0.1:0",  # for who is on this machine
+                    )
+                except (OSError, RuntimeError) as error:
+                    raise RunError(
+                        f"{workers} workers could not be started here ({error}): is there memory, and are open files "
+                        "and processes enough (ulimit -a)?"
+                    ) from error
             stack.enter_context(cluster)
             stack.enter_context(_kept(cluster, workers))
             client = stack.enter_context(Client(cluster, set_as_default=False))
@@ -302,9 +311,49 @@ def _interrupts_wait() -> Iterator[None]:
 
 
 def workers_of(client: Client) -> list[dict[str, Any]]:
-    """Return what the scheduler knows of each worker."""
-    found = client.scheduler_info(n_workers=-1)["workers"]
+    """Return what the scheduler knows of each worker.
+
+    Raises
+    ------
+    RunError
+        If it does not say so within PATIENCE seconds.
+    """
+    try:
+        asking: Any = client.scheduler
+        found = client.sync(asking.identity, n_workers=-1, callback_timeout=PATIENCE)["workers"]
+    except TimeoutError as error:
+        raise RunError(LOST.format(f": it has not answered for {PATIENCE} s")) from error
     return [{**worker, "address": address} for address, worker in found.items()]
+
+
+PATIENCE = 300
+"""Seconds after which a scheduler that does not answer counts as lost, as for Dask a worker does."""
+
+
+def ask_scheduler(address: str, security: Security) -> None:
+    """Raise an OSError if no scheduler answers at an address within CONNECT seconds; no client is made for it."""
+
+    async def ask() -> None:
+        async with rpc(address, connection_args=security.get_connection_args("client")) as scheduler:
+            said = await scheduler.identity()
+            if said.get("type") != "Scheduler":
+                raise OSError(f"there is a {said.get('type')}")
+
+    async def in_time() -> None:
+        await asyncio.wait_for(ask(), CONNECT)
+
+    try:
+        asyncio.run(in_time())
+    except TimeoutError as error:
+        raise OSError(f"no answer in {CONNECT} s") from error
+    except OSError:
+        raise
+    except Exception as error:  # whatever comes of speaking to something else
+        raise OSError(f"{type(error).__name__}: {error}") from error
+
+
+CONNECT = 10
+"""Seconds that a scheduler has to answer at first."""
 
 
 def check_client(client: Client) -> None:

@@ -141,7 +141,7 @@ def write_off_block(root: Path, values: NumpyArray) -> None:
     """Write `off_block` and `off_block_floor` (places, 2); NaN where there is none."""
     keys = between_keys(len(values))
     version = hashlib.sha256(values.tobytes()).hexdigest()[:24]
-    there = read_marker(root, BETWEEN_MARKER, keys)
+    there = read_marker(root, BETWEEN_MARKER, keys, tail_of=files.sound_tail)
     if there is None or there["version"] != version:
         for name, column in zip(BETWEEN, values.T, strict=True):
             files.open_array(root / name)[:] = column

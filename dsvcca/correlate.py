@@ -18,6 +18,12 @@ from dsvcca.products import cross_blocks
 from dsvcca.solves import solve
 from dsvcca.workspace import BasisRef
 
+FEW = 4
+"""Directions of one side up to which float64 sums are worth it: errors of more of them cancel."""
+
+LUMPS = 0.05
+"""Sum of squared shares of the variance of 64 neighbouring rows from which on they are: as of 20 such blocks alone."""
+
 
 @dataclass(frozen=True)
 class BasisPairs:
@@ -122,8 +128,8 @@ def _compared(task: CorrelateTask, pairs: BasisPairs, wanted: NumpyArray) -> tup
         del block  # or it would be there still while the next one is made
         if before is not None:
             _keep_mean(f, x, x_run, y, y_run, totals["rho"] - before, means)
-    if weighted and not x.is_joint:
-        _weigh_again(task, x, y, pairs.rows, wanted, totals)
+    if not x.is_joint:
+        _sum_again(task, x, y, pairs.rows, wanted, totals)
     ranks = [np.sum(panel.ranks * panel.weights, axis=2) for panel in (x, y)]
     both = np.broadcast_arrays(ranks[0][:, None, :], ranks[1][None, :, :])
     with np.errstate(invalid="ignore"):  # 0 / 0 where no comparison was asked for
@@ -132,17 +138,26 @@ def _compared(task: CorrelateTask, pairs: BasisPairs, wanted: NumpyArray) -> tup
     return {**found, BY_FREQUENCY: means}, doubt
 
 
-def _weigh_again(
+def _sum_again(
     task: CorrelateTask, x: Panel, y: Panel, rows: int, wanted: NumpyArray, totals: dict[str, NumpyArray]
 ) -> None:
-    """Compute PWCCA anew of pairs whose correlations lie so close together that float32 sums turn their directions."""
-    close = wanted & (doubt_of(totals).max(axis=-1) > AGAIN)
+    """Compute anew, by sums in float64, what float32 sums leave unsure.
+
+    That is everything about pairs of which a side has few directions, whose errors do not cancel, or lies in few rows,
+    whose products are summed alone; and PWCCA where correlations lie so close together that directions turn.
+    """
+    few = np.minimum.outer(x.most_kept, y.most_kept) <= FEW
+    all_of = wanted & (few | (np.maximum.outer(x.lumps, y.lumps) > LUMPS))
+    weights_of = all_of | (wanted & (doubt_of(totals).max(axis=-1) > AGAIN)) if len(totals) > 2 else all_of
+    if not weights_of.any():
+        return
     again = {name: np.zeros_like(one) for name, one in totals.items()}
-    for f, x_run, y_run, block, turned in cross_blocks(x, y, rows, close, task.budget, again=True):
-        solve(f, x, x_run, y, y_run, block, rows, close, again, turned)
+    for f, x_run, y_run, block, turned in cross_blocks(x, y, rows, weights_of, task.budget, again=True):
+        solve(f, x, x_run, y, y_run, block, rows, weights_of, again, turned)
         del block
-    for name in TOTALS[2:]:
-        totals[name][close] = again[name][close]
+    for name, one in again.items():
+        here = all_of if name in TOTALS[:2] else weights_of
+        totals[name][here] = one[here]
 
 
 def _keep_mean(f: int, x: Panel, x_run: range, y: Panel, y_run: range, added: NumpyArray, means: NumpyArray) -> None:

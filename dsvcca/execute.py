@@ -276,6 +276,10 @@ def _watched(completed: Iterator[Any], queue: _Queue) -> Iterator[Any]:
                 none = not queue.look()
                 if not none:
                     queue.recall()
+            except RunError:  # it does not answer: tasks that it has will never come back
+                log.warning("%s: the scheduler does not answer", queue.name)
+                queue.client.close(timeout=1)
+                return
             except Exception:  # if the scheduler is gone, the loop over futures ends by itself
                 log.info("%s: who works could not be asked", queue.name, exc_info=True)
                 continue

@@ -11,7 +11,7 @@ import numpy as np
 
 from dsvcca import files
 from dsvcca.arrays import NumpyArray, inverse_cholesky
-from dsvcca.basis import RankRule
+from dsvcca.basis import RankRule, zero_below
 from dsvcca.commits import Sheet, is_committed, panel_keys, read_targets, write_targets
 from dsvcca.dataset import FLOOR, R2
 from dsvcca.mixing import mix
@@ -20,6 +20,7 @@ from dsvcca.panel import Panel
 from dsvcca.partials import read_partial, write_partial
 from dsvcca.targets import Target
 from dsvcca.views import GRID
+from dsvcca.whiten import noise_of
 from dsvcca.workspace import BasisRef
 
 
@@ -58,7 +59,9 @@ def commit_targets(workspace: str, targets: Sequence[Target]) -> str:
         y = target.read()
         if target.columns > 1:  # all of them together: an orthonormal basis
             u, s, _ = np.linalg.svd(y, full_matrices=False)
-            parts.append(u[:, s > s[0] * max(y.shape) * np.finfo(np.float64).eps])
+            n, q = y.shape
+            zero = zero_below(float(s[0] ** 2), n, q, noise_of(n, q, 1.0, target.bits))
+            parts.append(u[:, s**2 > zero])
             joint.append(True)
         parts.append(y / np.linalg.norm(y, axis=0))
         joint.append(False)

@@ -35,6 +35,9 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 CHUNK = 8 << 20
 """Bytes of a chunk, about."""
 
+LARGEST_JSON = 256 << 20
+"""Bytes of a record, at most: what is larger is none."""
+
 TAIL = 4  # bytes of the CRC-32C that ends every chunk written here
 
 
@@ -104,16 +107,13 @@ def write_json(path: Path, content: Any) -> None:
 def read_json(path: Path) -> Any:
     """Return the content of a JSON file; what cannot be read as JSON is an error that names it."""
     try:
-        return json.loads(folders.read(path))
+        return json.loads(folders.read(path, LARGEST_JSON))
     except (FileNotFoundError, NotADirectoryError):
         raise
     except OSError as error:
         if error.errno in NO_FILE:
             raise DsvccaError(f"'{path}' is damaged ({error.strerror}): restore it") from error
-        raise RunError(
-            f"'{path}' cannot be read ({error}): check that it can be reached, and read by you, then run the same line "
-            "again; what was finished is kept"
-        ) from error
+        raise RunError(UNREADABLE.format(path, error)) from error
     except (ValueError, RecursionError) as error:
         raise DsvccaError(
             f"'{path}' is damaged ({error}): restore it, or remove '{path.parent}' and write it again"
@@ -274,17 +274,26 @@ def read_chunk(path: Path, dtype: str, shape: Sequence[int], checksum: str | Non
     ------
     ValueError
         If the chunk has another length or checksum, or its checksum does not hold.
+    OSError
+        If there is none.
+    RunError
+        If it cannot be read now.
     """
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    if folders.is_remote(path):
-        content = folders.read(path)
-        numbers, tail = content[:size], content[size:]
-    else:
-        with folders.opened(path) as file:
-            there = os.fstat(file.fileno()).st_size
-            if there != size + TAIL:  # before memory is taken for it
-                raise ValueError(f"{there} bytes instead of {size + TAIL}")
-            numbers, tail = file.read(size), file.read()
+    try:
+        if folders.is_remote(path):
+            content = folders.read(path)
+            numbers, tail = content[:size], content[size:]
+        else:
+            with folders.opened(path) as file:
+                there = os.fstat(file.fileno()).st_size
+                if there != size + TAIL:  # before memory is taken for it
+                    raise ValueError(f"{there} bytes instead of {size + TAIL}")
+                numbers, tail = file.read(size), file.read()
+    except OSError as error:
+        if folders.is_remote(path) or _is_no_file(path, error):
+            raise
+        raise RunError(UNREADABLE.format(path, error)) from error
     if len(numbers) != size or len(tail) != TAIL:
         raise ValueError(f"{len(numbers) + len(tail)} bytes instead of {size + TAIL}")
     if tail.hex() != checksum:
@@ -303,12 +312,14 @@ def map_chunk(path: Path, dtype: str, shape: Sequence[int], checksum: str | None
     if folders.is_remote(path):
         return read_chunk(path, dtype, shape, checksum)
     status = os.stat(path)
-    _check_once(path, dtype, tuple(shape), checksum, status.st_size, status.st_mtime_ns)
+    _check_once(path, dtype, tuple(shape), checksum, status.st_size, (status.st_mtime_ns, status.st_ctime_ns))
     return np.memmap(path, np.dtype(dtype).newbyteorder("<"), "r", shape=tuple(shape))
 
 
 @lru_cache(maxsize=1 << 16)
-def _check_once(path: Path, dtype: str, shape: tuple[int, ...], checksum: str | None, size: int, changed: int) -> None:
+def _check_once(
+    path: Path, dtype: str, shape: tuple[int, ...], checksum: str | None, size: int, changed: tuple[int, int]
+) -> None:
     read_chunk(path, dtype, shape, checksum)
 
 
@@ -354,30 +365,46 @@ def chunk_tail(path: Path) -> str | None:
 
 @contextmanager
 def _no_chunk(path: Path) -> Iterator[None]:
-    """Pass over what is no file; one at a URL that cannot be read now is an error."""
+    """Pass over what is no file; one that cannot be read now is an error."""
     try:
         yield
     except OSError as error:
-        if folders.is_remote(path) and not isinstance(error, (FileNotFoundError, IsADirectoryError)):
-            raise RunError(
-                f"'{path}' cannot be read ({error}): check that it can be reached, and read by you, then run the same "
-                "line again; what was finished is kept"
-            ) from error
+        if not _is_no_file(path, error):
+            raise RunError(UNREADABLE.format(path, error)) from error
+
+
+def _is_no_file(path: Path, error: OSError) -> bool:
+    """Return whether an error says that there is no such file, and not that it cannot be read."""
+    if isinstance(error, (FileNotFoundError, NotADirectoryError, IsADirectoryError)):
+        return True
+    return not folders.is_remote(path) and error.errno in NO_FILE
+
+
+UNREADABLE = (
+    "'{}' cannot be read ({}): check that it can be reached, and read by you, then run the same line again; what was "
+    "finished is kept"
+)
 
 
 def sound_tail(path: Path) -> str | None:
     """Return what `chunk_tail` does, after reading the chunk whole: None as well where its checksum does not hold."""
-    content = content_of(path)
-    tail = content[-TAIL:]
-    if len(tail) < TAIL:
-        return None
-    return tail.hex() if google_crc32c.value(content[:-TAIL]).to_bytes(TAIL, "little") == tail else None
+    if folders.is_remote(path):
+        content = content_of(path)
+        found, tail = google_crc32c.value(content[:-TAIL]), content[-TAIL:]
+    else:
+        found, tail = 0, b""
+        with _no_chunk(path), folders.opened(path) as file:
+            left = os.fstat(file.fileno()).st_size - TAIL
+            while left > 0 and (part := file.read(min(left, CHUNK))):
+                found, left = google_crc32c.extend(found, part), left - len(part)
+            tail = file.read(TAIL)
+    return tail.hex() if len(tail) == TAIL and found.to_bytes(TAIL, "little") == tail else None
 
 
 def content_of(path: Path) -> bytes:
     """Return the content of a file; nothing where there is none."""
     with _no_chunk(path):
-        return folders.read(path)
+        return folders.read(path, LARGEST_JSON if path.suffix == ".json" else None)
     return b""
 
 
@@ -419,12 +446,13 @@ def discard(folder: Path) -> None:
 
 @cache
 def _machine() -> str:
-    """Return what tells processes that see each other's ids from all others: this host, and this container on it."""
-    try:
-        space = os.readlink("/proc/self/ns/pid")
-    except OSError:
-        space = ""
-    return hashlib.sha256(f"{socket.gethostname()} {space}".encode()).hexdigest()[:16]
+    """Return what tells processes that see each other's ids from all others: this start of a host, a container."""
+    said = [socket.gethostname()]
+    with suppress(OSError):
+        said.append(os.readlink("/proc/self/ns/pid"))
+    with suppress(OSError):  # which no other host has, whatever its name
+        said.append(Path("/proc/sys/kernel/random/boot_id").read_text())
+    return hashlib.sha256(" ".join(said).encode()).hexdigest()[:16]
 
 
 def _alive(pid: int) -> bool:

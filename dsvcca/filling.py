@@ -24,10 +24,17 @@ from dsvcca.dataset import FLOOR, R2, RANKS, Column, columns_of, fit
 from dsvcca.errors import DsvccaError, RunError
 from dsvcca.labels import Labels, check_same_types
 from dsvcca.plan import Plan
-from dsvcca.records import KEY, Learned, LearnedRecord, Marker, MemberRecord, ResultsRecord, signed
-from dsvcca.results import record_of, variables_of
-
-BASES, LIBRARIES = f"{COMMITS}/bases.json", "array_library"
+from dsvcca.records import (
+    KEY,
+    LIBRARIES,
+    LearnedRecord,
+    Marker,
+    MemberRecord,
+    ResultsRecord,
+    said_digest,
+    signed,
+)
+from dsvcca.results import BASES, has_commits, learned_of, record_of, says_what_was_written, variables_of
 
 
 @dataclass(frozen=True)
@@ -103,8 +110,10 @@ def begin(out: str | os.PathLike[str], plan: Plan, about: Mapping[str, Any]) -> 
     """
     root = folders.reach(out, "results")
     there = None if _is_free(root) else record_of(root)
-    if there is not None:
+    if there is not None and not _is_empty(root, there):
         _check_same_numbers(root, there, plan)
+    else:
+        there = None
     members = [] if there is None else list(there["members"])
     known = {json.dumps(one["labels"], sort_keys=True): place for place, one in enumerate(members)}
     places = [-1 for _ in plan.representations]
@@ -116,7 +125,7 @@ def begin(out: str | os.PathLike[str], plan: Plan, about: Mapping[str, Any]) -> 
     laid = plan.laid_out(places)
     views = [] if there is None else there["views"]
     record: ResultsRecord = {
-        "format": 3,
+        "format": 4,
         "kind": "results",
         "definition": plan.definition,
         "listed": plan.listed,
@@ -134,7 +143,9 @@ def begin(out: str | os.PathLike[str], plan: Plan, about: Mapping[str, Any]) -> 
         "panels": {} if there is None else there["panels"],
         "metadata": None,
         "checksums": {},
+        "said": "",
     }
+    record["said"] = said_digest(_said(record, plan, about))
     columns = columns_of(laid, [one["labels"] for one in members], record["views"])
     with files.disk_errors(root):
         if there is None or there["metadata"] is None:
@@ -146,24 +157,16 @@ def begin(out: str | os.PathLike[str], plan: Plan, about: Mapping[str, Any]) -> 
                 _grow(root, record, columns, plan, about)
             else:
                 record["metadata"], record["checksums"] = there["metadata"], there["checksums"]
-        if signed(record) != there or not folders.exists(root / COMMITS / "zarr.json"):
+        if signed(record) != there or not says_what_was_written(root, record) or not has_commits(root):
             _write_record(root, record, plan, about)
     return Begun(root, laid, tuple(record["views"]), len(members), tiles, panels)
 
 
 def read_bases(root: Path, rules: int) -> dict[str, LearnedRecord]:
     """Return what was learned of every basis under so many rules; what cannot be read is learned again."""
-    try:
-        found = records.checked(Learned, files.read_json(root / BASES))
-    except RunError:
-        raise
-    except (FileNotFoundError, ValueError):
-        return {}
-    if found.get("digest") != records.record_digest(found):
-        return {}
     return {
         name: one
-        for name, one in found["bases"].items()
+        for name, one in (learned_of(root) or {}).items()
         if len(one["ranks"]) == len(one["deepest"]) == len(one["cut"]) == rules
     }
 
@@ -183,7 +186,7 @@ def keep_said(root: Path, *, warnings: Sequence[str], failed: Sequence[str]) -> 
     said = {"warnings": list(warnings), "failed": list(failed)}
     if any(about[name] != sentences for name, sentences in said.items()):
         metadata["attributes"] |= said
-        metadata["attributes"][KEY] = signed(about | said)
+        metadata["attributes"][KEY] = signed(about | said | {"said": said_digest(metadata["attributes"])})
         files.write_json(root / "zarr.json", metadata)
     return [sentence for sentence in warnings if sentence not in before]
 
@@ -223,12 +226,23 @@ def _write_record(root: Path, record: ResultsRecord, plan: Plan, about: Mapping[
         made_by = _made_by(files.read_json(root / "zarr.json"))
     except FileNotFoundError:
         made_by = []
-    said = {**plan.definition, **plan.description, **about, LIBRARIES: made_by}
-    said |= {"warnings": record["warnings"], "failed": record["failed"]}
-    records.write_record(root, record, **said)
-    if not folders.exists(root / COMMITS / "zarr.json"):
+    records.write_record(root, record, **_said(record, plan, about), **{LIBRARIES: made_by})
+    if not has_commits(root):
         folders.make(root / COMMITS)
         files.write_group(root / COMMITS, **{KEY: {"kind": "commits", "id": token_hex(16)}})  # as no other has
+
+
+def _said(record: ResultsRecord, plan: Plan, about: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is said for people."""
+    own = {"warnings": record["warnings"], "failed": record["failed"]}
+    return {**plan.definition, **plan.description, **about, **own}
+
+
+def _is_empty(root: Path, there: ResultsRecord) -> bool:
+    """Return whether nothing of what some results are for was ever committed."""
+    return not {f"{name}.json" for name in (*there["tiles"], *there["panels"])}.intersection(
+        folders.names(root / COMMITS)
+    )
 
 
 def _grow(root: Path, record: ResultsRecord, columns: Sequence[Column], plan: Plan, about: Mapping[str, Any]) -> None:

@@ -54,12 +54,16 @@ def at(path: str | os.PathLike[str], what: str, storage_options: Mapping[str, An
     if "://" not in text:
         if storage_options:
             raise DsvccaError(f"storage_options are for URLs, and {what} {text!r} is a folder: leave them out")
-        return Path(text).expanduser().absolute()
+        try:
+            return Path(text).expanduser().absolute()
+        except (RuntimeError, FileNotFoundError) as error:  # no such user; the current folder is gone
+            raise DsvccaError(f"{what} {text!r} is no place ({error}): write the whole path") from error
     protocol = get_protocol(text)
-    if "@" in text.split("://", 1)[1].split("/", 1)[0]:  # results and messages name URLs
-        raise DsvccaError(
-            f"{what}: a {protocol}:// URL with a user or password in it: leave them out, and say who you are by the "
-            "environment or storage_options="
+    place = text.split("://", 1)[1]
+    if "@" in place.split("/", 1)[0] or ":" in place.split("@")[0] * ("@" in place) or "?" in place or "::" in text:
+        raise DsvccaError(  # results and messages name URLs
+            f"{what}: a {protocol}:// URL with a user, a password, a query or another URL in it: leave them out, and "
+            "say who you are by the environment or storage_options="
         )
     if protocol == "file":
         if not text.startswith("file:///"):
@@ -73,6 +77,8 @@ def at(path: str | os.PathLike[str], what: str, storage_options: Mapping[str, An
     except (ImportError, ValueError) as error:
         do = ": pip install 'dsvcca[s3]'" if protocol.startswith("s3") else ""
         raise DsvccaError(f"{what} {text!r}: no library for {protocol}:// is there ({error}){do}") from error
+    except Exception as error:  # whatever the library of that kind of URL raises
+        raise DsvccaError(f"{what} {text!r}: {protocol}:// cannot be used so ({error}): use another place") from error
     return cast(Path, found)
 
 
@@ -221,9 +227,12 @@ def subfolders(folder: Path) -> list[str]:
             return [entry.name for entry in entries if entry.is_dir()]
 
 
-def listing(folder: Path) -> list[tuple[str, int, int | str]]:
-    """Return of all files their name below the folder, size, and what tells versions apart: a time, or a tag."""
-    found: list[tuple[str, int, int | str]] = []
+def listing(folder: Path) -> list[tuple[str, int, str]]:
+    """Return of all files their name below the folder, size, and what tells versions apart: times, or a tag.
+
+    Links are followed.
+    """
+    found: list[tuple[str, int, str]] = []
     if is_remote(folder):
         remote = cast(Any, folder)
         start = len(remote.path.rstrip("/")) + 1
@@ -232,11 +241,36 @@ def listing(folder: Path) -> list[tuple[str, int, int | str]]:
         for name, about in there.items():
             found.append((name[start:], int(about["size"]), str(about.get("ETag") or about.get("LastModified"))))
         return sorted(found)
-    for parent, _, inside in os.walk(folder):
-        for name in inside:
-            status = os.stat(os.path.join(parent, name))
-            found.append((os.path.relpath(os.path.join(parent, name), folder), status.st_size, status.st_mtime_ns))
+    waiting, seen = [""] if exists(folder) else [], set()
+    with _asked(folder):
+        while waiting:
+            below = waiting.pop()
+            status = os.stat(folder / below)
+            if (status.st_dev, status.st_ino) in seen:  # a link to a folder above it
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            with os.scandir(folder / below) as entries:
+                for entry in entries:
+                    name = os.path.join(below, entry.name)
+                    if entry.is_dir():
+                        waiting.append(name)
+                    else:
+                        found.append((name, *_state(entry)))
     return sorted(found)
+
+
+def _state(entry: os.DirEntry[str]) -> tuple[int, str]:
+    """Return size and times of a file; of a link to nothing -1 and "".
+
+    The time of the last change to its inode is one of them: nobody can set it back.
+    """
+    try:
+        status = entry.stat()
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ELOOP):
+            return -1, ""
+        raise
+    return status.st_size, f"{status.st_mtime_ns} {status.st_ctime_ns}"
 
 
 def make(folder: Path) -> None:
@@ -255,12 +289,15 @@ def remove(folder: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def read(path: Path) -> bytes:
-    """Return the content of a file."""
+def read(path: Path, most: int | None = None) -> bytes:
+    """Return the content of a file; where it is larger than `most` bytes, that is an error."""
     if is_remote(path):
         with _reached(path):
             return bytes(path.read_bytes())
     with opened(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if most is not None and size > most:
+            raise OSError(errno.EINVAL, f"{size} bytes are too many", str(path))
         return file.read()
 
 

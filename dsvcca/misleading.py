@@ -11,11 +11,11 @@ from dsvcca.plan import Plan
 from dsvcca.records import LearnedRecord
 from dsvcca.views import TRANSFORMED
 
-UNSURE = 5e-4
-"""By how much directions may turn across a cut before it moves numbers by 1e-6, about."""
+UNSURE = 1e-6
+"""By how much directions may turn across a cut: numbers may move as far."""
 
 ALONE = 0.99
-"""Share of the variance in one block of rows from which on the rounding of products is that of the block alone."""
+"""Share of the variance in one block of rows from which on a representation says little but of these."""
 
 
 def what_misleads(plan: Plan, learned: Sequence[LearnedRecord]) -> list[str]:
@@ -71,7 +71,7 @@ def what_misleads(plan: Plan, learned: Sequence[LearnedRecord]) -> list[str]:
         first = plan.representations[plan.variants[int(alone.argmax())].representation]
         sentences.append(
             f"in {np.count_nonzero(alone > ALONE)} bases {alone.max():.3%} of the variance lies in 64 neighbouring "
-            f"rows ({first}): rounding decides about 1e-6 of their numbers, and few datapoints about all of them"
+            f"rows ({first}): few datapoints decide about all of their numbers"
         )
     if missed.any():
         worst_of = plan.representations[plan.variants[int(missed.argmax())].representation]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from dsvcca.arrays import Array, NumpyArray, inverse_cholesky, put, to_numpy
-from dsvcca.basis import Block, RankRule, ranks_of
+from dsvcca.basis import Block, RankRule, lumps_of, ranks_of
 from dsvcca.moments import grid_steps
 from dsvcca.sizes import block_bytes, padded
 from dsvcca.views import GRID
@@ -86,6 +86,10 @@ class Panel:
     widths : (b, f) int
         Their real columns: two for a complex one.
     weights : (f,) int
+    most_kept : (b,) int
+        Those, over all frequencies.
+    lumps : (b,) float
+        See `basis.lumps_of`.
     condition : float
         Largest singular value over the smallest of a direction that some rule keeps, of the worst basis.
     keys : list of str
@@ -98,6 +102,7 @@ class Panel:
         self.packs = {name: Pack(workspace, name) for name in dict.fromkeys(ref.pack for ref in refs)}
         kept: list[tuple[NumpyArray, ...]] = []
         conditions: list[float] = []
+        lumps: list[float] = []
         self.neurons: list[int] = []
         for ref in refs:
             basis = self.packs[ref.pack].basis(ref.position)
@@ -105,11 +110,14 @@ class Panel:
             kept.append(ranks_of(rules, basis.weights, basis.singular_values, basis.nonzero))
             self.neurons.append(len(basis.neuron_norms))
             conditions.append(_condition(kept[-1], basis.singular_values))
+            lumps.append(lumps_of(basis.row_norms))
         self.keys = [self.packs[ref.pack].key(ref.position) for ref in refs]
         self.ranks: NumpyArray = np.asarray(kept)
         self.most: NumpyArray = self.ranks.max(axis=1)
         self.widths: NumpyArray = self.most * self.weights
         self.condition = max(conditions)
+        self.lumps: NumpyArray = np.asarray(lumps)
+        self.most_kept: NumpyArray = np.sum(self.most * self.weights, axis=1)
         self._at: tuple[tuple[int, range], Kept] = ((-1, range(0)), Kept(()))
 
     @property

@@ -138,7 +138,12 @@ def plan_comparisons(
     if rows and wanted:
         for r in found:
             space, sequence = kind_of(r)
-            if space and not sequence and r.logical_shape[0] % prod(space):
+            if sequence:
+                raise DsvccaError(
+                    f"{r}: rows='translations' is said of images, and of sequences their mean explains targets: leave "
+                    "rows= out, or select() the maps"
+                )
+            if space and r.logical_shape[0] % prod(space):
                 raise DsvccaError(
                     f"{r}: {r.logical_shape[0]} rows cannot be all {prod(space)} translations of some images of "
                     f"{spelled(space)}: leave rows= out"

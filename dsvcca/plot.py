@@ -277,7 +277,13 @@ def layer_means(
         for j, b in enumerate(y_layers):
             here = there & (own[0] == a)[:, None] & (own[1] == b)[None, :]
             if here.any():
-                means[i, j], seen[i, j] = values[here].mean(), views[here][0]
+                ways = sorted(set(views[here].tolist()))
+                if len(ways) > 1:
+                    raise DsvccaError(
+                        f"{a} and {b} are compared as view {ways[0]!r} in some networks and as {ways[1]!r} in others, "
+                        "and a mean over both says nothing: say more in the labels of the panel, or plan with view="
+                    )
+                means[i, j], seen[i, j] = values[here].mean(), ways[0]
     return LayerMeans(means, seen, x_layers, y_layers, only)
 
 
@@ -285,7 +291,7 @@ def _networks(results: xr.Dataset, side: str) -> list[tuple[Any, ...]]:
     """Return what tells the network of each representation apart: all its labels but layer, step and position."""
     others = {f"{side}_{name}" for name in ("layer", "step", "position")}
     names = [str(c) for c in results.coords if str(c).startswith(f"{side}_") and str(c) not in others]
-    columns = [results[name].values.tolist() for name in sorted(names)]
+    columns = [[None if value != value else value for value in results[name].values.tolist()] for name in sorted(names)]
     return list(zip(*columns, strict=True)) if columns else [() for _ in range(results.sizes[side])]
 
 

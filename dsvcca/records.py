@@ -118,6 +118,7 @@ class BasisRecord(TypedDict):
     ranks: Annotated[list[Count], Field(min_length=1)]
     neurons: Size
     nonzero: Count
+    noise: Annotated[Number, Field(ge=0)]
     missed: Annotated[Number, Field(ge=0)]
     off_block: OffBlockRecord | None
     key: Digest
@@ -127,7 +128,7 @@ class BasisRecord(TypedDict):
 class PackRecord(TypedDict):
     """Of bases that are packed together, and the chunks of their columns, where there are any."""
 
-    format: Literal[2]
+    format: Literal[3]
     kind: Literal["pack"]
     rows: Size
     chunks: Annotated[list[Size], Field(min_length=2, max_length=2)] | None
@@ -166,9 +167,12 @@ class MemberRecord(TypedDict):
 
 
 class ResultsRecord(TypedDict):
-    """Of results: what is in which place, which versions of tiles and panels count, what the arrays are."""
+    """Of results: what is in which place, which versions of tiles and panels count, what the arrays are.
 
-    format: Literal[3]
+    `said` is the digest of the other attributes, which people read.
+    """
+
+    format: Literal[4]
     kind: Literal["results"]
     definition: dict[str, Any]
     listed: bool
@@ -186,6 +190,7 @@ class ResultsRecord(TypedDict):
     panels: dict[Annotated[str, StringConstraints(pattern=r"^targets-[0-9]+$")], Version]
     metadata: dict[Name, Sha256] | None
     checksums: Checksums
+    said: Sha256
     digest: NotRequired[Sha256]
 
 
@@ -221,7 +226,12 @@ class Learned(TypedDict):
 
 R = TypeVar("R", bound=Mapping[str, Any])
 
-UNSIGNED = ("activations", "workspace", "datapoints")
+KINDS: tuple[Any, ...] = (
+    *(StoreRecord, MaskRecord, RepresentationRecord, WorkspaceRecord, PackRecord, PartialRecord, ResultsRecord),
+)
+"""Those that are the records of groups."""
+
+UNSIGNED = ("activations", "workspace", "datapoints", "commits")
 """Kinds of records that need no digest of their own."""
 
 REPAIR = {
@@ -316,13 +326,30 @@ def damaged(folder: Path, kind: str, error: Any) -> DsvccaError:
 
 def write_record(folder: Path, record: Mapping[str, Any], **said: Any) -> None:
     """Make `folder` a group with a record, and what else is said for people; what it holds must be written before."""
-    files.write_group(folder, **{KEY: signed(record)}, **said)
+    content = json.loads(json.dumps(signed(record)))
+    for kind in KINDS:
+        if _expected(kind)[0] == record["kind"]:  # what would be refused when it is read is never written
+            try:
+                checked(kind, content)
+            except ValueError as error:
+                raise DsvccaError(f"'{folder}' would hold what cannot be ({error}): nothing was written") from error
+    files.write_group(folder, **{KEY: content}, **said)
 
 
 def record_digest(about: Mapping[str, Any]) -> str:
     """Return the SHA-256 of a record without its own digest."""
     content = {name: value for name, value in about.items() if name != "digest"}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def said_digest(attributes: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of what results say for people, but for the libraries that made them."""
+    content = {name: value for name, value in attributes.items() if name not in (KEY, LIBRARIES)}
+    return hashlib.sha256(json.dumps(json.loads(json.dumps(content)), sort_keys=True).encode()).hexdigest()
+
+
+LIBRARIES = "array_library"
+"""Attribute of results: what made them, which grows with every worker that takes part."""
 
 
 def signed(about: Mapping[str, Any]) -> dict[str, Any]:

@@ -26,12 +26,26 @@ import numpy as np
 import xarray as xr
 
 from dsvcca import files, folders
-from dsvcca.commits import BETWEEN_MARKER, between_keys, read_marker
+from dsvcca.commits import BETWEEN_MARKER, COMMITS, between_keys, read_marker
 from dsvcca.dataset import BETWEEN, BY_FREQUENCY, EXPLAINED, RANKS, VIEW, described
-from dsvcca.errors import DsvccaError, DsvccaWarning
+from dsvcca.errors import DsvccaError, DsvccaWarning, RunError
 from dsvcca.labels import label_order
 from dsvcca.measures import MEASURES
-from dsvcca.records import KEY, Marker, ResultsRecord, damaged, read_record
+from dsvcca.records import (
+    KEY,
+    Learned,
+    LearnedRecord,
+    Marker,
+    ResultsRecord,
+    checked,
+    damaged,
+    read_attributes,
+    read_record,
+    record_digest,
+    said_digest,
+)
+
+BASES = f"{COMMITS}/bases.json"
 
 
 def open_results(out: str | os.PathLike[str]) -> xr.Dataset:
@@ -49,6 +63,11 @@ def open_results(out: str | os.PathLike[str]) -> xr.Dataset:
     """
     root = folders.reach(out, "results")
     record = _complete_record(root)
+    if not says_what_was_written(root, record):
+        raise DsvccaError(
+            f"what '{root / 'zarr.json'}' says of its numbers was changed after it was written: compare(plan, out) "
+            "again writes it anew"
+        )
     there = _committed(root, record)
     sound = {key for marker in there.values() for key in marker["chunks"]}
     store = files.Only(files.zarr_store(root), sound.union(record["checksums"]))
@@ -152,6 +171,11 @@ def _complete_record(root: Path) -> ResultsRecord:
     return record
 
 
+def says_what_was_written(root: Path, record: ResultsRecord) -> bool:
+    """Return whether what results say for people is what was written."""
+    return said_digest(files.read_json(root / "zarr.json")["attributes"]) == record["said"]
+
+
 def variables_of(record: ResultsRecord) -> list[str]:
     """Return what results hold of pairs; nothing where there are none."""
     if not record["pairs"]:
@@ -195,7 +219,15 @@ def doubt(root: Path) -> float:
 def findings(root: Path) -> Iterator[tuple[str, str, str]]:
     """Read every chunk of results and yield (tile, chunk, problem) for everything that is wrong; never more at once."""
     record = _complete_record(root)
-    for name, version in {**record["tiles"], **record["panels"]}.items():
+    anew = "compare(plan, out) makes it anew"
+    if not says_what_was_written(root, record):
+        yield "zarr.json", "", f"what it says of the numbers was changed: {anew}"
+    for name, is_sound in ((f"{COMMITS}/zarr.json", has_commits(root)), (BASES, learned_of(root) is not None)):
+        if not is_sound:
+            yield name, "", f"is gone or damaged: {anew}"
+    versions: dict[str, str | None] = {**record["tiles"], **record["panels"]}
+    versions |= {BETWEEN_MARKER: None} if record["off_block"] else {}
+    for name, version in versions.items():
         wrong: list[str] = []
 
         def tail_of(path: Path, wrong: list[str] = wrong) -> str | None:
@@ -203,7 +235,31 @@ def findings(root: Path) -> Iterator[tuple[str, str, str]]:
                 wrong.append(path.relative_to(root).as_posix())
             return tail
 
-        marker = read_marker(root, name, tail_of=tail_of)
-        if marker is None or marker["version"] != version:
-            chunk = wrong[0] if wrong else ""
-            yield name, chunk, "is not there, or not what was committed: compare(plan, out) makes it anew"
+        if not folders.exists(root / COMMITS / f"{name}.json"):
+            yield name, "", "is not there, since it was not computed yet, or was lost: compare(plan, out) makes it"
+            continue
+        keys = None if version is not None else between_keys(len(record["members"]))
+        marker = read_marker(root, name, keys, tail_of=tail_of)
+        if marker is None or version not in (None, marker["version"]):
+            yield name, wrong[0] if wrong else "", f"is not what was committed: {anew}"
+
+
+def learned_of(root: Path) -> dict[str, LearnedRecord] | None:
+    """Return what was learned of bases, by their fingerprints; None where it cannot be read, and is learned again."""
+    try:
+        found = checked(Learned, files.read_json(root / BASES))
+    except RunError:
+        raise
+    except (FileNotFoundError, ValueError):
+        return None
+    return found["bases"] if found.get("digest") == record_digest(found) else None
+
+
+def has_commits(root: Path) -> bool:
+    """Return whether the group of markers says that it is one."""
+    try:
+        return read_attributes(root / COMMITS) is not None
+    except RunError:
+        raise
+    except DsvccaError:
+        return False

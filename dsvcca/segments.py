@@ -156,7 +156,12 @@ def choose(task: SegmentTask) -> str:
         check_room(what, projection_memory(size, width), task.budget)
         with files.disk_errors(task.workspace):
             Filled.begin(task.workspace, task.name, kept.count, widths, task.step)
-            write_partial(task.workspace, name, _arrays_of(kept), {"count": kept.count, "nonzero": kept.nonzero})
+            write_partial(
+                task.workspace,
+                name,
+                _arrays_of(kept),
+                {"count": kept.count, "nonzero": kept.nonzero, "noise": kept.noise},
+            )
     return name
 
 
@@ -297,6 +302,7 @@ def _kept(task: SegmentTask, bring: Callable[[NumpyArray], Array] = np.asarray) 
         ranks=arrays["ranks"].astype(np.int64),
         singular_values=arrays["singular_values"],
         nonzero=int(about["nonzero"]),
+        noise=float(about["noise"]),
         vectors=tuple(bring(arrays[f"vectors{f}"]) for f in range(len(arrays["ranks"]))),
     )
 

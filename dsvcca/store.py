@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ from dsvcca.errors import DsvccaError
 from dsvcca.foreign import foreign_representations
 from dsvcca.labels import Label, describe, label_order, nearest
 from dsvcca.progress import track
-from dsvcca.records import StoreRecord, read_record, write_record
+from dsvcca.records import StoreRecord, read_attributes, read_record, write_record
 from dsvcca.writer import Writer, claim_ids, commit_mask, plain_ids, stored_ids
 
 
@@ -263,7 +264,7 @@ class Store:
             found += [
                 (name, "", "is no committed representation: its record is gone, or it is something else")
                 for name in sorted(orphans)
-                if not name.startswith(".")
+                if not name.startswith(".") and not _is_other(self._root / name)
             ]
             try:
                 stored_ids(self._root)
@@ -287,6 +288,13 @@ class Store:
     def ids(self) -> str | None:
         """Digest of the datapoint ids; None where only their number is known."""
         return read_ids(self._root)
+
+
+def _is_other(folder: Path) -> bool:
+    """Return whether results, or a workspace, lie there."""
+    with suppress(DsvccaError):
+        return (read_attributes(folder) or {}).get("kind") in ("results", "workspace")
+    return False
 
 
 def create_store(
@@ -317,15 +325,20 @@ def create_store(
     root = folders.reach(path, "store", storage_options)
     ids = None if isinstance(datapoints, (int, np.integer)) else plain_ids(datapoints)
     count = int(datapoints) if ids is None else len(ids)
-    if isinstance(datapoints, bool) or count < 2:
-        raise DsvccaError(f"datapoints={datapoints!r}: a store needs at least 2 datapoints")
+    if isinstance(datapoints, bool) or not 2 <= count < 2**62:
+        raise DsvccaError(f"datapoints={datapoints!r}: a store needs at least 2 datapoints, and as many as can be")
     if files.is_free(root):
         with files.disk_errors(root):
             files.make_parents(root)
-            folder = files.stage(root.parent)
-            write_record(folder, {"format": 1, "kind": "activations", "datapoints": count})
-            if not files.publish(folder, root):
-                files.discard(folder)  # another process was faster
+            if folders.is_folder(root):  # with nothing in it but hidden files
+                write_record(root, {"format": 1, "kind": "activations", "datapoints": count})
+            else:
+                folder = files.stage(root.parent)
+                try:
+                    write_record(folder, {"format": 1, "kind": "activations", "datapoints": count})
+                    files.publish(folder, root)  # unless another process was faster
+                finally:
+                    files.discard(folder)
     store = open_store(root)
     if store.datapoints != count or store._foreign:
         raise DsvccaError(

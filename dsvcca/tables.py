@@ -49,12 +49,12 @@ def select(
             if coordinate not in results.coords:
                 known = [str(c)[2:] for c in results.coords if str(c).startswith(f"{side}_")]
                 raise DsvccaError(f"results have no label {name!r}: {nearest(name, known)}")
-            have = results[coordinate].values
+            have = results[coordinate].values.astype(object)  # compared as Python does: floats and integers exactly
             values = [value] if np.ndim(value) == 0 else list(value)
             for one in values:
                 if not (have == one).any():
                     raise DsvccaError(f"nothing in these results has {name}={one!r}: {nearest(one, have.tolist())}")
-            keep &= np.isin(have, values)
+            keep &= np.any([have == one for one in values], axis=0)
         if not keep.any():
             raise DsvccaError(f"nothing in these results has all of {dict(wanted)}: leave some of the labels out")
         chosen[side] = np.flatnonzero(keep)

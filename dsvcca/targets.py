@@ -14,6 +14,7 @@ from dsvcca.arrays import NumpyArray, significand_bits, to_numpy
 from dsvcca.errors import DsvccaError
 from dsvcca.labels import describe
 from dsvcca.store import Store
+from dsvcca.whiten import check_numbers
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +28,8 @@ class Target:
         q.
     values : (n, q) float64, NumPy, or None
         Where they were given.
+    bits : int or None
+        Significand bits of the numbers as given or stored; None of integers.
     source : Representation or None
         Where they lie in the store.
     digest : str
@@ -36,6 +39,7 @@ class Target:
     name: str
     columns: int
     values: NumpyArray | None
+    bits: int | None
     source: Representation | None
     digest: str
 
@@ -47,12 +51,12 @@ class Target:
         return [self.name, *(f"{self.name}[{i}]" for i in range(self.columns))]
 
     def read(self) -> NumpyArray:
-        """Return the columns (n, q) float64, each divided by its largest number, centred.
+        """Return the columns (n, q) float64, each divided by a power of two near its largest number, centred.
 
         Raises
         ------
         DsvccaError
-            If a number is not finite, or a column is constant.
+            If a number is not finite or an integer beyond 2^53, or a column is constant.
         """
         if self.source is not None:
             values = np.concatenate(list(read_pieces(self.source))).astype(np.float64)
@@ -64,9 +68,11 @@ class Target:
                 f"target {self.name!r} holds NaN or infinite numbers: leave those datapoints out everywhere"
             )
         largest = np.abs(values).max(axis=0)
-        values = values / np.where(largest > 0, largest, 1)  # shares do not change, and squares stay in range
+        check_numbers(float(largest.max()), self.bits, f"target {self.name!r}")
+        values = np.ldexp(values, -np.frexp(largest)[1])  # exact; shares do not change, and squares stay in range
         centred = values - values.mean(axis=0)
-        constant = np.flatnonzero(np.abs(centred).max(axis=0) <= 1e-12)
+        centred -= centred.mean(axis=0)
+        constant = np.flatnonzero(np.abs(centred).max(axis=0) <= 2.0**-50)
         if constant.size:
             raise DsvccaError(
                 f"target {self.name!r}: column {constant[0]} is constant, nothing can explain it: leave it out"
@@ -120,15 +126,16 @@ def _stored(name: str, source: Representation) -> Target:
         raise DsvccaError(
             f"target {name!r} has the shape {source.logical_shape}: a target is (datapoint, column); give an array"
         )
-    return Target(name, source.logical_shape[1], None, source, source.fingerprint)
+    return Target(name, source.logical_shape[1], None, source.bits, source, source.fingerprint)
 
 
 def _given(name: str, values: Any, datapoints: int) -> Target:
     array = to_numpy(values) if hasattr(values, "shape") else np.asarray(values)
-    significand_bits(array.dtype)
+    bits = significand_bits(array.dtype)
     if array.ndim not in (1, 2) or len(array) != datapoints or 0 in array.shape:
         raise DsvccaError(
             f"target {name!r} has the shape {array.shape}: give ({datapoints},) or ({datapoints}, columns)"
         )
     array = np.array(array.reshape(datapoints, -1), dtype=np.float64)
-    return Target(name, array.shape[1], array, None, hashlib.sha256(array.tobytes()).hexdigest())
+    digest = hashlib.sha256(array.tobytes() + str(bits).encode()).hexdigest()
+    return Target(name, array.shape[1], array, bits, None, digest)

@@ -31,7 +31,7 @@ from dsvcca.arrays import (
     significand_bits,
     to_numpy,
 )
-from dsvcca.basis import Basis, Block, RankRule, ranks_of
+from dsvcca.basis import Basis, Block, RankRule, ranks_of, zero_below
 from dsvcca.errors import DsvccaError, errors_of
 from dsvcca.frequencies import half_spectrum
 from dsvcca.mixing import mix, mixed_ones
@@ -68,11 +68,14 @@ class Spectrum:
     nonzero : int
         How many singular values, over all frequencies, stand above the rounding of the arithmetic and of the stored
         numbers.
+    noise : float
+        Eigenvalue that rounding of the stored numbers can make of nothing.
     """
 
     singular_values: NumpyArray
     vectors: tuple[Callable[[int], Array], ...]
     nonzero: int
+    noise: float
 
 
 def decompose(moments: Moments, weights: NumpyArray, largest: float, bits: int | None, every: bool = False) -> Spectrum:
@@ -90,16 +93,17 @@ def decompose(moments: Moments, weights: NumpyArray, largest: float, bits: int |
         eigenvalues.append(values)
         vectors.append(leading)
     s2 = np.maximum(np.stack(eigenvalues), 0.0)
-    zero = zero_below(float(s2.max()), moments.count, s2.shape[1], largest, bits)
-    return Spectrum(np.sqrt(s2), tuple(vectors), int(np.count_nonzero(s2 > zero)))
+    noise = noise_of(moments.count, s2.shape[1], largest, bits)
+    zero = zero_below(float(s2.max()), moments.count, s2.shape[1], noise)
+    return Spectrum(np.sqrt(s2), tuple(vectors), int(np.count_nonzero(s2 > zero)), noise)
 
 
-def zero_below(first: float, n: int, c: int, largest: float, bits: int | None) -> float:
-    """Return the eigenvalue up to which one is zero, where the largest is `first` (see `decompose`)."""
-    spacing = 0.0
-    if bits is not None and largest > 0:
-        spacing = max(2.0 ** (math.ceil(math.log2(largest)) - bits), SMALLEST[bits])
-    return max(max(n, c) * float(np.finfo(np.float64).eps) * first, 4 * max(n, c) * spacing**2 / 12)
+def noise_of(n: int, c: int, largest: float, bits: int | None) -> float:
+    """Return the eigenvalue that rounding of the stored numbers can make of nothing (see `decompose`)."""
+    if bits is None or not largest > 0:
+        return 0.0
+    spacing = max(2.0 ** (math.ceil(math.log2(largest)) - bits), SMALLEST[bits])
+    return 4 * max(n, c) * spacing**2 / 12
 
 
 def check_numbers(largest: float, bits: int | None, name: str) -> None:
@@ -192,6 +196,7 @@ class Cut:
     ranks : (f,) int, NumPy
     singular_values : (f, c) float64, NumPy
     nonzero : int
+    noise : float
     vectors : f arrays (c, k)
     """
 
@@ -203,6 +208,7 @@ class Cut:
     ranks: NumpyArray
     singular_values: NumpyArray
     nonzero: int
+    noise: float
     vectors: tuple[Array, ...]
 
 
@@ -240,6 +246,7 @@ def cut(
         ranks=ranks,
         singular_values=spectrum.singular_values,
         nonzero=spectrum.nonzero,
+        noise=spectrum.noise,
         vectors=tuple(leading(k) for leading, k in zip(spectrum.vectors, ranks.tolist(), strict=True)),
     )
 
@@ -390,6 +397,7 @@ def basis_of(
         ranks=kept.ranks,
         singular_values=kept.singular_values,
         nonzero=kept.nonzero,
+        noise=kept.noise,
         mean=kept.mean,
         neuron_norms=kept.neuron_norms,
         row_norms=row_norms,

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from dsvcca.arrays import Array, add_gram, as_float64, device, hermitian, like, namespace, to_numpy
-from dsvcca.basis import Basis, Block, RankRule
+from dsvcca.basis import Basis, Block, RankRule, zero_below
 from dsvcca.errors import DsvccaError
 from dsvcca.moments import SHIFT_ROWS, grid_steps, on_grid
 from dsvcca.views import View, apply_view
-from dsvcca.whiten import TINY, Columns, check_numbers, kept_directions, not_finite, too_small, zero_below
+from dsvcca.whiten import TINY, Columns, check_numbers, kept_directions, noise_of, not_finite, too_small
 
 STRIDE = 1024
 """Columns that are added up at once: sums follow this grid, however many of them are in memory."""
@@ -120,23 +120,30 @@ def whiten_dual(wide: Wide, rule: RankRule, columns: Columns) -> Basis:
     del gram
     s2 = np.maximum(to_numpy(values)[::-1], 0.0)
     s2[-1] = 0.0  # rows that sum to zero: rounding would leave its root
-    zero = zero_below(float(s2[0]), wide.rows, wide.columns, largest, wide.bits)
+    noise = noise_of(wide.rows, wide.columns, largest, wide.bits)
+    zero = zero_below(float(s2[0]), wide.rows, wide.columns, noise)
     spectrum = np.zeros((1, wide.columns))
     both = min(wide.rows, wide.columns)
     spectrum[0, :both] = np.sqrt(s2[:both])
     nonzero = int(np.count_nonzero(s2 > zero))
     [k] = kept_directions(rule, spectrum, nonzero, wide.rows, wide.name).tolist()
-    u = xp.flip(vectors, axis=1)[:, :k]
-    turned = xp.matrix_transpose(u)
+    turned = xp.matrix_transpose(xp.flip(vectors, axis=1)[:, :k])
+    components = []
+    u: Array = 0.0
+    # Rounding of the Gram leaves in small directions what no column holds: the columns themselves know nothing of it.
+    for (_, x), mean in zip(wide.strides(k), means, strict=True):
+        components.append(xp.matmul(turned, x - mean))
+        u = u + xp.matmul(x - mean, xp.matrix_transpose(components[-1]))
+    u = u / like(s2[:k], u)
     slabs = (u[step, :] for step in grid_steps(wide.rows, wide.grid))
     cholesky, sums = _stored(slabs, k, wide, columns)
-    components = [xp.matmul(turned, x - mean) for (_, x), mean in zip(wide.strides(k), means, strict=True)]
     return Basis(
         count=wide.rows,
         space=(),
         ranks=np.asarray([k]),
         singular_values=spectrum,
         nonzero=nonzero,
+        noise=noise,
         mean=xp.concat(means, axis=0)[None, :],
         neuron_norms=xp.concat(norms, axis=0),
         row_norms=row_norms,
@@ -190,13 +197,14 @@ def whiten_randomised(wide: Wide, rule: RankRule, columns: Columns) -> Basis:
         larger = min(2 * size, wide.most_samples, limit)
         z = xp.concat([w, _signs(wide.columns, larger, whole.mean)[:, size:]], axis=1)
         z, size = xp.linalg.qr(z)[0], larger
-    noise = 1e-13 * whole.power
-    outside = max(whole.power - float(s2.sum()), 0.0) + noise
-    missed = min(outside, CERTAIN**2 * (max(seen, 0.0) + noise)) ** 0.5
+    rounding = 1e-13 * whole.power
+    outside = max(whole.power - float(s2.sum()), 0.0) + rounding
+    missed = min(outside, CERTAIN**2 * (max(seen, 0.0) + rounding)) ** 0.5
     spectrum = np.zeros((1, wide.columns))
     spectrum[0, :limit] = (outside / max(limit - size, 1)) ** 0.5  # what was not found, spread evenly: the sum is right
     spectrum[0, :size] = np.sqrt(s2)
-    count = int(np.count_nonzero(s2 > zero_below(float(s2[0]), wide.rows, wide.columns, whole.largest, wide.bits)))
+    noise = noise_of(wide.rows, wide.columns, whole.largest, wide.bits)
+    count = int(np.count_nonzero(s2 > zero_below(float(s2[0]), wide.rows, wide.columns, noise)))
     nonzero = count if count < size else limit
     [k] = kept_directions(rule, spectrum, nonzero, wide.rows, wide.name).tolist()
     q = xp.flip(vectors, axis=1)[:, :k]
@@ -218,6 +226,7 @@ def whiten_randomised(wide: Wide, rule: RankRule, columns: Columns) -> Basis:
         ranks=np.asarray([k]),
         singular_values=spectrum,
         nonzero=nonzero,
+        noise=noise,
         mean=whole.mean[None, :],
         neuron_norms=whole.neuron_norms,
         row_norms=xp.concat(row_norms, axis=0),

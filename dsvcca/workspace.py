@@ -50,7 +50,7 @@ from dsvcca.views import GRID
 
 COLUMNS, CROSS = "columns", "cross"
 
-FORMAT: Literal[2] = 2
+FORMAT: Literal[3] = 3
 """Of packs; those of others count for nothing."""
 
 PARTS = 1 << 17
@@ -121,6 +121,7 @@ class Pack:
             space=space,
             ranks=np.asarray(one["ranks"]),
             nonzero=one["nonzero"],
+            noise=one["noise"],
             missed=one["missed"],
             off_block=None if one["off_block"] is None else OffBlock(**one["off_block"]),
             singular_values=head.take(f, c),
@@ -420,6 +421,7 @@ def _commit(
             "ranks": basis.ranks.tolist(),
             "neurons": int(basis.singular_values.shape[1]),
             "nonzero": basis.nonzero,
+            "noise": basis.noise,
             "missed": basis.missed,
             "off_block": None if basis.off_block is None else cast(OffBlockRecord, asdict(basis.off_block)),
             "key": _key(basis),

@@ -48,7 +48,7 @@ class Writer:
             raise DsvccaError(f"if_exists={if_exists!r} is unknown: use {', '.join(map(repr, IF_EXISTS))}")
         self.labels = checked_labels(labels)
         self._root, self._datapoints, self._dims, self._if_exists = root, datapoints, dims, if_exists
-        names = look(root, known)
+        names, _ = look(root, known)
         check_same_types(self.labels, (known[name].labels for name in names), f"the store '{root}'")
         stem = folder_name(self.labels)
         own = [name for name in names if name.startswith(stem) and version_of(name)[0] == stem]
@@ -168,6 +168,13 @@ class Writer:
                 raise DsvccaError(f"datapoint ids for {len(every)} of {self._datapoints} rows: give all or none")
             ids = claim_ids(self._root, self._datapoints, every, self.id_kind)
         inside = self._folder / ARRAY
+        content, checksums = files.digest(inside), files.seal(inside)
+        chunks = -(-self._array.shape[0] // self._array.chunks[0])
+        if len(checksums) != chunks or not folders.exists(inside / "zarr.json"):
+            raise DsvccaError(
+                f"of {chunks} chunks of {describe(self.labels)} {len(checksums)} are left in '{self._folder}': is "
+                f"something cleaning '{self._root}'? Nothing was written: write it again"
+            )
         record = {
             "format": 1,
             "kind": "representation",
@@ -177,8 +184,8 @@ class Writer:
             **({"written_as": self._written_as} if self._written_as else {}),
             "dims": list(self._stored_dims),
             "datapoints": ids,
-            "content": files.digest(inside),
-            "checksums": files.seal(inside),
+            "content": content,
+            "checksums": checksums,
             "written": self._first_written or time.time_ns(),
         }
         write_record(self._folder, record)
@@ -231,7 +238,10 @@ def plain_ids(ids: Any) -> NumpyArray:
         raise DsvccaError(f"datapoint ids must be a sequence of integers or strings, found {array.dtype} {array.shape}")
     if array.dtype.kind in "iu":
         return array.astype(np.uint64)
-    digests = [hashlib.blake2b(str(one).encode(), digest_size=8).digest() for one in array]
+    try:
+        digests = [hashlib.blake2b(str(one).encode(), digest_size=8).digest() for one in array]
+    except UnicodeEncodeError as error:
+        raise DsvccaError(f"a datapoint id holds what no text can ({error}): give other ids") from error
     return np.frombuffer(b"".join(digests), dtype="<u8").astype(np.uint64)
 
 

@@ -453,6 +453,9 @@ def representation(data: bytes) -> None:
     labels = list(box.numbers)[draws.below(len(box.numbers))]
     own = dict(labels)
     folder = box.store / folder_name(checked_labels(own))
+    before = activations.read_record(folder)
+    assert before
+    dims = before[0].dims  # where they are others, so are its numbers
     with _with(folder / "zarr.json", _fuzzed(folder / "zarr.json", draws)):
         found = activations.read_record(folder)
         if found is None:
@@ -464,13 +467,8 @@ def representation(data: bytes) -> None:
         store = dsvcca.open_store(box.store)
         assert len(store.index) == len(box.numbers)
         store.verify()
-        if one.logical_shape == box.numbers[labels].shape and one.dtype == "float32" and one.space == own_space(one):
-            assert one.labels != own or store.read(**own).tobytes() == box.numbers[labels].tobytes()
-
-
-def own_space(one: activations.Representation) -> tuple[str, ...]:
-    """Return the axes of space that a representation of its layer has: where they are others, so are its numbers."""
-    return {"conv": ("height", "width"), "lstm": ("position",)}.get(str(one.labels["layer"]), ())
+        if (one.labels, one.dims, one.logical_shape, one.dtype) == (own, dims, box.numbers[labels].shape, "float32"):
+            assert store.read(**own).tobytes() == box.numbers[labels].tobytes()
 
 
 def mask(data: bytes) -> None:

@@ -1,5 +1,6 @@
 """The view dft through the engine: the numbers of a whole transform, and the same bits however it is cut."""
 
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -288,3 +289,21 @@ def test_layers_that_share_no_frequency_have_no_pwcca_and_say_so(tmp_path):
     plan = dsvcca.plan_comparisons(store, view="dft", measures=["pwcca_x"])
     frame = dsvcca.to_frame(dsvcca.compare(plan, tmp_path / "r.zarr"))
     assert np.isnan(frame.pwcca_x).tolist() == [False, True, False]
+
+
+def test_a_cut_between_equal_frequencies_is_said(tmp_path):
+    """Mirrored images make bins that belong together equal: a rank that takes one of them is decided by rounding."""
+    rng = np.random.default_rng(0)
+    images = rng.standard_normal((150, 6, 6, 3))
+    both = np.concatenate([images, np.roll(images[:, :, ::-1], 1, axis=2)])
+    store = dsvcca.create_store(tmp_path / "s.zarr", datapoints=300)
+    for layer in "ab":
+        store.write(both @ rng.standard_normal((3, 5)), layer=layer, dims="nhwc")
+    said = []
+    for rank in (29, 31):
+        plan = dsvcca.plan_comparisons(store, view="dft", rank=rank)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = dsvcca.compare(plan, tmp_path / f"{rank}.zarr")
+        said.append(any("rounding decides which directions" in sentence for sentence in found.attrs["warnings"]))
+    assert said[1]

@@ -4,6 +4,7 @@ import contextlib
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -19,9 +20,10 @@ import numpy as np
 import pytest
 import zarr
 from distributed import Client, LocalCluster
+from typer.testing import CliRunner
 
 import dsvcca
-from dsvcca import DsvccaError, DsvccaWarning, cluster, execute
+from dsvcca import DsvccaError, DsvccaWarning, cli, cluster, execute
 from tests.populations import activations, same_bits
 
 pytestmark = [
@@ -262,6 +264,39 @@ def test_a_scheduler_that_is_lost_anywhere_is_told(processes):
         lost = "the connection to the Dask scheduler was lost: what was finished is kept, connect to a cluster and run"
         with pytest.raises(DsvccaError, match=lost), cluster.connected():
             client.run(time.sleep, 30)
+
+
+@fault("a scheduler that freezes (SIGSTOP) and does not wake", "given up with a clear error; nothing finished is lost")
+@pytest.mark.filterwarnings("ignore")
+def test_a_scheduler_that_does_not_answer_is_given_up(store, whole, tmp_path, processes, monkeypatch):
+    monkeypatch.setattr(execute, "ALONE", 1)
+    monkeypatch.setattr(cluster, "PATIENCE", 3)
+    watched = Watched(tmp_path)
+    scheduler = processes.scheduler()
+    processes.worker()
+    client = processes.client()
+    with pytest.raises(DsvccaError, match="the connection to the Dask scheduler was lost"):
+        run_and(planned(store), watched, client, "correlating", lambda: os.kill(scheduler.pid, signal.SIGSTOP))
+    client.close(timeout=1)
+    assert same_bits(dsvcca.compare(planned(store), watched.out, workspace=watched.workspace), whole)
+
+
+@fault("something else, or nothing that answers, at the address of a scheduler", "an error in one sentence, in seconds")
+@pytest.mark.parametrize("kind", ["silent", "garbage", "nobody"])
+def test_an_address_without_a_scheduler_is_told(store, tmp_path, monkeypatch, kind):
+    monkeypatch.setattr(cluster, "CONNECT", 2)
+    with socket.socket() as there:
+        there.bind(("127.0.0.1", 0))
+        if kind != "nobody":
+            there.listen(5)
+        if kind == "garbage":
+            answer = lambda: there.accept()[0].sendall(b"HTTP/1.1 400 Bad\r\n\r\n" * 9)  # noqa: E731
+            threading.Thread(target=answer, daemon=True).start()
+        line = ["plan", store.path, "--scheduler", f"tcp://127.0.0.1:{there.getsockname()[1]}"]
+        said = CliRunner().invoke(cli.app, line)
+    assert said.exit_code == 1
+    assert "no Dask scheduler answers at 'tcp://127.0.0.1:" in said.output
+    assert "Traceback" not in said.output
 
 
 @fault("SIGKILL of the driver of a cluster", "what workers had is finished; the next driver does the rest, same bits")

@@ -2,8 +2,10 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
+import sys
 import warnings
 from contextlib import nullcontext
 from pathlib import Path
@@ -19,7 +21,7 @@ import dsvcca
 from dsvcca import DsvccaError, DsvccaWarning, cli, execute, files, reduce
 from dsvcca.errors import RunError
 from dsvcca.files import STAGING
-from dsvcca.records import signed
+from dsvcca.records import signed, write_record
 from tests.populations import activations, same_bits
 
 ROWS = 3000
@@ -240,6 +242,145 @@ def test_damaged_metadata_of_an_array_is_found(here, damage):
     assert found.name.tolist() == ["seed=1,layer=a"]
 
 
+@fault("two damaged commit records", "verify names both, and goes on")
+def test_verify_lists_every_damaged_record(here):
+    for seed in (1, 2):
+        os.truncate(array_of(here, seed).parent / "zarr.json", 40)
+    flip(array_of(here, 3) / "c.0.0")
+    found = verify(here / "s.zarr")
+    assert found.exit_code == 1
+    assert re.search(r"seed=1,layer=a: .*\nseed=2,layer=a: .*\nseed=3,layer=a: c.0.0 is damaged", found.output)
+
+
+@fault("a replaced layer whose newest record is gone", "an error names it: the old numbers do not come back")
+def test_a_replacement_without_its_record_does_not_bring_the_old_numbers_back(here):
+    store = dsvcca.open_store(here / "s.zarr")
+    store.write(activations(9, n=ROWS), layer="a", seed=1, if_exists="replace")
+    (here / "s.zarr" / "seed=1,layer=a@2" / "zarr.json").unlink()
+    for use in (lambda: dsvcca.open_store(here / "s.zarr").index, lambda: planned(dsvcca.open_store(here / "s.zarr"))):
+        with pytest.raises(DsvccaError, match=r"seed=1,layer=a@2' has lost its record, and what it replaced would"):
+            use()
+    assert "has lost its record" in verify(here / "s.zarr").output
+    shutil.rmtree(here / "s.zarr" / "seed=1,layer=a@2")
+    assert same_bits(dsvcca.compare(planned(dsvcca.open_store(here / "s.zarr")), here / "r.zarr"), results_of(here))
+
+
+METADATA = {
+    "its byte order": lambda m: m["codecs"][0]["configuration"].update(endian="big"),
+    "its names of axes": lambda m: m.update(dimension_names=m["dimension_names"][::-1]),
+    "its attributes": lambda m: m["attributes"].update(scale_factor=2.0),
+}
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=fault(f"array metadata: {case} edited", "verify finds it")) for case in METADATA]
+)
+def test_array_metadata_that_others_would_read_is_verified(here, case):
+    path = array_of(here) / "zarr.json"
+    metadata = json.loads(path.read_text())
+    METADATA[case](metadata)
+    path.write_text(json.dumps(metadata))
+    assert "seed=1,layer=a: activations/zarr.json is not what was written" in verify(here / "s.zarr").output
+
+
+@fault("what is being written is cleaned away meanwhile", "an error, and nothing is written")
+def test_a_writer_whose_folder_vanishes_is_an_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "CHUNK", 40_000)
+    store = dsvcca.create_store(tmp_path / "s.zarr", datapoints=ROWS)
+    x = activations(0, n=ROWS)
+    with pytest.raises(DsvccaError, match="is something cleaning"), store.writer(layer="a") as writer:
+        writer.append(x[: ROWS // 2])
+        shutil.rmtree(writer._folder)
+        writer.append(x[ROWS // 2 :])
+    assert not len(dsvcca.open_store(store.path).index)
+
+
+@fault("a rank that no record can hold, or as many datapoints", "refused before anything is written")
+def test_what_could_not_be_read_again_is_never_written(here, sound):
+    with pytest.raises(DsvccaError, match="keeps nothing that could be counted"):
+        dsvcca.plan_comparisons(dsvcca.open_store(here / "s.zarr"), rank=10**20)
+    with pytest.raises(DsvccaError, match="a store needs at least 2 datapoints, and as many as can be"):
+        dsvcca.create_store(here / "t.zarr", datapoints=2**63)
+    with pytest.raises(DsvccaError, match="would hold what cannot be .datapoints"):
+        write_record(here / "t.zarr", {"format": 1, "kind": "activations", "datapoints": -1})
+
+
+@fault("a chunk that may not be read", "said so, and not called damaged")
+@pytest.mark.skipif(shutil.which("setpriv") is None or os.geteuid() != 0, reason="root reads everything")
+def test_what_may_not_be_read_is_not_called_damaged(here):
+    chunk = array_of(here) / "c.0.0"
+    chunk.chmod(0)
+    tile = here / "r.zarr" / "svcca" / "c.0.0"
+    tile.chmod(0)
+    powers = ("--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-dac_override,-dac_read_search")
+    for place in ("s.zarr", "r.zarr"):
+        line = ["setpriv", *powers, sys.executable, "-m", "dsvcca.cli", "verify", str(here / place)]
+        found = subprocess.run(line, capture_output=True, text=True, check=False)
+        assert found.returncode == 1
+        assert "cannot be read ([Errno 13] Permission denied" in found.stdout + found.stderr
+
+
+LARGE = ("r.zarr/svcca/c.0.0", "r.zarr/commits/0-0.json", "r.zarr/x_layer/c.0", "s.zarr/zarr.json")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=fault(f"{name}: 200 GiB of nothing", "verify finds it in 1 GiB")) for name in LARGE],
+)
+@pytest.mark.timeout(400)
+def test_no_file_is_larger_than_memory(here, name):
+    os.truncate(here / name, 200 << 30 if name.endswith(".json") else 3 << 30)
+    place = here / name.split("/")[0]
+    line = f"ulimit -v 4000000; exec {sys.executable} -m dsvcca.cli verify {place}"
+    found = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False)
+    assert found.returncode == 1
+    assert "Traceback" not in found.stderr
+    assert "MemoryError" not in found.stderr
+
+
+@fault("a run that failed for all, and other data then", "the same results folder is begun anew")
+def test_results_that_hold_nothing_are_begun_anew(tmp_path):
+    store = dsvcca.create_store(tmp_path / "s.zarr", datapoints=100)
+    for layer in "ab":
+        store.write(np.zeros((100, 5)), layer=layer)
+    with pytest.raises(DsvccaError, match="nothing is left to compare: mend this, then run the same line again"):
+        dsvcca.compare(dsvcca.plan_comparisons(store), tmp_path / "r.zarr")
+    for seed, layer in enumerate("ab"):
+        store.write(activations(seed, n=100, p=5), layer=layer, if_exists="replace")
+    assert np.isfinite(dsvcca.compare(dsvcca.plan_comparisons(store), tmp_path / "r.zarr").svcca.values).all()
+
+
+# Arrays of others that change
+
+
+@fault("arrays of others behind a link, or with the times of before, that change", "compared anew")
+def test_arrays_of_others_that_change_unseen_by_their_times_are_compared_anew(tmp_path):
+    group = zarr.open_group(tmp_path / "f.zarr", mode="w")
+    for name in range(3):
+        x = activations(name, n=300).astype("f4")
+        group.create_array(f"a{name}", data=x, chunks=(100, x.shape[1]), compressors=None)
+    chunks = tmp_path / "f.zarr" / "a0" / "c"
+    chunks.rename(tmp_path / "elsewhere")
+    chunks.symlink_to(tmp_path / "elsewhere")
+
+    def write(seed):
+        x = activations(seed, n=300).astype("<f4")
+        for place in range(3):
+            path = tmp_path / "elsewhere" / str(place) / "0"
+            path.write_bytes(x[100 * place : 100 * place + 100].tobytes())
+            os.utime(path, (0, 0))
+
+    def found(out):
+        return dsvcca.compare(dsvcca.plan_comparisons(dsvcca.open_store(tmp_path / "f.zarr")), tmp_path / out).load()
+
+    write(0)
+    before = found("r.zarr").svcca.values
+    write(5)  # as many bytes
+    after = found("r.zarr").svcca.values
+    assert abs(before - after).max() > 1e-3
+    assert np.array_equal(after, found("other.zarr").svcca.values)
+
+
 ROOTS = {
     "cut short": (lambda p: os.truncate(p, 40), "is damaged"),
     "a folder in its place": (folder, "not a file"),
@@ -283,7 +424,19 @@ TILES = {
     "all markers gone": lambda r: shutil.rmtree(r / "commits"),
     "what was learned of bases damaged": lambda r: (r / "commits" / "bases.json").write_text('{"bases": {"a": 1}}'),
     "what was learned of bases gone": lambda r: (r / "commits" / "bases.json").unlink(),
+    "the record of markers garbage": lambda r: (r / "commits" / "zarr.json").write_text("garbage"),
+    "what it says for people edited": lambda r: said(r, {"variance": [0.5], "warnings": []}),
+    "what it says for people gone": lambda r: said(r, None),
 }
+
+
+def said(results, attributes):
+    """Change what results say for people, or take it away."""
+    path = results / "zarr.json"
+    metadata = json.loads(path.read_text())
+    own = {"dsvcca": metadata["attributes"]["dsvcca"]}
+    metadata["attributes"] = own if attributes is None else {**metadata["attributes"], **attributes}
+    path.write_text(json.dumps(metadata))
 
 
 @pytest.mark.parametrize(
@@ -302,15 +455,32 @@ def test_damaged_results_are_mended_by_the_same_line(here, sound, damage):
         assert same_bits(results_of(here), results_of(sound))
 
 
-@pytest.mark.parametrize("case", [case for case in TILES if "learned" not in case and "swapped" not in case])
+@pytest.mark.parametrize("case", [case for case in TILES if "swapped" not in case])
 def test_verify_finds_what_is_damaged_in_results(here, case):
-    said = verify(here / "r.zarr")
-    assert (said.exit_code, said.output) == (0, "results read, 0 problems\n")
+    found = verify(here / "r.zarr")
+    assert (found.exit_code, found.output) == (0, "results read, 0 problems\n")
     TILES[case](here / "r.zarr")
-    said = verify(here / "r.zarr")
-    assert said.exit_code == 1
-    assert "0-0: " in said.output
-    assert said.output.endswith("results read, 1 problems\n")
+    found = verify(here / "r.zarr")
+    assert found.exit_code == 1
+    where = {"learned": "commits/bases.json: ", "the record": "commits/zarr.json: ", "people": "zarr.json: "}
+    assert next((place for word, place in where.items() if word in case), "0-0: ") in found.output
+    assert re.search(r"results read, [123] problems\n$", found.output)
+
+
+@fault("results: what lies between frequencies damaged, or its marker gone", "verify finds it, the same line mends it")
+def test_damaged_shares_between_frequencies_are_found_and_mended(tmp_path):
+    store = dsvcca.create_store(tmp_path / "s.zarr", datapoints=300)
+    for seed in range(2):
+        x = np.random.default_rng(seed).standard_normal((300, 3, 3, 4))
+        store.write(x, layer="conv", seed=seed, dims="nhwc")
+    plan = dsvcca.plan_comparisons(store)
+    whole = dsvcca.compare(plan, tmp_path / "r.zarr").load()
+    for damage in (flip, Path.unlink):
+        damage(tmp_path / "r.zarr" / ("off_block/c.0" if damage is flip else "commits/between.json"))
+        found = verify(tmp_path / "r.zarr")
+        assert (found.exit_code, "between: " in found.output) == (1, True)
+        assert same_bits(dsvcca.compare(plan, tmp_path / "r.zarr").load(), whole)
+        assert verify(tmp_path / "r.zarr").exit_code == 0
 
 
 def verify(path):

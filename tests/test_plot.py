@@ -243,3 +243,23 @@ def test_panels_that_cannot_be_drawn_are_refused(architectures, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match=r"pip install 'dsvcca\[plot\]'"):
         layers(architectures)
+
+
+def test_numbers_of_different_views_are_not_averaged(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    made = create_store(tmp_path / "a.zarr", datapoints=ROWS)
+    for model, size in (("a", 4), ("b", 4), ("c", 2)):
+        made.write(rng.standard_normal((ROWS, size, size, 3)), layer="conv", model=model, dims="nhwc")
+    found = compare(plan_comparisons(made), tmp_path / "r.zarr")
+    with pytest.raises(DsvccaError, match="compared as view 'dft' in some networks and as 'mean' in others"):
+        layer_means(found, {}, {})
+    assert layer_means(found, {"model": "a"}, {"model": "b"}).views.tolist() == [["dft"]]
+
+
+def test_a_network_that_lacks_a_label_is_itself(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    made = create_store(tmp_path / "a.zarr", datapoints=ROWS)
+    made.write(rng.standard_normal((ROWS, 4)), layer="fc", model="student", seed=0)
+    made.write(rng.standard_normal((ROWS, 4)), layer="fc", model="teacher")
+    found = compare(plan_comparisons(made), tmp_path / "r.zarr")
+    assert layer_means(found, {}, {}).values.item() == pytest.approx(float(found.svcca[0, 1]), abs=1e-12)

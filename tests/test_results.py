@@ -276,3 +276,13 @@ def test_a_plan_is_printed_in_full_and_shown_in_short(plan):
 def test_amounts_of_memory_that_are_none_are_refused(population, memory, words):
     with pytest.raises(DsvccaError, match=words):
         dsvcca.plan_comparisons(population[0], memory=memory)
+
+
+def test_integers_are_selected_exactly_beside_floats(tmp_path):
+    store = dsvcca.create_store(tmp_path / "s.zarr", datapoints=60)
+    rng = np.random.default_rng(0)
+    for seed in (2**53, 2**53 + 1, 5):
+        store.write(rng.standard_normal((60, 3)), layer="a", seed=seed)
+    found = dsvcca.compare(dsvcca.plan_comparisons(store), tmp_path / "r.zarr")
+    chosen = dsvcca.select(found, x={"seed": [2**53 + 1, 5.0]})
+    assert chosen.x_seed.values.tolist() == [2**53 + 1, 5]

@@ -227,3 +227,44 @@ def test_targets_larger_than_a_task_are_refused(store):
     assert plan.target_bytes == 16 * ROWS * 3
     with pytest.raises(DsvccaError, match="the targets hold .* in a task, more than half of the"):
         replace(plan, memory=int((PROCESS + plan.target_bytes) / 0.7)).check()
+
+
+def test_columns_that_add_up_to_one_but_for_rounding_are_one_direction_fewer(tmp_path):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((ROWS, 20)).astype(np.float32)
+    z = x @ rng.standard_normal((20, 5)).astype(np.float32) + rng.standard_normal((ROWS, 5)).astype(np.float32)
+    shares = np.exp(z - z.max(axis=1, keepdims=True))
+    shares /= shares.sum(axis=1, keepdims=True)
+    store = dsvcca.create_store(tmp_path / "s.zarr", datapoints=ROWS)
+    store.write(x, layer="a")
+    store.write(shares, layer="probabilities")
+    plan = dsvcca.plan_comparisons(store, targets={"given": shares, "stored": {"layer": "probabilities"}}, variance=1.0)
+    found = dsvcca.compare(plan, tmp_path / "r.zarr").load()
+    own = found.isel(x=found.x_layer.values.tolist().index("a"))
+    u, v = (np.linalg.qr(one - one.mean(axis=0))[0] for one in (x.astype(float), shares[:, :4].astype(float)))
+    expected = np.sum((u.T @ v) ** 2) / 4
+    np.testing.assert_allclose(own.r2_target.sel(target=["given", "stored"]), expected, atol=1e-6)
+
+
+def test_integers_that_float64_does_not_hold_are_refused_as_targets(tmp_path):
+    rng = np.random.default_rng(0)
+    store = dsvcca.create_store(tmp_path / "s.zarr", datapoints=ROWS)
+    store.write(rng.standard_normal((ROWS, 4)), layer="a")
+    with pytest.raises(DsvccaError, match=r"target 'target': integers up to 1.7e\+18 are not exact as float64"):
+        explained(store, tmp_path, targets=rng.integers(0, 1000, ROWS) + 1_700_000_000_000_000_000)
+
+
+def test_a_target_of_large_mean_is_as_exact_as_it_is_stored(tmp_path):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((ROWS, 4))
+    store = dsvcca.create_store(tmp_path / "s.zarr", datapoints=ROWS)
+    store.write(x, layer="a")
+    y = 1e10 + 2e-3 * (x[:, 0] + rng.standard_normal(ROWS))
+    exact = y - 1e10  # no rounding: the two are within a factor of two
+    found = explained(store, tmp_path, targets={"high": y, "low": exact}, variance=1.0).r2_target.values
+    assert abs(found[0, 0] - found[0, 1]) < 1e-9
+
+
+def test_all_translations_are_not_said_of_sequences(store):
+    with pytest.raises(DsvccaError, match="'tokens'.*is said of images, and of sequences their mean explains"):
+        dsvcca.plan_comparisons(store.select(layer="tokens"), "to_targets", targets=logits(), rows="translations")
