@@ -56,6 +56,7 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     series: list[list[float]] = []
     turn, end = 0, time.monotonic() + 60 * options.minutes
     worker = {"memory_limit": "1 GiB", "nthreads": 1, "dashboard_address": None}
+    os.environ["DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED"] = "False"  # an hour of samples is kept, by Dask
     cluster = SubprocessCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, worker_kwargs=worker)
     with cluster, Client(cluster, set_as_default=False) as client:
         scheduler = client.run_on_scheduler(os.getpid)

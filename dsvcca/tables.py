@@ -75,7 +75,8 @@ def to_frame(results: xr.Dataset, *, measures: Sequence[str] | None = None) -> p
     Returns
     -------
     pandas.DataFrame
-        Each unordered pair once; with several variances one row for each. Of ``pairs="to_last_step"`` y is the last
+        Each unordered pair once; with several variances one row for each. Pairs of representations that failed have
+        none: ``results.attrs["failed"]`` says which and why. Of ``pairs="to_last_step"`` y is the last
         step, of ``"over_training"`` the later one, of ``"across_seeds"`` the larger seed, of ``"to_last_position"`` the
         last position; else y comes after x in the results.
     """
