@@ -13,6 +13,7 @@ from dsvcca.views import View, grid_datapoints
 from dsvcca.whiten import InMemory, whiten_in_memory
 from dsvcca.wide import MOST_SAMPLES, STRIDE, Wide, whiten_dual, whiten_randomised
 from tests.populations import same_bits
+from tests.reference import orthonormal
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fewer than 5 rows a kept", "ignore:.*more directions than there are")
 
@@ -257,3 +258,15 @@ def test_a_task_that_keeps_more_than_it_has_room_for_is_refused_before_it_takes_
     assert "more than the 358.40 MiB that it may use" in str(plan)
     with pytest.raises(DsvccaError, match=r"60000 columns, 2\d\d of them kept\) needs .* in a task, memory=358"):
         dsvcca.compare(plan, tmp_path / "r.zarr")
+
+
+def test_small_directions_of_the_dual_route_are_columns_of_the_activations():
+    """Rounding of the Gram of rows turns a small direction out of the space of the columns."""
+    rng = np.random.default_rng(5)
+    q = orthonormal(rng, 100, 3)
+    x = (q * [1, 0.9, 7e-7]) @ np.linalg.qr(rng.standard_normal((400, 3)))[0].T
+    columns = InMemory(rounded=False)
+    basis = whiten_dual(wide_of(x), RankRule(1.0), columns)
+    assert basis.rank == 3
+    u = np.linalg.solve(basis.blocks[0].cholesky, columns.array().T).T
+    assert np.abs(u - q @ (q.T @ u)).max() < 1e-9
