@@ -71,7 +71,7 @@ Criterion = Annotated[str, typer.Option(help="variance, or singular for the lett
 Rank = Annotated[int | None, typer.Option(help="Keep this many directions instead.")]
 Measures = Annotated[
     list[str] | None,
-    typer.Option("--measure", help="svcca, pwcca_x, pwcca_y or r2; repeat for several. [default: all]"),
+    typer.Option("--measure", help="svcca, pwcca_x, cka, ... (docs/numbers.md); repeat for several. [default: five]"),
 ]
 Center = Annotated[str, typer.Option(help="By frequency: subtract the mean of all of them, or of dc alone.")]
 Keep = Annotated[list[str] | None, typer.Option(help="frequencies: also the numbers of every frequency.")]

@@ -16,12 +16,13 @@ import numpy as np
 
 from dsvcca import files, folders, records
 from dsvcca.arrays import NumpyArray
-from dsvcca.dataset import BETWEEN, BY_FREQUENCY, FLOOR, LABELS_CHUNK, R2, VIEW
+from dsvcca.dataset import BETWEEN, BY_FREQUENCY, FLOOR, LABELS_CHUNK, R2, RANKS, VIEW
 from dsvcca.errors import RunError
+from dsvcca.measures import MEASURES, exchanged_name
 
 COMMITS, BETWEEN_MARKER = "commits", "between"
 
-MIRRORED = {"pwcca_x": "pwcca_y", "pwcca_y": "pwcca_x", "rank_x": "rank_y", "rank_y": "rank_x"}
+MIRRORED = {name: other for name in (*MEASURES, *RANKS) if (other := exchanged_name(name)) != name}
 """Variables that exchange when x and y do."""
 
 

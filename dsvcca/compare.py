@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Mapping
 from contextlib import ExitStack
 from importlib.metadata import version
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -260,6 +261,7 @@ def tile_tasks(begun: filling.Begun, workspace: str, bases: dict[int, BasisRef])
             passes=tuple(
                 BasisPairs(
                     rows=one.rows,
+                    freedom=_freedom(plan, one),
                     x=tuple(bases[k] for k in one.x),
                     y=tuple(bases[k] for k in one.y),
                     x_members=one.x_members,
@@ -277,6 +279,14 @@ def tile_tasks(begun: filling.Begun, workspace: str, bases: dict[int, BasisRef])
         )
         for missing in sorted(begun.tiles, key=_along_a_curve)
     ]
+
+
+def _freedom(plan: Plan, one: Pass) -> int:
+    """Return how many independent rows a pass has, less one: those of a datapoint are one. 0 where nothing is known."""
+    if one.space and plan.center == "dc":
+        return 0
+    rows = min(one.rows, plan.representations[0].logical_shape[0])
+    return rows // (prod(one.space) if plan.rows == "translations" else 1) - 1
 
 
 def _along_a_curve(missing: filling.Missing) -> tuple[bool, int]:

@@ -12,10 +12,12 @@ from dsvcca.arrays import NumpyArray, library
 from dsvcca.basis import RankRule
 from dsvcca.commits import MIRRORED, Sheet, doubt_before, is_committed, read_tile, tile_keys, unpacked, write_tile
 from dsvcca.dataset import BY_FREQUENCY, RANKS, VIEW
-from dsvcca.measures import AGAIN, TOTALS, doubt_of, measures_of
+from dsvcca.measures import AGAIN, Sides, doubt_of, measures_of, sums_of
+from dsvcca.nulls import mean_by_chance
 from dsvcca.panel import Panel
 from dsvcca.products import cross_blocks
 from dsvcca.solves import solve
+from dsvcca.sums import OF_SQUARES, OF_VECTORS
 from dsvcca.workspace import BasisRef
 
 FEW = 4
@@ -32,6 +34,8 @@ class BasisPairs:
     Attributes
     ----------
     rows : int
+    freedom : int
+        Independent ones, less one for their mean; 0 where nothing is known of chance.
     x, y : tuple of BasisRef
     x_members, y_members : tuple of int
         Whose they are: places within the panels.
@@ -42,6 +46,7 @@ class BasisPairs:
     """
 
     rows: int
+    freedom: int
     x: tuple[BasisRef, ...]
     y: tuple[BasisRef, ...]
     x_members: tuple[int, ...]
@@ -116,30 +121,58 @@ def _before(task: CorrelateTask) -> dict[str, NumpyArray]:
 
 def _compared(task: CorrelateTask, pairs: BasisPairs, wanted: NumpyArray) -> tuple[dict[str, NumpyArray], float]:
     """Return ranks and measures (x, y, rules) of the wanted pairs of some bases, and by how much PWCCA may be off."""
-    weighted = any(name.startswith("pwcca") for name in task.measures)
     x = Panel(task.workspace, pairs.x, task.rules)
     y = x if pairs.x == pairs.y else Panel(task.workspace, pairs.y, task.rules)
-    totals = {name: np.zeros((*wanted.shape, len(task.rules))) for name in (TOTALS if weighted else TOTALS[:2])}
+    totals = {name: np.zeros((*wanted.shape, len(task.rules))) for name in sums_of(task.measures)}
     kept = pairs.first_frequency >= 0
     means = np.full((*wanted.shape, len(x.weights) if kept else 0, len(task.rules)), np.nan)
     for f, x_run, y_run, block, turned in cross_blocks(x, y, pairs.rows, wanted, task.budget):
         before = totals["rho"].copy() if kept else None
-        solve(f, x, x_run, y, y_run, block, pairs.rows, wanted, totals, turned)
+        solve(f, x, x_run, y, y_run, block, pairs.rows, pairs.freedom, wanted, totals, turned)
         del block  # or it would be there still while the next one is made
         if before is not None:
             _keep_mean(f, x, x_run, y, y_run, totals["rho"] - before, means)
     if not x.is_joint:
-        _sum_again(task, x, y, pairs.rows, wanted, totals)
+        _sum_again(task, pairs, x, y, wanted, totals)
     ranks = [np.sum(panel.ranks * panel.weights, axis=2) for panel in (x, y)]
     both = np.broadcast_arrays(ranks[0][:, None, :], ranks[1][None, :, :])
+    of_x, of_y = ((*panel.powers, panel.scales) for panel in (x, y))
+    by_chance = _by_chance(x, y, pairs.freedom, wanted) if "chance" in task.measures else np.asarray(np.nan)
+    sides = Sides(
+        *(both[0], both[1]),
+        *(of_x[2][:, None, None], of_y[2][None, :, None]),
+        *(of_x[0][:, None, None], of_y[0][None, :, None]),
+        *(of_x[1][:, None, None], of_y[1][None, :, None]),
+        by_chance,
+    )
     with np.errstate(invalid="ignore"):  # 0 / 0 where no comparison was asked for
-        found = {**measures_of(totals, np.minimum(*both)), **dict(zip(RANKS, both, strict=True))}
-    doubt = float(np.max(doubt_of(totals)[wanted], initial=0.0)) if weighted else 0.0
+        found = {**measures_of(totals, sides), **dict(zip(RANKS, both, strict=True))}
+    doubt = float(np.max(doubt_of(totals)[wanted], initial=0.0)) if "x_doubt" in totals else 0.0
     return {**found, BY_FREQUENCY: means}, doubt
 
 
+def _by_chance(x: Panel, y: Panel, freedom: int, wanted: NumpyArray) -> NumpyArray:
+    """Return the mean correlation that independent data of the same ranks would show, (x, y, rules)."""
+    found = np.zeros((*wanted.shape, x.ranks.shape[1]))
+    if not freedom:
+        return np.full(found.shape, np.nan)
+    i, j = np.nonzero(wanted)
+    for rule in range(x.ranks.shape[1]):
+        for f, weight in enumerate(x.weights.tolist()):
+            k_x, k_y = x.ranks[i, rule, f], y.ranks[j, rule, f]
+            kinds, which = np.unique(np.sort(np.stack([k_x, k_y]), axis=0), axis=1, return_inverse=True)
+            some = kinds[0] > 0
+            sums = np.zeros(len(some))
+            p, q = kinds[:, some]
+            sums[some] = p * mean_by_chance(p, q, freedom, weight)
+            found[i, j, rule] += weight * sums[which.ravel()]
+        fewer = np.minimum((x.ranks[:, rule] @ x.weights)[i], (y.ranks[:, rule] @ y.weights)[j])
+        found[i, j, rule] /= fewer
+    return found
+
+
 def _sum_again(
-    task: CorrelateTask, x: Panel, y: Panel, rows: int, wanted: NumpyArray, totals: dict[str, NumpyArray]
+    task: CorrelateTask, pairs: BasisPairs, x: Panel, y: Panel, wanted: NumpyArray, totals: dict[str, NumpyArray]
 ) -> None:
     """Compute anew, by sums in float64, what float32 sums leave unsure.
 
@@ -148,15 +181,17 @@ def _sum_again(
     """
     few = np.minimum.outer(x.most_kept, y.most_kept) <= FEW
     all_of = wanted & (few | (np.maximum.outer(x.lumps, y.lumps) > LUMPS))
-    weights_of = all_of | (wanted & (doubt_of(totals).max(axis=-1) > AGAIN)) if len(totals) > 2 else all_of
+    weights_of = all_of
+    if "x_doubt" in totals:
+        weights_of = all_of | (wanted & (doubt_of(totals).max(axis=-1) > AGAIN))
     if not weights_of.any():
         return
     again = {name: np.zeros_like(one) for name, one in totals.items()}
-    for f, x_run, y_run, block, turned in cross_blocks(x, y, rows, weights_of, task.budget, again=True):
-        solve(f, x, x_run, y, y_run, block, rows, weights_of, again, turned)
+    for f, x_run, y_run, block, turned in cross_blocks(x, y, pairs.rows, weights_of, task.budget, again=True):
+        solve(f, x, x_run, y, y_run, block, pairs.rows, pairs.freedom, weights_of, again, turned)
         del block
     for name, one in again.items():
-        here = all_of if name in TOTALS[:2] else weights_of
+        here = weights_of if name in (*OF_VECTORS, *OF_SQUARES) else all_of
         totals[name][here] = one[here]
 
 

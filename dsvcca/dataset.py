@@ -133,7 +133,7 @@ def _of_pairs(plan: Plan, count: int, names: Sequence[str], views: Sequence[str]
     extra, last = (("variance",), (len(plan.rules),)) if plan.listed else ((), ())
     square, tile = (count, count), (plan.panel, plan.panel)
     coordinates = {"coordinates": _coordinates(names)}
-    definitions = {name: MEASURES[name] for name in plan.measures}
+    definitions = {name: MEASURES[name].definition + _what_is_left_out(plan, name) for name in plan.measures}
     definitions |= {name: f"directions of {name[-1]} kept by the rank rule" for name in RANKS}
     found = [
         Column(
@@ -160,6 +160,16 @@ def _of_pairs(plan: Plan, count: int, names: Sequence[str], views: Sequence[str]
         found.append(Column(BY_FREQUENCY, (*square, total, *last), (*tile, total, *last), "float64", dims, about))
         found += frequencies
     return found
+
+
+def _what_is_left_out(plan: Plan, name: str) -> str:
+    """Return in words what a rank rule does to measures of all of the activations."""
+    if MEASURES[name].of_kept or all(rule.variance == 1 and rule.rank is None for rule in plan.rules):
+        return ""
+    return (
+        "; of the kept directions beside everything: similarities are a little smaller, and distances larger, than "
+        "with variance=1.0"
+    )
 
 
 def _frequencies(plan: Plan) -> list[Column]:

@@ -16,8 +16,8 @@ from dsvcca.arrays import NumpyArray, rfftn
 from dsvcca.basis import RankRule
 from dsvcca.blas import one_blas_thread
 from dsvcca.correlations import corrected
-from dsvcca.measures import totals_of_values, totals_of_vectors
 from dsvcca.sizes import Size, reduce_flops
+from dsvcca.sums import totals_of_values, totals_of_vectors
 from dsvcca.views import View
 from dsvcca.whiten import whiten_in_memory
 

@@ -1,42 +1,232 @@
-"""One number per comparison, each with its definition.
+"""One number per comparison, each with its definition, and what it is made of.
 
-Notation: a cross block C (k_x, k_y) of two orthonormal bases has the singular values rho (canonical correlations)
-and vectors A, B; c = min(k_x, k_y); F are the loadings of a basis. Functions take stacks of cross blocks and return
-one number for each, so that a tile of comparisons is a few calls.
+A measure is one entry of `MEASURES`: its definition, the sums that it needs (`dsvcca.sums`), and a function of them.
+Notation as in `dsvcca.sums`; K is a rank over all frequencies, X and Y are the centred activations, all of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from dsvcca.arrays import Array, NumpyArray, adjoint, like, namespace, to_numpy
+from dsvcca.arrays import Array, NumpyArray, namespace
 from dsvcca.basis import RankRule
-from dsvcca.correlations import (
-    CanonicalCorrelations,
-    cca,
-    correlations_in_memory,
-    correlations_of,
-    smaller_side,
-)
+from dsvcca.correlations import CanonicalCorrelations, cca, correlations_in_memory
 from dsvcca.errors import DsvccaError
+from dsvcca.sums import OF_SQUARES, OF_VECTORS, weighted_mean
 
-MEASURES = {
-    "svcca": "mean canonical correlation of the kept directions, sum(rho) / min(rank_x, rank_y); with all non-zero "
-    "directions kept it is mean CCA (Raghu et al. 2017, section 2)",
-    "pwcca_x": "projection weighted CCA, sum(a_i rho_i) / sum(a_i), a_i = sum over neurons j of x of "
-    "|<variate i, neuron j>| (Morcos et al. 2018, section 3)",
-    "pwcca_y": "projection weighted CCA with the weights from y: pwcca_y[i, j] = pwcca_x[j, i]",
-    "r2": "mean squared canonical correlation, sum(rho^2) / min(rank_x, rank_y)",
+Totals = Mapping[str, Array]
+
+
+@dataclass(frozen=True)
+class Sides:
+    """What comparisons are between, beside their sums: arrays that broadcast against those.
+
+    Attributes
+    ----------
+    x_rank, y_rank
+        K of each side.
+    x_scale, y_scale
+        Largest singular value of all of X and of all of Y: sums are of activations divided by them.
+    x_power, y_power
+        ||X||_F^2 and ||Y||_F^2 of those: of everything, not of the kept directions alone.
+    x_power2, y_power2
+        ||X^T X||_F^2 and ||Y^T Y||_F^2 of those.
+    by_chance
+        Mean correlation that independent data would show.
+    """
+
+    x_rank: Array
+    y_rank: Array
+    x_scale: Array = np.nan
+    y_scale: Array = np.nan
+    x_power: Array = np.nan
+    y_power: Array = np.nan
+    x_power2: Array = np.nan
+    y_power2: Array = np.nan
+    by_chance: Array = np.nan
+
+    @property
+    def fewer(self) -> Array:
+        """min(K_x, K_y)."""
+        return np.minimum(self.x_rank, self.y_rank)
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One number per comparison.
+
+    Attributes
+    ----------
+    definition : str
+        Formula and source.
+    sums : tuple of str
+        What it is made of.
+    value : function
+        From the sums over all frequencies, each frequency times its weight, and what they are between, to the number.
+    of_kept : bool
+        Whether it speaks of the kept directions alone. Otherwise it is about all of the activations, and directions
+        that are left out make similarities a little smaller, and distances larger, than those of everything.
+    """
+
+    definition: str
+    sums: tuple[str, ...]
+    value: Callable[[Totals, Sides], Array]
+    of_kept: bool = True
+
+
+def _angle(cosine: Array) -> Array:
+    return np.arccos(np.clip(cosine, -1.0, 1.0))
+
+
+def _distance(nuclear: Array, s: Sides) -> Array:
+    """Return sqrt(||X||^2 + ||Y||^2 - 2 ||Y^T X||_*) in the units of the activations."""
+    larger = np.maximum(s.x_scale, s.y_scale)
+    x, y = s.x_scale / larger, s.y_scale / larger
+    return larger * np.sqrt(np.maximum(x * x * s.x_power + y * y * s.y_power - 2 * x * y * nuclear, 0.0))
+
+
+def _pwcca(side: str) -> Measure:
+    return Measure(
+        "projection weighted CCA, sum(a_i rho_i) / sum(a_i), a_i = sum over neurons j of x of |<variate i, neuron j>| "
+        "(Morcos et al. 2018, section 3)"
+        if side == "x"
+        else "projection weighted CCA with the weights from y: pwcca_y[i, j] = pwcca_x[j, i]",
+        (f"{side}_weighted", f"{side}_weights"),
+        lambda t, s: t[f"{side}_weighted"] / t[f"{side}_weights"],
+    )
+
+
+def _pwcca2(side: str) -> Measure:
+    return Measure(
+        f"as pwcca_{side} with squared weights, a_i = sum over neurons j of {side} of <variate i, neuron j>^2: what "
+        "each variate accounts for of the variance (Kornblith et al. 2019, section 4.3)",
+        (f"{side}_weighted2", f"{side}_weights2"),
+        lambda t, s: t[f"{side}_weighted2"] / t[f"{side}_weights2"],
+    )
+
+
+def _r2(side: str, other: str) -> Measure:
+    return Measure(
+        f"share of the variance of {side} that linear regression on the kept directions of {other} explains, "
+        f"||U_{other}^T {side.upper()}||_F^2 / ||{side.upper()}||_F^2 (Kornblith et al. 2019, section 4.1)",
+        (f"{side}_explained",),
+        lambda t, s: t[f"{side}_explained"] / getattr(s, f"{side}_power"),
+        of_kept=False,
+    )
+
+
+MEASURES: dict[str, Measure] = {
+    "svcca": Measure(
+        "mean canonical correlation of the kept directions, sum(rho) / min(rank_x, rank_y); with all non-zero "
+        "directions kept it is mean CCA (Raghu et al. 2017, section 2)",
+        ("rho",),
+        lambda t, s: t["rho"] / s.fewer,
+    ),
+    "pwcca_x": _pwcca("x"),
+    "pwcca_y": _pwcca("y"),
+    "r2": Measure(
+        "mean squared canonical correlation, sum(rho^2) / min(rank_x, rank_y)",
+        ("rho2",),
+        lambda t, s: t["rho2"] / s.fewer,
+    ),
+    "chance": Measure(
+        "what svcca of independent data of these ranks and so many independent rows is expected to be (Wachter 1980); "
+        "positions of one datapoint count as one row",
+        (),
+        lambda t, s: s.by_chance,
+    ),
+    "pwcca_mean": Measure(
+        "mean of pwcca_x and pwcca_y, which is symmetric",
+        ("x_weighted", "x_weights", "y_weighted", "y_weights"),
+        lambda t, s: (t["x_weighted"] / t["x_weights"] + t["y_weighted"] / t["y_weights"]) / 2,
+    ),
+    "pwcca2_x": _pwcca2("x"),
+    "pwcca2_y": _pwcca2("y"),
+    "r2_x": _r2("x", "y"),
+    "r2_y": _r2("y", "x"),
+    "cka": Measure(
+        "linear centred kernel alignment, ||Y^T X||_F^2 / (||X^T X||_F ||Y^T Y||_F) (Kornblith et al. 2019, section 3)",
+        ("covariance2",),
+        lambda t, s: t["covariance2"] / np.sqrt(s.x_power2 * s.y_power2),
+        of_kept=False,
+    ),
+    "procrustes": Measure(
+        "Procrustes distance, the square root of ||X||_F^2 + ||Y||_F^2 - 2 ||Y^T X||_*: in units of the activations, a "
+        "metric (Schoenemann 1966; Williams et al. 2021)",
+        ("nuclear",),
+        lambda t, s: _distance(t["nuclear"], s),
+        of_kept=False,
+    ),
+    "procrustes_angle": Measure(
+        "angular Procrustes distance, arccos of ||Y^T X||_* / (||X||_F ||Y||_F): radians, a metric (Williams et al. "
+        "2021)",
+        ("nuclear",),
+        lambda t, s: _angle(t["nuclear"] / np.sqrt(s.x_power * s.y_power)),
+        of_kept=False,
+    ),
+    "cca_angle": Measure(
+        "angular distance of whitened activations, arccos of sum(rho) / sqrt(rank_x rank_y): radians, a metric "
+        "(Williams et al. 2021)",
+        ("rho",),
+        lambda t, s: _angle(t["rho"] / np.sqrt(s.x_rank * s.y_rank)),
+    ),
+    "svcca_debiased": Measure(
+        "svcca without what chance adds to each correlation, 0 of those that do not stand out of it (Bao et al. 2019)",
+        ("without_chance",),
+        lambda t, s: t["without_chance"] / s.fewer,
+    ),
+    "p_value": Measure(
+        "probability that independent Gaussian data of these ranks and rows show a largest correlation as large, at "
+        "some frequency (Johnstone 2008; of few directions exactly)",
+        ("log_chance",),
+        lambda t, s: -np.expm1(t["log_chance"]),
+    ),
+    "significant": Measure(
+        "directions that stand out of chance, one after another at a level of 5 % (Johnstone 2008); of a pair of "
+        "frequencies both count",
+        ("standing_out",),
+        lambda t, s: t["standing_out"],
+    ),
 }
-"""Name and definition of every measure that results can hold."""
+"""Name and definition of every measure that results can hold. To add one is to add an entry (and its sums)."""
 
-UNSAFE = 1e-5
-"""Below this correlation the larger side's vectors are not taken from the smaller side's."""
+DEFAULT = ("svcca", "pwcca_x", "pwcca_y", "r2", "chance")
+"""Measures of a plan that names none."""
 
-SLICE = 1 << 21
-"""Numbers in one intermediate of the projection weights (16 MiB)."""
+DOUBT, AGAIN = 1e-6, 2e-7
+"""By how much PWCCA may be off, about, before it is said, and before it is computed anew."""
+
+
+def exchanged_name(name: str) -> str:
+    """Return what a variable is called with x and y exchanged.
+
+    >>> exchanged_name("pwcca_x"), exchanged_name("cka")
+    ('pwcca_y', 'cka')
+    """
+    return {"_x": f"{name[:-1]}y", "_y": f"{name[:-1]}x"}.get(name[-2:], name)
+
+
+def sums_of(measures: Sequence[str]) -> tuple[str, ...]:
+    """Return what some measures, and they with x and y exchanged, are made of; of PWCCA also how far it may be off."""
+    both = (MEASURES[one] for name in measures for one in (name, exchanged_name(name)))
+    found = dict.fromkeys(name for one in both for name in one.sums)
+    if any(name in found for name in (*OF_VECTORS, *OF_SQUARES)):
+        found |= dict.fromkeys(OF_VECTORS)
+    return tuple(dict.fromkeys(["rho", "rho2", *found]))
+
+
+def measures_of(totals: Totals, sides: Sides) -> dict[str, Array]:
+    """Return every measure that the totals over all frequencies allow; NaN where no frequency has both sides."""
+    return {name: one.value(totals, sides) for name, one in MEASURES.items() if set(one.sums) <= set(totals)}
+
+
+def doubt_of(totals: Mapping[str, NumpyArray]) -> NumpyArray:
+    """Return by how much PWCCA may be off, from either side, where correlations lie close together; 0 elsewhere."""
+    found = [np.sqrt(totals[f"{side}_doubt"]) / np.maximum(totals[f"{side}_weights"], 1e-300) for side in "xy"]
+    return np.asarray(np.maximum(*found))
 
 
 def svcca(x: Array, y: Array, *, variance: float = 0.99, criterion: str = "variance") -> float:
@@ -92,148 +282,4 @@ def pwcca(x: Array, y: Array, *, variance: float = 1.0, side: str = "x") -> floa
         raise DsvccaError(f"side={side!r}: use 'x' or 'y', whose neurons are to weight the correlations")
     found: CanonicalCorrelations = cca(x, y, variance=variance)
     weights = found.x_weights if side == "x" else found.y_weights
-    return float(_weighted(found.correlations, weights))
-
-
-Loadings = Sequence[Array] | Mapping[int, Array]
-
-TOTALS = ("rho", "rho2", "x_weighted", "x_weights", "x_doubt", "y_weighted", "y_weights", "y_doubt")
-"""What is summed over frequencies before it is divided: sum(rho), sum(rho^2), and of each side sum(a rho), sum(a).
-
-And of each side how far sum(a rho) may be off, squared, since directions turn where correlations lie close together.
-"""
-
-DOUBT, AGAIN = 1e-6, 2e-7
-"""By how much PWCCA may be off, about, before it is said, and before it is computed anew."""
-
-
-def totals_of_values(c: Array) -> dict[str, Array]:
-    """Return sum(rho) and sum(rho^2) of cross blocks (b, k_x, k_y): values only, no vectors."""
-    xp = namespace(c)
-    rho = correlations_of(c)
-    return {"rho": xp.sum(rho, axis=-1), "rho2": xp.sum(rho * rho, axis=-1)}
-
-
-def totals_of_vectors(
-    c: Array,
-    x: NumpyArray,
-    y: NumpyArray,
-    x_loadings: Loadings,
-    y_loadings: Loadings,
-    ranks: tuple[NumpyArray, NumpyArray] | None = None,
-    turned: NumpyArray | None = None,
-) -> dict[str, Array]:
-    """Return all `TOTALS` of cross blocks, without touching a row of data.
-
-    Parameters
-    ----------
-    c : (b, k_x, k_y)
-        Cross blocks of equal ranks.
-    x, y : (b,) int
-        Which representation each side is, an index into the loadings.
-    x_loadings, y_loadings : sequence of (K, p), (K, q), or mapping to them
-        Loadings F of the representations; the first k_x (k_y) rows are used.
-    ranks : (b,) and (b,) int, optional
-        Ranks of both sides where cross blocks and loadings are filled up with zeros; those of x are then the smaller.
-    turned : (b,) float64, optional
-        By how much rounding of the cross blocks turns directions where squared correlations differ by 1; 0 by default.
-    """
-    xp = namespace(c)
-    if ranks is None and c.shape[1] > c.shape[2]:
-        return exchanged(totals_of_vectors(adjoint(c), y, x, y_loadings, x_loadings, turned=turned))
-    k_x, k_y = ranks or (np.full(len(x), c.shape[1]), np.full(len(x), c.shape[2]))
-    rho, a = smaller_side(c)
-    b = xp.matmul(adjoint(c), a) / xp.maximum(rho, xp.full_like(rho, UNSAFE))[:, None, :]
-    smallest = to_numpy(rho)[np.arange(len(x)), k_x - 1]
-    for i in np.flatnonzero(smallest < UNSAFE).tolist():
-        p, q = int(k_x[i]), int(k_y[i])
-        left, values, right = xp.linalg.svd(c[i, :p, :q], full_matrices=False)
-        rho[i, :p], a[i, :p, :p], b[i, :q, :p] = xp.clip(values, 0.0, 1.0), left, adjoint(right)
-        a[i, p:, :p], b[i, q:, :p] = 0.0, 0.0
-        rho[i, p:], a[i, :, p:], b[i, :, p:] = 0.0, 0.0, 0.0  # a zero among those that fill up may have come first
-    of_x, of_y = _weights(a, x, x_loadings), _weights(b, y, y_loadings)
-    sides = ((of_x, x, x_loadings, None), (of_y, y, y_loadings, like(k_y > k_x, rho)))
-    by = xp.zeros_like(rho[:, 0]) if turned is None else like(turned, rho)
-    doubts = []
-    for weights, which, loadings, more in sides:
-        neurons = np.asarray([loadings[i].shape[1] for i in which.tolist()], np.float64)
-        doubts.append(_doubt(rho, weights, like(neurons, rho), more, by))
-    sums = (rho, rho * rho, of_x * rho, of_x, doubts[0], of_y * rho, of_y, doubts[1])
-    return {name: xp.sum(one, axis=-1) for name, one in zip(TOTALS, sums, strict=True)}
-
-
-def _doubt(rho: Array, weights: Array, neurons: Array, more: Array | None, turned: Array) -> Array:
-    """Return the parts of the squared error of sum(a rho) that comes from directions that turn, (b, k).
-
-    Two neighbours turn into each other by `turned` over the difference of their squared correlations, 1 at the most,
-    which moves weight between them as far as the sum of that many neurons' random signs goes. What is left over on the
-    wider side, if there is `more`, has a correlation of 0.
-    """
-    xp = namespace(rho)
-    first = xp.zeros_like(rho[:, :1])
-    below = xp.concat([rho[:, 1:], first], axis=-1)
-    other = xp.concat([weights[:, 1:], first], axis=-1)
-    if more is not None:
-        is_last = (weights > 0) & (other == 0)
-        other = xp.where(is_last & more[:, None], weights, other)
-    gap = xp.maximum(rho * rho - below * below, xp.full_like(rho, 1e-300))
-    share = turned[:, None] * xp.sqrt(rho * rho + below * below) / gap
-    share = xp.where(share > 1, xp.ones_like(share), share)
-    mean = _weighted(rho, xp.maximum(weights, xp.full_like(weights, 1e-300)))[:, None]
-    return ((rho - mean) ** 2 + (below - mean) ** 2) * weights * other / neurons[:, None] * share**2
-
-
-def exchanged(totals: dict[str, Array]) -> dict[str, Array]:
-    """Return the totals with x and y exchanged."""
-    other = {"x": "y", "y": "x"}
-    return {other.get(name[0], name[0]) + name[1:]: one for name, one in totals.items()}
-
-
-def measures_of(totals: Mapping[str, Array], fewer: Array) -> dict[str, Array]:
-    """Return every measure that the totals over all frequencies allow; pwcca is NaN where no frequency has both sides.
-
-    Parameters
-    ----------
-    totals : mapping
-        Of `TOTALS`, those that were summed, each frequency times its weight.
-    fewer : array
-        min(rank_x, rank_y).
-    """
-    found = {"svcca": totals["rho"] / fewer, "r2": totals["rho2"] / fewer}
-    for side in "xy":
-        if f"{side}_weights" in totals:
-            found[f"pwcca_{side}"] = totals[f"{side}_weighted"] / totals[f"{side}_weights"]
-    return found
-
-
-def doubt_of(totals: Mapping[str, NumpyArray]) -> NumpyArray:
-    """Return by how much PWCCA may be off, from either side, where correlations lie close together; 0 elsewhere."""
-    found = [np.sqrt(totals[f"{side}_doubt"]) / np.maximum(totals[f"{side}_weights"], 1e-300) for side in "xy"]
-    return np.asarray(np.maximum(*found))
-
-
-def _weighted(rho: Array, weights: Array) -> Array:
-    xp = namespace(rho)
-    return xp.sum(weights * rho, axis=-1) / xp.sum(weights, axis=-1)
-
-
-def _weights(vectors: Array, which: NumpyArray, loadings: Loadings) -> Array:
-    """Return sum_j |(vectors^H F)_ij| for stacked vectors (b, k, c): (b, c).
-
-    One product a pair, each of one size, so that its bits do not depend on what else is in the stack.
-    """
-    xp = namespace(vectors)
-    k, c = vectors.shape[1:]
-    order = np.argsort(which, kind="stable")
-    is_sorted = bool((order[1:] > order[:-1]).all())
-    ordered = vectors if is_sorted else xp.take(vectors, like(order, vectors), axis=0)
-    ones, starts = np.unique(which, return_index=True) if is_sorted else np.unique(which[order], return_index=True)
-    found = []
-    for one, start, stop in zip(ones.tolist(), starts.tolist(), [*starts[1:].tolist(), len(which)], strict=True):
-        f = loadings[one][:k, :]
-        step = max(1, SLICE // (c * f.shape[1]))
-        for first in range(start, stop, step):
-            g = xp.matmul(adjoint(ordered[first : min(first + step, stop), :, :]), f)
-            found.append(xp.sum(xp.abs(g), axis=-1))
-    together = xp.concat(found, axis=0)
-    return together if is_sorted else xp.take(together, like(np.argsort(order), vectors), axis=0)
+    return float(weighted_mean(found.correlations, weights))

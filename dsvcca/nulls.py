@@ -17,6 +17,8 @@ from scipy.special import airy, chdtrc
 
 from dsvcca.arrays import NumpyArray
 
+Numbers = NumpyArray | float
+
 EXACT = 32
 """Directions of the smaller side up to which the distribution of the largest is computed, not approximated."""
 
@@ -27,7 +29,7 @@ LEAST = -690.0
 """Logarithm below which a probability is said to be 0."""
 
 
-def edges(p: NumpyArray, q: NumpyArray, m: NumpyArray) -> tuple[NumpyArray, NumpyArray]:
+def edges(p: Numbers, q: Numbers, m: Numbers) -> tuple[NumpyArray, NumpyArray]:
     """Return the smallest and the largest correlation that independent data of many directions show (Wachter 1980).
 
     >>> round(float(edges(500, 500, 9999)[1]), 4)
@@ -37,7 +39,7 @@ def edges(p: NumpyArray, q: NumpyArray, m: NumpyArray) -> tuple[NumpyArray, Nump
     return np.sin(np.abs(a - b)), np.sin(np.minimum(a + b, np.pi / 2))
 
 
-def mean_by_chance(p: NumpyArray, q: NumpyArray, m: NumpyArray, beta: int = 1) -> NumpyArray:
+def mean_by_chance(p: Numbers, q: Numbers, m: Numbers, beta: int = 1) -> NumpyArray:
     """Return the mean canonical correlation to be expected of independent data, p, q >= 1 directions.
 
     Exact where a side has few directions (and p + q <= m); beyond, the mean over Wachter's density, of real data with
@@ -67,7 +69,7 @@ def mean_by_chance(p: NumpyArray, q: NumpyArray, m: NumpyArray, beta: int = 1) -
     return found
 
 
-def without_chance(rho: NumpyArray, p: NumpyArray, q: NumpyArray, m: NumpyArray) -> NumpyArray:
+def without_chance(rho: Numbers, p: Numbers, q: Numbers, m: Numbers) -> NumpyArray:
     """Return correlations without what chance adds to them; 0 where they do not stand out of it.
 
     How a few shared directions are seen among many others, inverted (Bao, Hu, Pan & Zhou 2019, theorem 1.8).
@@ -85,7 +87,7 @@ def without_chance(rho: NumpyArray, p: NumpyArray, q: NumpyArray, m: NumpyArray)
     return found
 
 
-def largest_by_chance(rho: NumpyArray, p: NumpyArray, q: NumpyArray, m: NumpyArray, beta: int = 1) -> NumpyArray:
+def largest_by_chance(rho: Numbers, p: Numbers, q: Numbers, m: Numbers, beta: int = 1) -> NumpyArray:
     """Return the probability that the largest correlation of independent Gaussian data is `rho` or more.
 
     Of up to EXACT directions on the smaller side exactly, by de Bruijn's (1955) formula; beyond, by Johnstone's (2008,
@@ -109,9 +111,7 @@ def largest_by_chance(rho: NumpyArray, p: NumpyArray, q: NumpyArray, m: NumpyArr
     return found
 
 
-def standing_out(
-    rho: NumpyArray, p: NumpyArray, q: NumpyArray, m: NumpyArray, *, beta: int = 1, level: float = 0.05
-) -> NumpyArray:
+def standing_out(rho: Numbers, p: Numbers, q: Numbers, m: Numbers, *, beta: int = 1, level: float = 0.05) -> NumpyArray:
     """Return how many directions are shared beyond chance: (..., c) descending correlations to (...) int.
 
     One after another is compared with the largest that chance would show of what is left, by Johnstone's approximation,
@@ -120,14 +120,14 @@ def standing_out(
     rho = np.asarray(rho, np.float64)
     p, q, m = (np.asarray(one, np.float64)[..., None] for one in (np.minimum(p, q), np.maximum(p, q), m))
     k = np.arange(rho.shape[-1])
-    standardised = _standardised(rho, *(np.maximum(one - k, 1) for one in (p, q, m)), beta=beta)
-    sure = tracy_widom(standardised, beta) <= np.log(level)
+    left = (np.maximum(one - k, 1) for one in (p, q, m))
+    sure = tracy_widom(_standardised(rho, next(left), next(left), next(left), beta), beta) <= np.log(level)
     possible = (k < p) & (p + q - k <= m)
     found: NumpyArray = np.sum(np.cumprod(sure & possible, axis=-1), axis=-1)
     return found
 
 
-def bartlett(rho: NumpyArray, p: int, q: int, m: int) -> NumpyArray:
+def bartlett(rho: Numbers, p: int, q: int, m: int) -> NumpyArray:
     """Return the p-values, for i = 0, 1, ..., that correlations from the i-th on are chance: (..., c) each.
 
     Bartlett (1947) with Lawley's (1959) correction: chi-squared of (p - i)(q - i) degrees of freedom. For few
@@ -142,7 +142,7 @@ def bartlett(rho: NumpyArray, p: int, q: int, m: int) -> NumpyArray:
     return np.asarray(chdtrc(freedom, statistic))
 
 
-def bartlett_statistics(rho: NumpyArray, p: int, q: int, m: int) -> tuple[NumpyArray, NumpyArray]:
+def bartlett_statistics(rho: Numbers, p: int, q: int, m: int) -> tuple[NumpyArray, NumpyArray]:
     """Return Bartlett's statistics, (..., c), and their degrees of freedom, (c,)."""
     squared = np.asarray(rho, np.float64) ** 2
     c = squared.shape[-1]
@@ -169,7 +169,7 @@ def draw(rng: np.random.Generator, p: int, q: int, m: int, count: int) -> NumpyA
     return np.asarray(np.linalg.svd(b, compute_uv=False))
 
 
-def tracy_widom(x: NumpyArray, beta: int = 1) -> NumpyArray:
+def tracy_widom(x: Numbers, beta: int = 1) -> NumpyArray:
     """Return the logarithm of the probability that a Tracy-Widom variable is `x` or more; `LEAST` and less is 0.
 
     >>> np.round(np.exp(tracy_widom(np.array([0.4501, 0.9793, 2.0234]))), 4).tolist()
@@ -201,7 +201,7 @@ def _tracy_widom(beta: int) -> tuple[NumpyArray, CubicSpline]:
     return grid, CubicSpline(grid, found)
 
 
-def _standardised(rho: NumpyArray, p: NumpyArray, q: NumpyArray, m: NumpyArray, beta: int) -> NumpyArray:
+def _standardised(rho: Numbers, p: Numbers, q: Numbers, m: Numbers, beta: int) -> NumpyArray:
     """Return the largest correlation, centred and scaled so that by chance it follows Tracy and Widom.
 
     Of complex data, where the transform of Johnstone's theorem is that of an average of two sizes, without its halves.
@@ -329,7 +329,7 @@ _INTEGRAL = np.stack(
 """From values at the nodes to integrals from -1 to each of them."""
 
 
-def _angles(p: NumpyArray, q: NumpyArray, m: NumpyArray) -> tuple[NumpyArray, NumpyArray]:
+def _angles(p: Numbers, q: Numbers, m: Numbers) -> tuple[NumpyArray, NumpyArray]:
     return tuple(
         np.arcsin(np.sqrt(np.minimum(np.asarray(k) / np.asarray(m), 1.0))) for k in (np.minimum(p, q), np.maximum(p, q))
     )

@@ -40,9 +40,12 @@ class Kept:
     ----------
     blocks : sequence of Block
         Cut to the directions that some rule keeps.
+    singular_values : sequence of (k,) arrays, NumPy
+        Over the largest of all frequencies.
     """
 
     blocks: Sequence[Block]
+    singular_values: Sequence[NumpyArray] = ()
     _loadings: dict[tuple[int, int, int], Array] = field(default_factory=dict)
     _stacks: dict[int, tuple[Array, Array, NumpyArray]] = field(default_factory=dict)
 
@@ -64,6 +67,13 @@ class Kept:
                 places[i] = place
             self._stacks[size] = put(inverse_cholesky(cholesky)), put(sums), places
         return self._stacks[size]
+
+    def scales(self, members: NumpyArray, ranks: NumpyArray, size: int) -> NumpyArray:
+        """Return singular values (pairs, size) of some bases, over their largest; zero from their ranks on."""
+        found = np.zeros((len(members), size))
+        for row, i, k in zip(found, members.tolist(), ranks.tolist(), strict=True):
+            row[:k] = self.singular_values[i][:k]
+        return found
 
     def loadings(self, i: int, k: int, size: int) -> Array:
         """Return F (size, c) of the first k directions of a basis, as if no others had been kept; zero from k on."""
@@ -90,6 +100,10 @@ class Panel:
         Those, over all frequencies.
     lumps : (b,) float
         See `basis.lumps_of`.
+    scales : (b,) float
+        Largest singular value of each.
+    powers : (2, b) float
+        Sums of squares, and of fourth powers, of all singular values over the largest, over all frequencies.
     condition : float
         Largest singular value over the smallest of a direction that some rule keeps, of the worst basis.
     keys : list of str
@@ -103,6 +117,9 @@ class Panel:
         kept: list[tuple[NumpyArray, ...]] = []
         conditions: list[float] = []
         lumps: list[float] = []
+        self._spectra: list[NumpyArray] = []
+        scales: list[float] = []
+        powers: list[list[float]] = []
         self.neurons: list[int] = []
         for ref in refs:
             basis = self.packs[ref.pack].basis(ref.position)
@@ -111,12 +128,17 @@ class Panel:
             self.neurons.append(len(basis.neuron_norms))
             conditions.append(_condition(kept[-1], basis.singular_values))
             lumps.append(lumps_of(basis.row_norms))
+            scales.append(float(basis.singular_values.max()))
+            self._spectra.append(basis.singular_values / scales[-1])
+            powers.append([float(basis.weights @ np.sum(self._spectra[-1] ** power, axis=1)) for power in (2, 4)])
         self.keys = [self.packs[ref.pack].key(ref.position) for ref in refs]
         self.ranks: NumpyArray = np.asarray(kept)
         self.most: NumpyArray = self.ranks.max(axis=1)
         self.widths: NumpyArray = self.most * self.weights
         self.condition = max(conditions)
         self.lumps: NumpyArray = np.asarray(lumps)
+        self.scales: NumpyArray = np.asarray(scales)
+        self.powers: NumpyArray = np.asarray(powers).T
         self.most_kept: NumpyArray = np.sum(self.most * self.weights, axis=1)
         self._at: tuple[tuple[int, range], Kept] = ((-1, range(0)), Kept(()))
 
@@ -150,7 +172,7 @@ class Panel:
         if self._at[0] != (f, run):
             stored = (self.packs[self.refs[i].pack].block(self.refs[i].position, f) for i in run)
             blocks = [block.cut(int(self.most[i, f])) for i, block in zip(run, stored, strict=True)]
-            self._at = (f, run), Kept(blocks)
+            self._at = (f, run), Kept(blocks, [self._spectra[i][f] for i in run])
         return self._at[1]
 
     def runs(self, f: int, most: int) -> Iterator[range]:

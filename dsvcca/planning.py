@@ -13,7 +13,7 @@ from dsvcca.basis import RankRule
 from dsvcca.errors import DsvccaError
 from dsvcca.labels import Labels, check_same_types, nearest
 from dsvcca.layout import KEEP, ROUTES
-from dsvcca.measures import MEASURES
+from dsvcca.measures import DEFAULT, MEASURES
 from dsvcca.pairs import choose_pairs
 from dsvcca.passes import kind_of, reads_tokens
 from dsvcca.plan import Plan
@@ -34,7 +34,7 @@ def plan_comparisons(
     variance: float | Sequence[float] = ALL_BUT_NOISE,
     criterion: str = "variance",
     rank: int | None = None,
-    measures: str | Sequence[str] = tuple(MEASURES),
+    measures: str | Sequence[str] = DEFAULT,
     targets: Any = None,
     rows: str | None = None,
     keep: Sequence[str] = (),
@@ -74,8 +74,8 @@ def plan_comparisons(
     rank : int, optional
         Keep this many directions instead of a share of variance (all of them where there are fewer); of transformed
         maps so many over all frequencies together.
-    measures : str or sequence of str, default all
-        Of `MEASURES`. Without the pwcca ones no vectors are computed.
+    measures : str or sequence of str
+        Of `dsvcca.measures.MEASURES`, or "all". Without the pwcca ones no vectors are computed.
     targets : array, mapping, or labels, optional
         What every representation is asked to explain, one row a datapoint: an array (n,) or (n, q); a mapping from
         names to arrays or labels; or the labels of layers in the store, such as ``{"layer": "logits"}``. Results then
@@ -152,7 +152,7 @@ def plan_comparisons(
         raise DsvccaError(f"route={route!r} is unknown: {nearest(route, ROUTES)}")
     if center not in ("all", "dc"):
         raise DsvccaError(f"center={center!r} is unknown: use 'all' or 'dc'")
-    measures = (measures,) if isinstance(measures, str) else measures
+    measures = tuple(MEASURES) if measures == "all" else (measures,) if isinstance(measures, str) else measures
     if not measures:
         raise DsvccaError(f"measures is empty: choose from {', '.join(MEASURES)}")
     for measure in measures:

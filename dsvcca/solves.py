@@ -7,15 +7,26 @@ the bits of a pair, whatever it is solved beside.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import NamedTuple
 
 import numpy as np
 
 from dsvcca.arrays import Array, NumpyArray, adjoint, from_pairs, like, namespace, to_numpy, windows
 from dsvcca.correlations import corrected
-from dsvcca.measures import exchanged, totals_of_values, totals_of_vectors
 from dsvcca.panel import Kept, Panel, fitted
+from dsvcca.sums import (
+    OF_CHANCE,
+    OF_COVARIANCES,
+    OF_SQUARES,
+    OF_VECTORS,
+    UNWEIGHTED,
+    exchanged,
+    totals_of_chance,
+    totals_of_covariances,
+    totals_of_values,
+    totals_of_vectors,
+)
 
 SOLVED_TOGETHER = 1 << 19
 """Bytes of cross blocks in one stack of solves."""
@@ -29,6 +40,7 @@ def solve(
     y_run: range,
     block: Array,
     rows: int,
+    freedom: int,
     wanted: NumpyArray,
     totals: dict[str, NumpyArray],
     turned_by: NumpyArray,
@@ -41,11 +53,13 @@ def solve(
         The bases whose columns the block holds.
     block : (columns of x, columns of y) or larger, by `sizes.SLACK` at least
         Real product of their columns.
+    freedom : int
+        Independent rows, less one; 0 where nothing is known of chance.
     wanted : (bases of x, bases of y) bool
     totals : mapping
-        Of `TOTALS` those that are asked for, (bases of x, bases of y, rules).
+        Those that are asked for (see `dsvcca.sums`), (bases of x, bases of y, rules).
     turned_by : (bases of x_run, bases of y_run)
-        Rounding of the block (see `measures.totals_of_vectors`).
+        Rounding of the block (see `sums.totals_of_vectors`).
     """
     weight = int(x.weights[f])
     i, j = np.nonzero(wanted[x_run.start : x_run.stop, y_run.start : y_run.stop])
@@ -65,14 +79,15 @@ def solve(
             m = windows(block, x_starts[a], y_starts[b], height * weight, width * weight)
             m = from_pairs(m) if weight == 2 else m
             sides = _Side(of_x, a, x_ranks[a]), _Side(of_y, b, y_ranks[b])
-            found = _totals(m, *sides, turned[some[0]], widest, rows, None if len(totals) == 2 else turned_by[a, b])
+            found = _totals(m, *sides, turned[some[0]], widest, (rows, freedom), set(totals), turned_by[a, b])
             same = np.asarray([x.keys[x_run.start + i] == y.keys[y_run.start + j] for i, j in zip(a, b, strict=True)])
             for rule, numbers in enumerate(found):
-                for name, one in numbers.items():
-                    added = to_numpy(one)
+                for name in totals.keys() & numbers.keys():
+                    added = to_numpy(numbers[name])
                     if name[0] == "y":  # of the same basis on both sides neither comes first: rounding is that of x
                         added = np.where(same, to_numpy(numbers[f"x{name[1:]}"]), added)
-                    totals[name][x_run.start + a, y_run.start + b, rule] += weight * added
+                    times = 1 if name in UNWEIGHTED else weight
+                    totals[name][x_run.start + a, y_run.start + b, rule] += times * added
 
 
 class _Side(NamedTuple):
@@ -82,18 +97,30 @@ class _Side(NamedTuple):
     members: NumpyArray
     ranks: NumpyArray
 
+    def scales(self, rule: int, size: int) -> NumpyArray:
+        return self.kept.scales(self.members, self.ranks[:, rule], size)
+
     def loadings(self, rule: int, size: int) -> dict[int, Array]:
         ranks = dict(zip(self.members.tolist(), self.ranks[:, rule].tolist(), strict=True))
         return {i: self.kept.loadings(i, k, size) for i, k in ranks.items()}
 
 
 def _totals(
-    m: Array, x: _Side, y: _Side, turned: NumpyArray, widest: int, rows: int, turned_by: NumpyArray | None
+    m: Array,
+    x: _Side,
+    y: _Side,
+    turned: NumpyArray,
+    widest: int,
+    count: tuple[int, int],
+    wanted: Set[str],
+    turned_by: NumpyArray,
 ) -> list[dict[str, Array]]:
     """Return the totals of stacked products under every rule; they are of one size and, by rule, turned alike.
 
-    Without `turned_by`, of values only.
+    `count` are the rows, and the independent ones less one.
     """
+    rows, freedom = count
+    beta = 2 if namespace(m).isdtype(m.dtype, "complex floating") else 1
     left, right = (y, x) if turned[widest] else (x, y)
     m = adjoint(m) if turned[widest] else m
     m = _masked(m, left.ranks[:, widest], right.ranks[:, widest])
@@ -109,7 +136,7 @@ def _totals(
         xp.take(l_inverse, of_left, axis=0),
         xp.take(r_inverse, of_right, axis=0),
     )
-    found = []
+    found: list[dict[str, Array]] = []
     for rule in range(x.ranks.shape[1]):
         one, other, corner = (left, right, c) if turned[rule] == turned[widest] else (right, left, adjoint(c))
         ranks = one.ranks[:, rule], other.ranks[:, rule]
@@ -118,12 +145,21 @@ def _totals(
         if rule != widest:
             corner = _masked(corner, *ranks)
         if not height:
-            numbers = {}
-        elif turned_by is None:
+            found.append({})
+            continue
+        if wanted.isdisjoint(OF_VECTORS):
             numbers = totals_of_values(corner)
         else:
             loadings = one.loadings(rule, height), other.loadings(rule, width)
-            numbers = totals_of_vectors(corner, one.members, other.members, *loadings, ranks, turned_by)
+            squares = not wanted.isdisjoint(OF_SQUARES)
+            members = one.members, other.members
+            numbers = totals_of_vectors(corner, *members, *loadings, ranks, turned_by, squares=squares)
+        rho = numbers.pop("correlations")
+        if not wanted.isdisjoint(OF_COVARIANCES):
+            s_one, s_other = one.scales(rule, height), other.scales(rule, width)
+            numbers |= totals_of_covariances(corner, like(s_one, corner), like(s_other, corner), wanted)
+        if not wanted.isdisjoint(OF_CHANCE):
+            numbers |= totals_of_chance(to_numpy(rho), ranks, freedom, beta, wanted)
         found.append(exchanged(numbers) if turned[rule] else numbers)
     return found
 

@@ -23,6 +23,7 @@ MATHS = [
     "wide",
     "correlations",
     "dft",
+    "sums",
     "measures",
 ]
 DATA = [

@@ -549,7 +549,7 @@ def test_no_space_for_bases_or_results_is_an_error(population, tmp_path):
         ({"criterion": "both"}, "criterion='both' is unknown"),
         ({"rank": 0}, "rank=0 keeps nothing"),
         ({"measures": ["svca"]}, "measure 'svca' is unknown: did you mean 'svcca'"),
-        ({"measures": "cka"}, "measure 'cka' is unknown: there is 'svcca'"),
+        ({"measures": "ckas"}, "measure 'ckas' is unknown: did you mean 'cka'"),
         ({"measures": []}, "measures is empty"),
         ({"variance": "0.99"}, "variance='0.99' is no share"),
         ({"rank": 3, "variance": 0.9}, "rank=3 and variance=0.9 were both given"),

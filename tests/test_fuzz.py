@@ -602,6 +602,8 @@ def list_all(box, honest):
     assert len(rows) == len(found) == len({key_of(one.labels) for one in found})
     for one in found:
         right = box.numbers.get(key_of(one.labels))
+        if one.written < 0:  # the record of the store was exchanged for an array's: it is read as somebody else's
+            continue
         assert not honest or (one.whole_shape, one.dtype) == (right.shape, right.dtype.name)
 
 

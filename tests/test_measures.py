@@ -1,5 +1,7 @@
 """SVCCA, PWCCA and R²: one pair in memory, stacks of cross blocks, and what each does not change under."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -7,7 +9,8 @@ from dsvcca import DsvccaError, cca, pwcca, svcca
 from dsvcca.arrays import adjoint, inverse_cholesky, namespace
 from dsvcca.basis import RankRule
 from dsvcca.correlations import corrected, correlations_of, smaller_side
-from dsvcca.measures import MEASURES, measures_of, totals_of_values, totals_of_vectors
+from dsvcca.measures import DEFAULT, MEASURES
+from dsvcca.sums import totals_of_values, totals_of_vectors
 from dsvcca.whiten import whiten_in_memory
 from tests import reference
 
@@ -57,16 +60,20 @@ class Stack:
         return corrected(namespace(u).matmul(adjoint(u), v), of_x.column_sums, of_y.column_sums, x.count, *inverses)
 
 
+def values_of(names, totals, c):
+    """Return some measures of stacked cross blocks of one frequency."""
+    return [MEASURES[name].value(totals, SimpleNamespace(fewer=min(c.shape[1:]))) for name in names]
+
+
 def mean_correlation(c):
     """Return svcca and r2 of stacked cross blocks of one frequency."""
-    found = measures_of(totals_of_values(c), min(c.shape[1:]))
-    return found["svcca"], found["r2"]
+    return values_of(("svcca", "r2"), totals_of_values(c), c)
 
 
 def projection_weighted(c, x, y, x_loadings, y_loadings):
     """Return svcca, r2, pwcca_x and pwcca_y of stacked cross blocks of one frequency."""
-    found = measures_of(totals_of_vectors(c, x, y, x_loadings, y_loadings), min(c.shape[1:]))
-    return found["svcca"], found["r2"], found["pwcca_x"], found["pwcca_y"]
+    totals = totals_of_vectors(c, x, y, x_loadings, y_loadings)
+    return values_of(("svcca", "r2", "pwcca_x", "pwcca_y"), totals, c)
 
 
 def weighted_directly(c, x_loadings, y_loadings):
@@ -148,8 +155,8 @@ def test_refusals_of_cca_are_refusals_of_the_measures():
 
 
 def test_every_measure_has_a_definition():
-    assert list(MEASURES) == ["svcca", "pwcca_x", "pwcca_y", "r2"]
-    assert all("sum" in definition or "pwcca_x" in definition for definition in MEASURES.values())
+    assert set(DEFAULT) <= set(MEASURES)
+    assert all((one.definition and one.sums) or name == "chance" for name, one in MEASURES.items())
 
 
 def test_the_difference_between_pwcca_and_the_mean_is_what_the_weights_say():

@@ -52,7 +52,7 @@ def test_select_and_to_frame(results):
     assert len(frame) == 78 * 3
     assert list(frame.columns) == [
         *("x_seed", "x_step", "x_layer", "rank_x", "y_seed", "y_step", "y_layer", "rank_y", "view", "variance"),
-        *("svcca", "pwcca_x", "pwcca_y", "r2"),
+        *("svcca", "pwcca_x", "pwcca_y", "r2", "chance"),
     ]
     assert set(frame.view) == {"neurons"}
     row = frame.iloc[17]

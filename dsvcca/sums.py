@@ -1,0 +1,219 @@
+"""What measures are made of: sums over the correlations, directions and covariances of stacked cross blocks.
+
+Notation: a cross block C (k_x, k_y) of two orthonormal bases has the singular values rho (canonical correlations)
+and vectors A, B; c = min(k_x, k_y); F are the loadings of a basis, S its singular values. Every sum is one number a
+pair, so that a tile of comparisons is a few calls; over frequencies they add up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+import numpy as np
+
+from dsvcca import nulls
+from dsvcca.arrays import Array, NumpyArray, adjoint, like, namespace, to_numpy
+from dsvcca.correlations import correlations_of, smaller_side
+
+UNSAFE = 1e-5
+"""Below this correlation the larger side's vectors are not taken from the smaller side's."""
+
+SLICE = 1 << 21
+"""Numbers in one intermediate of the projection weights (16 MiB)."""
+
+
+Loadings = Sequence[Array] | Mapping[int, Array]
+
+OF_VALUES = ("rho", "rho2")
+"""sum(rho) and sum(rho^2)."""
+
+OF_VECTORS = tuple(f"{side}_{what}" for side in "xy" for what in ("weighted", "weights", "doubt"))
+"""Of each side sum(a rho), sum(a), a_i the sum over neurons of |<variate i, neuron>|.
+
+And how far sum(a rho) may be off, squared, since directions turn where correlations lie close together.
+"""
+
+OF_SQUARES = tuple(f"{side}_{what}" for side in "xy" for what in ("weighted2", "weights2"))
+"""The same with squares of what is summed over neurons."""
+
+OF_COVARIANCES = ("covariance2", "nuclear", "x_explained", "y_explained")
+"""||S_x C S_y||_F^2, its nuclear norm, and what each side's neurons have in common with the other's directions."""
+
+OF_CHANCE = ("without_chance", "log_chance", "standing_out")
+"""sum(rho) without what chance adds, log of the probability of no more by chance, directions that stand out of it."""
+
+UNWEIGHTED = ("log_chance",)
+"""Sums in which a frequency that stands for two counts once: they are of one set of data."""
+
+
+def totals_of_values(c: Array) -> dict[str, Array]:
+    """Return `OF_VALUES` of cross blocks (b, k_x, k_y), and their correlations (b, c): no vectors."""
+    xp = namespace(c)
+    rho = correlations_of(c)
+    return {"rho": xp.sum(rho, axis=-1), "rho2": xp.sum(rho * rho, axis=-1), "correlations": rho}
+
+
+def totals_of_vectors(
+    c: Array,
+    x: NumpyArray,
+    y: NumpyArray,
+    x_loadings: Loadings,
+    y_loadings: Loadings,
+    ranks: tuple[NumpyArray, NumpyArray] | None = None,
+    turned: NumpyArray | None = None,
+    *,
+    squares: bool = False,
+) -> dict[str, Array]:
+    """Return `OF_VALUES` and `OF_VECTORS` of cross blocks, and their correlations, without touching a row of data.
+
+    Parameters
+    ----------
+    c : (b, k_x, k_y)
+        Cross blocks of equal ranks.
+    x, y : (b,) int
+        Which representation each side is, an index into the loadings.
+    x_loadings, y_loadings : sequence of (K, p), (K, q), or mapping to them
+        Loadings F of the representations; the first k_x (k_y) rows are used.
+    ranks : (b,) and (b,) int, optional
+        Ranks of both sides where cross blocks and loadings are filled up with zeros; those of x are then the smaller.
+    turned : (b,) float64, optional
+        By how much rounding of the cross blocks turns directions where squared correlations differ by 1; 0 by default.
+    squares : bool
+        Whether `OF_SQUARES` are wanted as well.
+    """
+    xp = namespace(c)
+    if ranks is None and c.shape[1] > c.shape[2]:
+        return exchanged(totals_of_vectors(adjoint(c), y, x, y_loadings, x_loadings, turned=turned, squares=squares))
+    k_x, k_y = ranks or (np.full(len(x), c.shape[1]), np.full(len(x), c.shape[2]))
+    rho, a = smaller_side(c)
+    b = xp.matmul(adjoint(c), a) / xp.maximum(rho, xp.full_like(rho, UNSAFE))[:, None, :]
+    smallest = to_numpy(rho)[np.arange(len(x)), k_x - 1]
+    for i in np.flatnonzero(smallest < UNSAFE).tolist():
+        p, q = int(k_x[i]), int(k_y[i])
+        left, values, right = xp.linalg.svd(c[i, :p, :q], full_matrices=False)
+        rho[i, :p], a[i, :p, :p], b[i, :q, :p] = xp.clip(values, 0.0, 1.0), left, adjoint(right)
+        a[i, p:, :p], b[i, q:, :p] = 0.0, 0.0
+        rho[i, p:], a[i, :, p:], b[i, :, p:] = 0.0, 0.0, 0.0  # a zero among those that fill up may have come first
+    (of_x, of_x2), (of_y, of_y2) = _weights(a, x, x_loadings, squares), _weights(b, y, y_loadings, squares)
+    sides = ((of_x, x, x_loadings, None), (of_y, y, y_loadings, like(k_y > k_x, rho)))
+    by = xp.zeros_like(rho[:, 0]) if turned is None else like(turned, rho)
+    doubts = []
+    for weights, which, loadings, more in sides:
+        neurons = np.asarray([loadings[i].shape[1] for i in which.tolist()], np.float64)
+        doubts.append(_doubt(rho, weights, like(neurons, rho), more, by))
+    sums = [rho, rho * rho, of_x * rho, of_x, doubts[0], of_y * rho, of_y, doubts[1]]
+    names = [*OF_VALUES, *OF_VECTORS]
+    if squares:
+        sums += [of_x2 * rho, of_x2, of_y2 * rho, of_y2]
+        names += OF_SQUARES
+    found = {name: xp.sum(one, axis=-1) for name, one in zip(names, sums, strict=True)}
+    return {**found, "correlations": rho}
+
+
+def totals_of_covariances(c: Array, s_x: Array, s_y: Array, wanted: Collection[str]) -> dict[str, Array]:
+    """Return `OF_COVARIANCES` of cross blocks (b, k_x, k_y); the nuclear norm, which is dear, if it is wanted.
+
+    Parameters
+    ----------
+    s_x, s_y : (b, k_x), (b, k_y)
+        Singular values of the directions; zero where there are none.
+    """
+    xp = namespace(c)
+    of_x, of_y = s_x[:, :, None] * c, c * s_y[:, None, :]
+    covariance = of_x * s_y[:, None, :]
+    found: dict[str, Array] = {}
+    for name, one in (("covariance2", covariance), ("x_explained", of_x), ("y_explained", of_y)):
+        found[name] = xp.sum(xp.abs(one) ** 2, axis=(1, 2))
+    if "nuclear" in wanted:
+        small = covariance if c.shape[1] <= c.shape[2] else adjoint(covariance)
+        squared = xp.linalg.eigvalsh(xp.matmul(small, adjoint(small)))
+        found["nuclear"] = xp.sum(xp.sqrt(xp.maximum(squared, xp.zeros_like(squared))), axis=-1)
+    return found
+
+
+def totals_of_chance(
+    rho: NumpyArray, ranks: tuple[NumpyArray, NumpyArray], freedom: int, beta: int, wanted: Collection[str]
+) -> dict[str, NumpyArray]:
+    """Return those of `OF_CHANCE` that are wanted, of correlations (b, c), zero beyond the smaller rank.
+
+    Parameters
+    ----------
+    ranks : (b,) and (b,) int
+    freedom : int
+        Independent rows, less one for their mean; 0 where nothing is known of chance.
+    beta : {1, 2}
+        1 of real cross blocks, 2 of complex ones.
+    """
+    p, q = ranks
+    if not freedom:
+        return {name: np.full(len(rho), np.nan) for name in OF_CHANCE if name in wanted}
+    found = {}
+    if "without_chance" in wanted:
+        found["without_chance"] = nulls.without_chance(rho, p[:, None], q[:, None], freedom).sum(axis=-1)
+    if "log_chance" in wanted:
+        with np.errstate(divide="ignore"):
+            found["log_chance"] = np.log1p(-nulls.largest_by_chance(rho[:, 0], p, q, freedom, beta))
+    if "standing_out" in wanted:
+        found["standing_out"] = nulls.standing_out(rho, p, q, freedom, beta=beta).astype(np.float64)
+    return found
+
+
+def _doubt(rho: Array, weights: Array, neurons: Array, more: Array | None, turned: Array) -> Array:
+    """Return the parts of the squared error of sum(a rho) that comes from directions that turn, (b, k).
+
+    Two neighbours turn into each other by `turned` over the difference of their squared correlations, 1 at the most,
+    which moves weight between them as far as the sum of that many neurons' random signs goes. What is left over on the
+    wider side, if there is `more`, has a correlation of 0.
+    """
+    xp = namespace(rho)
+    first = xp.zeros_like(rho[:, :1])
+    below = xp.concat([rho[:, 1:], first], axis=-1)
+    other = xp.concat([weights[:, 1:], first], axis=-1)
+    if more is not None:
+        is_last = (weights > 0) & (other == 0)
+        other = xp.where(is_last & more[:, None], weights, other)
+    gap = xp.maximum(rho * rho - below * below, xp.full_like(rho, 1e-300))
+    share = turned[:, None] * xp.sqrt(rho * rho + below * below) / gap
+    share = xp.where(share > 1, xp.ones_like(share), share)
+    mean = weighted_mean(rho, xp.maximum(weights, xp.full_like(weights, 1e-300)))[:, None]
+    return ((rho - mean) ** 2 + (below - mean) ** 2) * weights * other / neurons[:, None] * share**2
+
+
+def exchanged(totals: dict[str, Array]) -> dict[str, Array]:
+    """Return the totals with x and y exchanged."""
+    other = {"x": "y", "y": "x"}
+    return {other.get(name[0], name[0]) + name[1:]: one for name, one in totals.items()}
+
+
+def weighted_mean(rho: Array, weights: Array) -> Array:
+    """Return sum(weights * rho) / sum(weights) over the last axis."""
+    xp = namespace(rho)
+    return xp.sum(weights * rho, axis=-1) / xp.sum(weights, axis=-1)
+
+
+def _weights(vectors: Array, which: NumpyArray, loadings: Loadings, squares: bool) -> tuple[Array, Array | None]:
+    """Return sum_j |(vectors^H F)_ij| for stacked vectors (b, k, c): (b, c); and the sums of squares, if wanted.
+
+    One product a pair, each of one size, so that its bits do not depend on what else is in the stack.
+    """
+    xp = namespace(vectors)
+    k, c = vectors.shape[1:]
+    order = np.argsort(which, kind="stable")
+    is_sorted = bool((order[1:] > order[:-1]).all())
+    ordered = vectors if is_sorted else xp.take(vectors, like(order, vectors), axis=0)
+    ones, starts = np.unique(which, return_index=True) if is_sorted else np.unique(which[order], return_index=True)
+    found, squared = [], []
+    for one, start, stop in zip(ones.tolist(), starts.tolist(), [*starts[1:].tolist(), len(which)], strict=True):
+        f = loadings[one][:k, :]
+        step = max(1, SLICE // (c * f.shape[1]))
+        for first in range(start, stop, step):
+            g = xp.matmul(adjoint(ordered[first : min(first + step, stop), :, :]), f)
+            g = xp.abs(g)
+            found.append(xp.sum(g, axis=-1))
+            if squares:
+                squared.append(xp.sum(g * g, axis=-1))
+    both = [xp.concat(one, axis=0) if one else None for one in (found, squared)]
+    if not is_sorted:
+        back = like(np.argsort(order), vectors)
+        both = [one if one is None else xp.take(one, back, axis=0) for one in both]
+    return both[0], both[1]

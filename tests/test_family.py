@@ -1,0 +1,135 @@
+"""Every measure from disk against its formula written out, on the activations themselves."""
+
+import numpy as np
+import pytest
+import scipy.linalg
+
+import dsvcca
+from dsvcca import nulls
+from dsvcca.measures import DEFAULT, MEASURES
+from tests.populations import same_bits
+
+N = 700
+
+
+def layers():
+    rng = np.random.default_rng(0)
+    shared = rng.standard_normal((N, 6))
+    a = shared @ rng.standard_normal((6, 10)) + 0.7 * rng.standard_normal((N, 10))
+    b = 3 * (shared @ rng.standard_normal((6, 14)) + rng.standard_normal((N, 14))) + 5
+    return {"a": a, "b": b, "noise": rng.standard_normal((N, 12))}
+
+
+def centred(x):
+    return x - x.mean(axis=0)
+
+
+def kept(x, variance):
+    """Return orthonormal columns of the kept directions, and what they hold of the activations."""
+    u, s, v = np.linalg.svd(centred(x), full_matrices=False)
+    k = len(s) if variance == 1 else int(np.searchsorted(np.cumsum(s**2), variance * np.sum(s**2))) + 1
+    return u[:, :k], (u[:, :k] * s[:k]) @ v[:k]
+
+
+def by_formula(x, y, variance):
+    """Return every measure of two layers, each written out."""
+    (u, x_kept), (v, y_kept) = kept(x, variance), kept(y, variance)
+    x, y = centred(x), centred(y)
+    a, rho, b = np.linalg.svd(u.T @ v, full_matrices=False)
+    k, q = u.shape[1], v.shape[1]
+    g, h = np.abs((u @ a).T @ x_kept), np.abs((v @ b.T).T @ y_kept)
+
+    def weighted(weights):
+        return np.sum(weights * rho) / np.sum(weights)
+
+    nuclear = np.sum(np.linalg.svd(y_kept.T @ x_kept, compute_uv=False))
+    power = np.linalg.norm(x) ** 2, np.linalg.norm(y) ** 2
+    found = {
+        "svcca": rho.mean(),
+        "r2": (rho**2).mean(),
+        "pwcca_x": weighted(g.sum(axis=1)),
+        "pwcca_y": weighted(h.sum(axis=1)),
+        "pwcca_mean": (weighted(g.sum(axis=1)) + weighted(h.sum(axis=1))) / 2,
+        "pwcca2_x": weighted((g**2).sum(axis=1)),
+        "pwcca2_y": weighted((h**2).sum(axis=1)),
+        "r2_x": np.linalg.norm(v.T @ x_kept) ** 2 / power[0],
+        "r2_y": np.linalg.norm(u.T @ y_kept) ** 2 / power[1],
+        "cka": np.linalg.norm(y_kept.T @ x_kept) ** 2 / np.linalg.norm(x.T @ x) / np.linalg.norm(y.T @ y),
+        "procrustes": np.sqrt(sum(power) - 2 * nuclear),
+        "procrustes_angle": np.arccos(nuclear / np.sqrt(power[0] * power[1])),
+        "cca_angle": np.arccos(min(rho.sum() / np.sqrt(k * q), 1)),
+        "chance": nulls.mean_by_chance(k, q, N - 1),
+        "svcca_debiased": nulls.without_chance(rho, k, q, N - 1).mean(),
+        "p_value": nulls.largest_by_chance(rho[0], k, q, N - 1),
+        "significant": nulls.standing_out(rho, k, q, N - 1),
+    }
+    if variance == 1:  # against other ways to the same numbers
+        assert found["r2_y"] == pytest.approx(1 - np.linalg.norm(y - x @ np.linalg.lstsq(x, y)[0]) ** 2 / power[1])
+        padded = [np.pad(one, ((0, 0), (0, max(x.shape[1], y.shape[1]) - one.shape[1]))) for one in (x, y)]
+        rotation = scipy.linalg.orthogonal_procrustes(*padded)[0]
+        assert found["procrustes"] == pytest.approx(np.linalg.norm(padded[0] @ rotation - padded[1]))
+    return found
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    store = dsvcca.create_store(tmp_path_factory.mktemp("family") / "s.zarr", datapoints=N)
+    for name, x in layers().items():
+        store.write(x, layer=name)
+    return store
+
+
+@pytest.fixture(scope="module")
+def results(store, tmp_path_factory):
+    plan = dsvcca.plan_comparisons(store, measures="all", variance=[0.9, 1.0])
+    return dsvcca.compare(plan, tmp_path_factory.mktemp("family") / "r.zarr").load()
+
+
+def test_every_measure_is_its_formula(results):
+    found = layers()
+    names = results.x_layer.values.tolist()
+    assert set(MEASURES) <= set(results.data_vars)
+    for i, x in enumerate(names):
+        for j, y in enumerate(names):
+            for place, variance in enumerate((0.9, 1.0)):
+                if i == j:
+                    continue
+                expected = by_formula(found[x], found[y], variance)
+                assert set(expected) == set(MEASURES)
+                for name, value in expected.items():
+                    own = results[name].values[i, j, place]
+                    scale = np.linalg.norm(centred(found[x])) if name == "procrustes" else 1.0
+                    assert abs(own - value) < 1e-6 * scale, (x, y, variance, name, own, value)
+
+
+def test_a_layer_is_itself(results):
+    whole = results.isel(variance=1)
+    for name in ("svcca", "pwcca_x", "pwcca2_y", "r2", "r2_x", "cka"):
+        np.testing.assert_allclose(np.diagonal(whole[name].values), 1, atol=1e-6)
+    for name in ("procrustes_angle", "cca_angle"):
+        np.testing.assert_allclose(np.diagonal(whole[name].values), 0, atol=2e-3)  # the cosine is right to 1e-6
+    np.testing.assert_allclose(np.diagonal(whole["p_value"].values), 0)
+
+
+def test_the_two_sides_exchange(results):
+    for name in MEASURES:
+        other = {"_x": f"{name[:-2]}_y", "_y": f"{name[:-2]}_x"}.get(name[-2:], name)
+        np.testing.assert_array_equal(results[name].values, results[other].values.swapaxes(0, 1))
+
+
+def test_definitions_say_what_is_left_out(store, results, tmp_path):
+    assert "with variance=1.0" in results.cka.attrs["definition"]
+    assert "with variance=1.0" not in results.svcca.attrs["definition"]
+    plan = dsvcca.plan_comparisons(store, measures=["cka", "r2_x"], variance=1.0)
+    found = dsvcca.compare(plan, tmp_path / "r.zarr").load()
+    assert "with variance=1.0" not in found.cka.attrs["definition"]
+    np.testing.assert_array_equal(found.cka, results.cka.isel(variance=1))
+
+
+def test_a_plan_that_names_no_measure_has_the_default_ones(store, tmp_path):
+    plan = dsvcca.plan_comparisons(store, variance=[0.9, 1.0])
+    assert plan.measures == tuple(name for name in MEASURES if name in DEFAULT)
+    found = dsvcca.compare(plan, tmp_path / "r.zarr").load()
+    every = dsvcca.plan_comparisons(store, variance=[0.9, 1.0], measures="all")
+    both = dsvcca.compare(every, tmp_path / "all.zarr").load()
+    assert same_bits(found, both[list(found.data_vars)])
