@@ -88,6 +88,12 @@ def _distance(nuclear: Array, s: Sides) -> Array:
     return larger * np.sqrt(np.maximum(x * x * s.x_power + y * y * s.y_power - 2 * x * y * nuclear, 0.0))
 
 
+def _of_all(surprise: Array, count: Array) -> Array:
+    """Return the probability of so small a p-value, exp(-surprise), among so many (Sidak 1967)."""
+    with np.errstate(divide="ignore"):
+        return -np.expm1(count * np.log1p(-np.exp(-surprise)))
+
+
 def _pwcca(side: str) -> Measure:
     return Measure(
         "projection weighted CCA, sum(a_i rho_i) / sum(a_i), a_i = sum over neurons j of x of |<variate i, neuron j>| "
@@ -181,12 +187,12 @@ MEASURES: dict[str, Measure] = {
     "p_value": Measure(
         "probability that independent Gaussian data of these ranks and rows show a largest correlation as large, at "
         "some frequency (Johnstone 2008; of few directions exactly)",
-        ("log_chance",),
-        lambda t, s: -np.expm1(t["log_chance"]),
+        ("surprise", "looked_at"),
+        lambda t, s: _of_all(t["surprise"], t["looked_at"]),
     ),
     "significant": Measure(
-        "directions that stand out of chance, one after another at a level of 5 % (Johnstone 2008); of a pair of "
-        "frequencies both count",
+        "directions that stand out of chance, one after another at a level of 5 % over all frequencies (Johnstone "
+        "2008); of a pair of frequencies both count",
         ("standing_out",),
         lambda t, s: t["standing_out"],
     ),

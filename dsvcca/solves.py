@@ -16,6 +16,7 @@ from dsvcca.arrays import Array, NumpyArray, adjoint, from_pairs, like, namespac
 from dsvcca.correlations import corrected
 from dsvcca.panel import Kept, Panel, fitted
 from dsvcca.sums import (
+    MAXIMA,
     OF_CHANCE,
     OF_COVARIANCES,
     OF_SQUARES,
@@ -79,15 +80,20 @@ def solve(
             m = windows(block, x_starts[a], y_starts[b], height * weight, width * weight)
             m = from_pairs(m) if weight == 2 else m
             sides = _Side(of_x, a, x_ranks[a]), _Side(of_y, b, y_ranks[b])
-            found = _totals(m, *sides, turned[some[0]], widest, (rows, freedom), set(totals), turned_by[a, b])
+            found = _totals(
+                m, *sides, turned[some[0]], widest, (rows, freedom, len(x.weights)), set(totals), turned_by[a, b]
+            )
             same = np.asarray([x.keys[x_run.start + i] == y.keys[y_run.start + j] for i, j in zip(a, b, strict=True)])
             for rule, numbers in enumerate(found):
                 for name in totals.keys() & numbers.keys():
                     added = to_numpy(numbers[name])
                     if name[0] == "y":  # of the same basis on both sides neither comes first: rounding is that of x
                         added = np.where(same, to_numpy(numbers[f"x{name[1:]}"]), added)
-                    times = 1 if name in UNWEIGHTED else weight
-                    totals[name][x_run.start + a, y_run.start + b, rule] += times * added
+                    here = x_run.start + a, y_run.start + b, rule
+                    if name in MAXIMA:
+                        totals[name][here] = np.maximum(totals[name][here], added)
+                    else:
+                        totals[name][here] += (1 if name in UNWEIGHTED else weight) * added
 
 
 class _Side(NamedTuple):
@@ -111,15 +117,15 @@ def _totals(
     y: _Side,
     turned: NumpyArray,
     widest: int,
-    count: tuple[int, int],
+    count: tuple[int, int, int],
     wanted: Set[str],
     turned_by: NumpyArray,
 ) -> list[dict[str, Array]]:
     """Return the totals of stacked products under every rule; they are of one size and, by rule, turned alike.
 
-    `count` are the rows, and the independent ones less one.
+    `count` are the rows, the independent ones less one, and how many frequencies there are.
     """
-    rows, freedom = count
+    rows, freedom, frequencies = count
     beta = 2 if namespace(m).isdtype(m.dtype, "complex floating") else 1
     left, right = (y, x) if turned[widest] else (x, y)
     m = adjoint(m) if turned[widest] else m
@@ -159,7 +165,7 @@ def _totals(
             s_one, s_other = one.scales(rule, height), other.scales(rule, width)
             numbers |= totals_of_covariances(corner, like(s_one, corner), like(s_other, corner), wanted)
         if not wanted.isdisjoint(OF_CHANCE):
-            numbers |= totals_of_chance(to_numpy(rho), ranks, freedom, beta, wanted)
+            numbers |= totals_of_chance(to_numpy(rho), ranks, freedom, beta, frequencies, wanted)
         found.append(exchanged(numbers) if turned[rule] else numbers)
     return found
 

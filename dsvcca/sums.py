@@ -39,11 +39,14 @@ OF_SQUARES = tuple(f"{side}_{what}" for side in "xy" for what in ("weighted2", "
 OF_COVARIANCES = ("covariance2", "nuclear", "x_explained", "y_explained")
 """||S_x C S_y||_F^2, its nuclear norm, and what each side's neurons have in common with the other's directions."""
 
-OF_CHANCE = ("without_chance", "log_chance", "standing_out")
-"""sum(rho) without what chance adds, log of the probability of no more by chance, directions that stand out of it."""
+OF_CHANCE = ("without_chance", "surprise", "looked_at", "standing_out")
+"""sum(rho) without what chance adds; the largest -log of a p-value, and of how many; directions that stand out."""
 
-UNWEIGHTED = ("log_chance",)
-"""Sums in which a frequency that stands for two counts once: they are of one set of data."""
+LEVEL = 0.05
+"""Probability with which some direction of independent data stands out."""
+
+UNWEIGHTED, MAXIMA = ("looked_at",), ("surprise",)
+"""Sums in which a frequency that stands for two counts once, being one set of data; what is no sum but a maximum."""
 
 
 def totals_of_values(c: Array) -> dict[str, Array]:
@@ -132,7 +135,12 @@ def totals_of_covariances(c: Array, s_x: Array, s_y: Array, wanted: Collection[s
 
 
 def totals_of_chance(
-    rho: NumpyArray, ranks: tuple[NumpyArray, NumpyArray], freedom: int, beta: int, wanted: Collection[str]
+    rho: NumpyArray,
+    ranks: tuple[NumpyArray, NumpyArray],
+    freedom: int,
+    beta: int,
+    frequencies: int,
+    wanted: Collection[str],
 ) -> dict[str, NumpyArray]:
     """Return those of `OF_CHANCE` that are wanted, of correlations (b, c), zero beyond the smaller rank.
 
@@ -143,6 +151,8 @@ def totals_of_chance(
         Independent rows, less one for their mean; 0 where nothing is known of chance.
     beta : {1, 2}
         1 of real cross blocks, 2 of complex ones.
+    frequencies : int
+        Among so many the level of LEVEL is shared out.
     """
     p, q = ranks
     if not freedom:
@@ -150,11 +160,14 @@ def totals_of_chance(
     found = {}
     if "without_chance" in wanted:
         found["without_chance"] = nulls.without_chance(rho, p[:, None], q[:, None], freedom).sum(axis=-1)
-    if "log_chance" in wanted:
+    if "surprise" in wanted:
         with np.errstate(divide="ignore"):
-            found["log_chance"] = np.log1p(-nulls.largest_by_chance(rho[:, 0], p, q, freedom, beta))
+            found["surprise"] = -np.log(nulls.largest_by_chance(rho[:, 0], p, q, freedom, beta))
+    if "looked_at" in wanted:
+        found["looked_at"] = np.ones(len(rho))
     if "standing_out" in wanted:
-        found["standing_out"] = nulls.standing_out(rho, p, q, freedom, beta=beta).astype(np.float64)
+        level = 1 - (1 - LEVEL) ** (1 / frequencies)
+        found["standing_out"] = nulls.standing_out(rho, p, q, freedom, beta=beta, level=level).astype(np.float64)
     return found
 
 

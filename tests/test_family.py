@@ -133,3 +133,59 @@ def test_a_plan_that_names_no_measure_has_the_default_ones(store, tmp_path):
     every = dsvcca.plan_comparisons(store, variance=[0.9, 1.0], measures="all")
     both = dsvcca.compare(every, tmp_path / "all.zarr").load()
     assert same_bits(found, both[list(found.data_vars)])
+
+
+def compared(tmp_path, arrays, dims=None, **options):
+    store = dsvcca.create_store(tmp_path / "s.zarr", datapoints=len(arrays[0]))
+    for i, x in enumerate(arrays):
+        store.write(x, layer=f"l{i}", **({"dims": dims} if dims else {}))
+    plan = dsvcca.plan_comparisons(store, measures=["svcca", "chance", "p_value", "significant"], **options)
+    return dsvcca.compare(plan, tmp_path / "r.zarr").load()
+
+
+def off_diagonal(found):
+    return found.values[np.triu_indices(found.shape[0], 1)]
+
+
+@pytest.mark.parametrize("dims", [None, "nhwc"])
+def test_independent_layers_lie_on_the_floor(tmp_path, dims):
+    rng = np.random.default_rng(0)
+    shape = (400, 30) if dims is None else (400, 5, 4, 9)
+    found = compared(tmp_path, [rng.standard_normal(shape) for _ in range(7)], dims)
+    ratio = off_diagonal(found.svcca) / off_diagonal(found.chance)
+    assert abs(ratio.mean() - 1) < 0.01
+    p = off_diagonal(found.p_value)
+    assert 0.1 < p.mean() < 0.9
+    assert p.min() > 1e-4
+    assert off_diagonal(found.significant).sum() <= 4
+
+
+def test_positions_of_a_datapoint_are_one_row(tmp_path):
+    """A sequence whose positions repeat each other knows no more than its datapoints."""
+    rng = np.random.default_rng(0)
+    arrays = [np.repeat(rng.standard_normal((300, 1, 10)), 8, axis=1) for _ in range(5)]
+    found = compared(tmp_path, arrays, "ntd")
+    assert found.attrs["view"] == "auto"
+    ratio = off_diagonal(found.svcca) / off_diagonal(found.chance)
+    assert abs(ratio.mean() - 1) < 0.05
+    assert off_diagonal(found.p_value).min() > 1e-4
+
+
+@pytest.mark.filterwarnings("ignore:center='dc'")
+def test_where_means_stay_nothing_is_known_of_chance(tmp_path):
+    rng = np.random.default_rng(0)
+    found = compared(tmp_path, [rng.standard_normal((200, 3, 3, 4)) for _ in range(2)], "nhwc", center="dc")
+    assert np.isnan(found.chance.values).all()
+    assert np.isnan(found.p_value.values).all()
+    assert np.isfinite(found.svcca.values).all()
+
+
+def test_layers_that_share_directions_stand_out(tmp_path):
+    rng = np.random.default_rng(0)
+    shared = rng.standard_normal((2000, 4))
+    arrays = [
+        np.concatenate([shared, np.zeros((2000, 16))], axis=1) + rng.standard_normal((2000, 20)) for _ in range(2)
+    ]
+    found = compared(tmp_path, arrays, variance=1.0)
+    assert found.significant.values[0, 1] == 4
+    assert found.p_value.values[0, 1] < 1e-12
