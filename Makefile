@@ -8,7 +8,7 @@ VENV   ?= .venv
 TORCH  ?= torch==2.13.0
 BIN    := $(VENV)/bin
 
-.PHONY: demo test slow faults faults-mutants soak bench lint env clean
+.PHONY: demo test slow faults fuzz faults-mutants soak bench lint env clean
 
 demo: env
 	$(BIN)/dsvcca demo demo
@@ -18,6 +18,10 @@ test: lint
 
 slow: env
 	$(BIN)/python -m pytest -m slow
+
+# Generated inputs and damage, new ones every time: more than ten thousand; half an hour.
+fuzz: env
+	DSVCCA_FUZZ=long $(BIN)/python -m pytest -o faulthandler_timeout=0 tests/test_fuzz.py
 
 # The cases of docs/faults.md that take longer. As root none is skipped.
 faults: env
