@@ -1,5 +1,7 @@
 """Every measure from disk against its formula written out, on the activations themselves."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import scipy.linalg
@@ -189,3 +191,66 @@ def test_layers_that_share_directions_stand_out(tmp_path):
     found = compared(tmp_path, arrays, variance=1.0)
     assert found.significant.values[0, 1] == 4
     assert found.p_value.values[0, 1] < 1e-12
+
+
+INVARIANCES = {
+    # what is done to y:      an invertible map, a rotation, one scale, a scale a neuron, a permutation, a shift
+    "svcca": (True, True, True, True, True, True),
+    "r2": (True, True, True, True, True, True),
+    "pwcca_x": (True, True, True, True, True, True),
+    "pwcca_y": (False, False, True, False, True, True),
+    "pwcca_mean": (False, False, True, False, True, True),
+    "pwcca2_x": (True, True, True, True, True, True),
+    "pwcca2_y": (False, True, True, False, True, True),
+    "r2_x": (True, True, True, True, True, True),
+    "r2_y": (False, True, True, False, True, True),
+    "cka": (False, True, True, False, True, True),
+    "procrustes": (False, True, False, False, True, True),
+    "procrustes_angle": (False, True, True, False, True, True),
+    "cca_angle": (True, True, True, True, True, True),
+    "chance": (True, True, True, True, True, True),
+    "svcca_debiased": (True, True, True, True, True, True),
+    "p_value": (True, True, True, True, True, True),
+    "significant": (True, True, True, True, True, True),
+}
+"""Whether a measure of x and y stays when y is changed, all non-zero directions kept: the table of docs/numbers.md."""
+
+CHANGES = ("invertible map", "rotation", "one scale", "scale a neuron", "permutation", "shift")
+
+
+@pytest.fixture(scope="module")
+def changed(tmp_path_factory):
+    """Results of x with y, and with y changed in every way."""
+    rng = np.random.default_rng(0)
+    shared = rng.standard_normal((N, 5))
+    x = 0.4 * shared @ rng.standard_normal((5, 9)) + rng.standard_normal((N, 9))
+    y = 0.4 * shared @ rng.standard_normal((5, 7)) + rng.standard_normal((N, 7)) * np.geomspace(1, 3, 7)
+    rotation = np.linalg.qr(rng.standard_normal((7, 7)))[0]
+    maps = (rotation * np.geomspace(1, 4, 7) @ rotation[::-1], rotation, 2.5 * np.eye(7))
+    maps += (np.diag(np.geomspace(1, 5, 7)), np.eye(7)[rng.permutation(7)])
+    folder = tmp_path_factory.mktemp("changed")
+    store = dsvcca.create_store(folder / "s.zarr", datapoints=N)
+    for name, one in (
+        ("x", x),
+        ("y", y),
+        *((change, y @ m) for change, m in zip(CHANGES, maps, strict=False)),
+        ("shift", y + 7),
+    ):
+        store.write(one, layer=name)
+    plan = dsvcca.plan_comparisons(store, [({"layer": "x"}, {})], measures="all", variance=1.0)
+    return dsvcca.compare(plan, folder / "r.zarr").load()
+
+
+@pytest.mark.parametrize("name", list(MEASURES))
+def test_measures_are_invariant_to_what_they_say_and_to_nothing_else(changed, name):
+    row = dict(zip(changed.y_layer.values.tolist(), changed[name].values[0], strict=True))
+    for change, stays in zip(CHANGES, INVARIANCES[name], strict=True):
+        difference = abs(row[change] - row["y"])
+        assert (difference < 1e-6 * max(1, abs(row["y"]))) == stays, (change, row["y"], row[change])
+
+
+def test_the_table_of_invariances_is_the_tested_one():
+    page = (Path(__file__).parents[1] / "docs" / "numbers.md").read_text()
+    for name, row in INVARIANCES.items():
+        cells = " | ".join("yes" if one else "no" for one in row)
+        assert f"| `{name}` | {cells} |" in page, f"| `{name}` | {cells} |"
