@@ -20,11 +20,11 @@ import xarray as xr
 from dask.utils import format_bytes, format_time
 from distributed import Client
 
-from dsvcca.activations import read_pieces
 from dsvcca.arrays import NumpyArray
 from dsvcca.cluster import local_client
 from dsvcca.compare import compare
 from dsvcca.errors import DsvccaError
+from dsvcca.pieces import read_pieces
 from dsvcca.planning import plan_comparisons
 from dsvcca.plot import dynamics, layers, learning_dynamics
 from dsvcca.progress import track

@@ -10,12 +10,13 @@ from functools import partial
 import numpy as np
 
 from dsvcca import files
-from dsvcca.activations import PIECE, Representation, ahead, read_over_tokens, read_pieces, read_positions
+from dsvcca.activations import Representation
 from dsvcca.arrays import Array, NumpyArray, like, put, tidy, to_numpy
 from dsvcca.basis import RankRule
 from dsvcca.errors import DsvccaError, RunError
 from dsvcca.moments import Rows
 from dsvcca.passes import reads_tokens, variant_size
+from dsvcca.pieces import PIECE, ahead, read_over_tokens, read_pieces, read_positions
 from dsvcca.plan import Plan
 from dsvcca.sizes import (
     PACK,

@@ -20,7 +20,7 @@ from itertools import chain
 import numpy as np
 
 from dsvcca import files
-from dsvcca.activations import Representation, ahead, read_pieces
+from dsvcca.activations import Representation
 from dsvcca.arrays import Array, NumpyArray, adjoint, like, put, real_part, tidy, to_numpy
 from dsvcca.basis import Basis, RankRule
 from dsvcca.errors import DsvccaError, errors_of
@@ -29,6 +29,7 @@ from dsvcca.layout import WORST_ROUNDING
 from dsvcca.moments import Moments, Rows, merge
 from dsvcca.partials import has_partial, read_partial, remove_partials, write_partial
 from dsvcca.passes import variant_size
+from dsvcca.pieces import ahead, read_pieces
 from dsvcca.plan import Plan
 from dsvcca.sizes import check_room, projection_memory
 from dsvcca.translations import Between

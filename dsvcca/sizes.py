@@ -11,9 +11,9 @@ from math import ceil, log2, prod
 
 from dask.utils import format_bytes
 
-from dsvcca.activations import PIECE
 from dsvcca.errors import DsvccaError
 from dsvcca.frequencies import half_spectrum
+from dsvcca.pieces import PIECE
 from dsvcca.views import GRID, LEAST, NEURONS, View, grid_datapoints, view_space, viewed_shape
 from dsvcca.wide import MOST_SAMPLES, POWERS, SAMPLES, SPARE, STRIDE
 

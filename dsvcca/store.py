@@ -24,16 +24,15 @@ from dsvcca.activations import (
     MASK,
     Representation,
     find_mask,
-    findings,
     read_ids,
     read_mask,
-    read_pieces,
     read_records,
 )
 from dsvcca.arrays import NumpyArray, to_numpy
 from dsvcca.errors import DsvccaError
 from dsvcca.foreign import foreign_representations
 from dsvcca.labels import Label, describe, label_order, nearest
+from dsvcca.pieces import findings, read_pieces
 from dsvcca.progress import track
 from dsvcca.records import StoreRecord, read_attributes, read_record, write_record
 from dsvcca.writer import Writer, claim_ids, commit_mask, plain_ids, stored_ids

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from dsvcca.activations import Representation, read_pieces
+from dsvcca.activations import Representation
 from dsvcca.arrays import NumpyArray, significand_bits, to_numpy
 from dsvcca.errors import DsvccaError
 from dsvcca.labels import describe
+from dsvcca.pieces import read_pieces
 from dsvcca.store import Store
 from dsvcca.whiten import check_numbers
 

@@ -31,7 +31,19 @@ import xarray as xr
 import zarr
 
 import dsvcca
-from dsvcca import DsvccaError, DsvccaWarning, activations, cli, commits, filling, partials, records, results, workspace
+from dsvcca import (
+    DsvccaError,
+    DsvccaWarning,
+    activations,
+    cli,
+    commits,
+    filling,
+    partials,
+    pieces,
+    records,
+    results,
+    workspace,
+)
 from dsvcca.foreign import _fit, _labels, _parts, _values
 from dsvcca.labels import checked_dims, checked_labels, folder_name
 
@@ -463,7 +475,7 @@ def representation(data: bytes) -> None:
         one = found[0]
         assert isinstance(str(one), str)
         assert isinstance(one.identity, str)
-        list(activations.findings(one))
+        list(pieces.findings(one))
         store = dsvcca.open_store(box.store)
         assert len(store.index) == len(box.numbers)
         store.verify()
@@ -628,7 +640,7 @@ def foreign(data: bytes) -> None:
         assert len(store.index)
         store.verify()
         for one in store.representations:
-            _asked(lambda one=one: [piece.shape for piece in activations.read_pieces(one)])
+            _asked(lambda one=one: [piece.shape for piece in pieces.read_pieces(one)])
 
 
 def command_line(data: bytes) -> None:

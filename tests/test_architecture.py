@@ -33,6 +33,7 @@ DATA = [
     "flat",
     "labels",
     "activations",
+    "pieces",
     "foreign",
     "writer",
     "store",
@@ -59,7 +60,7 @@ FACE = ["plot", "demo", "cli"]
 ORDER = ["errors", "progress", "blas", *MATHS, *DATA, *DOOR, *FACE]
 
 ALLOWED = {
-    "zarr": {"files", "activations", "foreign", "writer", "workspace"},
+    "zarr": {"files", "pieces", "foreign", "writer", "workspace"},
     "dask": {"sizes", "price", "plan", "planning", "cluster", "demo", "cli"},
     "distributed": {"cluster", "execute", "bases", "compare", "demo", "cli"},
     "torch": {"demo", "torch"},

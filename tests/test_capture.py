@@ -26,7 +26,7 @@ from torch.utils.data import (  # noqa: E402
 )
 
 import dsvcca  # noqa: E402
-from dsvcca.activations import read_pieces  # noqa: E402
+from dsvcca.pieces import read_pieces  # noqa: E402
 from dsvcca.torch import capture  # noqa: E402
 from dsvcca.torch.capture import known_dims, row_ids  # noqa: E402
 

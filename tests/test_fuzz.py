@@ -26,7 +26,7 @@ from typer.testing import CliRunner
 from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, GzipCodec, TransposeCodec, ZstdCodec
 
 import dsvcca
-from dsvcca import DsvccaError, DsvccaWarning, activations, cli, files
+from dsvcca import DsvccaError, DsvccaWarning, activations, cli, files, pieces
 from dsvcca.labels import COLUMNS, LETTERS, SPACE, to_datapoints_first
 from tests import fuzz_targets, reference
 from tests.fuzz_targets import NASTY, answered, edited, guarded, key_of, signed_again, spelled
@@ -117,8 +117,8 @@ def test_what_is_written_is_read_back_bit_for_bit(data):
     how = data.draw(st.sampled_from(spellings(names)))
     wanted = x.astype(x.dtype.newbyteorder("=")).transpose(to_datapoints_first(names))
     small = mock.patch.object(files, "CHUNK", data.draw(st.sampled_from([1, 64, 500, 8 << 20])))
-    pieces = mock.patch.object(activations, "PIECE", data.draw(st.sampled_from([1, 100, 16 << 20])))
-    with place() as folder, guarded(folder), small, pieces:
+    short = mock.patch.object(pieces, "PIECE", data.draw(st.sampled_from([1, 100, 16 << 20])))
+    with place() as folder, guarded(folder), small, short:
         store = dsvcca.create_store(folder / "s.zarr", datapoints=rows)
         try:
             with store.writer(layer="a", dims=how) as writer:
@@ -138,7 +138,7 @@ def test_what_is_written_is_read_back_bit_for_bit(data):
         [one] = store.representations
         if one.is_sequence and wanted.ndim == 3:
             for position in range(wanted.shape[1]):
-                part = np.concatenate(list(activations.read_pieces(one.at(position))))
+                part = np.concatenate(list(pieces.read_pieces(one.at(position))))
                 assert part.tobytes() == np.ascontiguousarray(wanted[:, position]).tobytes()
 
 
@@ -181,8 +181,8 @@ def test_arrays_of_others_are_read_bit_for_bit(data):
     if said == "by the array" and version == 3:
         layout["dimension_names"] = names
     wanted = x.astype(x.dtype.newbyteorder("=")).transpose(to_datapoints_first(names))
-    pieces = mock.patch.object(activations, "PIECE", data.draw(st.sampled_from([1, 100, 16 << 20])))
-    with place() as folder, guarded(folder), pieces:
+    short = mock.patch.object(pieces, "PIECE", data.draw(st.sampled_from([1, 100, 16 << 20])))
+    with place() as folder, guarded(folder), short:
         group = zarr.open_group(folder / "g.zarr", mode="w", zarr_format=version)
         config = {"write_empty_chunks": True} | ({"order": layout.pop("order")} if "order" in layout else {})
         array = group.create_array("seed=3/a", shape=shape, dtype=x.dtype, config=config, **layout)
@@ -581,7 +581,7 @@ def check_activations(box, store):
     """Fail unless every representation that can be read has its numbers."""
     for one in store.representations:
         with suppress(DsvccaError):
-            found = np.concatenate(list(activations.read_pieces(one)))
+            found = np.concatenate(list(pieces.read_pieces(one)))
             right = box.numbers.get(key_of(one.labels))
             assert right is not None, f"{one} was never written"
             assert found.tobytes() == right.tobytes(), one
@@ -615,7 +615,7 @@ def verify_all(box, honest):
         check_activations(box, store)
         if problems.empty:  # nothing may fail where nothing was found
             for one in store.representations:
-                found = np.concatenate(list(activations.read_pieces(one)))
+                found = np.concatenate(list(pieces.read_pieces(one)))
                 assert found.tobytes() == box.numbers[key_of(one.labels)].tobytes()
 
 

@@ -9,8 +9,8 @@ import pytest
 
 import dsvcca
 from dsvcca import DsvccaError, cluster, execute, segments
-from dsvcca.activations import read_pieces
 from dsvcca.partials import read_partial, write_partial
+from dsvcca.pieces import read_pieces
 from dsvcca.workspace import ensure_workspace
 from tests.populations import same_bits
 from tests.test_dft_engine import maps

@@ -9,7 +9,7 @@ import zarr
 
 import dsvcca
 from dsvcca import DsvccaError
-from dsvcca.activations import read_pieces
+from dsvcca.pieces import read_pieces
 from dsvcca.tables import to_frame
 from tests.populations import same_bits
 

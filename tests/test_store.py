@@ -16,7 +16,7 @@ import zarr
 
 import dsvcca
 from dsvcca import DsvccaError, files
-from dsvcca.activations import read_pieces
+from dsvcca.pieces import read_pieces
 from dsvcca.records import signed
 from tests.populations import activations
 
