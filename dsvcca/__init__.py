@@ -15,6 +15,7 @@ from dsvcca.correlations import CanonicalCorrelations, cca
 from dsvcca.dft import FrequencyCorrelations, dft_cca
 from dsvcca.errors import DsvccaError, DsvccaWarning
 from dsvcca.measures import pwcca, svcca
+from dsvcca.pair import measure
 from dsvcca.plan import Plan
 from dsvcca.planning import plan_comparisons
 from dsvcca.results import open_results
@@ -33,6 +34,7 @@ __all__ = [
     "create_store",
     "dft_cca",
     "machine_of",
+    "measure",
     "open_results",
     "open_store",
     "plan_comparisons",

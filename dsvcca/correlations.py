@@ -181,7 +181,7 @@ def cca(x: Array, y: Array, *, variance: float = 1.0, criterion: str = "variance
     True
     """
     x, y = checked_sides(x, y)
-    c, of_x, of_y = _cross_block(x, y, RankRule(variance, criterion))
+    c, of_x, of_y = cross_block(x, y, RankRule(variance, criterion))
     warn_of_few_rows(x.shape[0], c.shape[0], c.shape[1])
     xp = namespace(c)
     left, rho, right = xp.linalg.svd(c, full_matrices=False)
@@ -206,7 +206,7 @@ def cca(x: Array, y: Array, *, variance: float = 1.0, criterion: str = "variance
 def correlations_in_memory(x: Array, y: Array, rule: RankRule) -> Array:
     """Return the canonical correlations (c,) of two sets of activations alone, largest first; as `cca` finds them."""
     x, y = checked_sides(x, y)
-    c, _, _ = _cross_block(x, y, rule)
+    c, _, _ = cross_block(x, y, rule)
     warn_of_few_rows(x.shape[0], c.shape[0], c.shape[1], above=1)
     rho = namespace(c).linalg.svdvals(c)
     check_excess(float(rho[0]))
@@ -221,7 +221,7 @@ class _Maps(NamedTuple):
     mean: Array
 
 
-def _cross_block(x: Array, y: Array, rule: RankRule) -> tuple[Array, _Maps, _Maps]:
+def cross_block(x: Array, y: Array, rule: RankRule) -> tuple[Array, _Maps, _Maps]:
     """Return the cross block (k_x, k_y) of orthonormal bases of both sides, and what maps each side to its own.
 
     From moments alone where that is exact; else the columns are made, and their own Gram corrects what rounding did.

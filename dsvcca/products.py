@@ -155,11 +155,26 @@ def _multiplied_again(
             for i, j in pairs:
                 here = slice(int(ends[0][i]), int(ends[0][i + 1])), slice(int(ends[1][j]), int(ends[1][j + 1]))
                 later = x.keys[x_run.start + i] > y.keys[y_run.start + j]
+                height, width = (one.stop - one.start for one in here)
                 for step in grid_steps(both[0].shape[0], AGAIN_ROWS):
-                    u_x, u_y = (as_float64(slab[step, own]) for slab, own in zip(both, here, strict=True))
+                    u_x, u_y = (_filled_up(slab[step, own]) for slab, own in zip(both, here, strict=True))
                     product = namespace(u_x).matmul
-                    blocks[place][here] += adjoint(product(adjoint(u_y), u_x)) if later else product(adjoint(u_x), u_y)
+                    m = adjoint(product(adjoint(u_y), u_x)) if later else product(adjoint(u_x), u_y)
+                    blocks[place][here] += m[:height, :width]
     return blocks, [TURNED / 4 * np.minimum.outer(*both) for both in largest]
+
+
+def _filled_up(columns: Array) -> Array:
+    """Return columns in float64, and zeros beside them: of one or two alone BLAS takes other routines."""
+    xp = namespace(columns)
+    rows, width = columns.shape
+    return xp.concat(
+        [as_float64(columns), put(np.zeros((rows, -(-width // LEAST_WIDTH) * LEAST_WIDTH - width)))], axis=1
+    )
+
+
+LEAST_WIDTH = 8
+"""Columns of a float64 product, or a multiple of so many."""
 
 
 def _stored(x: Panel, x_run: range, y: Panel, y_run: range, frequencies: range) -> list[Array]:

@@ -83,7 +83,7 @@ def solve(
             found = _totals(
                 m, *sides, turned[some[0]], widest, (rows, freedom, len(x.weights)), set(totals), turned_by[a, b]
             )
-            same = np.asarray([x.keys[x_run.start + i] == y.keys[y_run.start + j] for i, j in zip(a, b, strict=True)])
+            same = np.asarray([_are_one(x, x_run.start + i, y, y_run.start + j) for i, j in zip(a, b, strict=True)])
             for rule, numbers in enumerate(found):
                 for name in totals.keys() & numbers.keys():
                     added = to_numpy(numbers[name])
@@ -94,6 +94,11 @@ def solve(
                         totals[name][here] = np.maximum(totals[name][here], added)
                     else:
                         totals[name][here] += (1 if name in UNWEIGHTED else weight) * added
+
+
+def _are_one(x: Panel, i: int, y: Panel, j: int) -> bool:
+    """Return whether basis i of x is basis j of y, or another of the same numbers."""
+    return x.refs[i] == y.refs[j] or (x.keys[i] == y.keys[j] and not x.is_joint)
 
 
 class _Side(NamedTuple):

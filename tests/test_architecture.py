@@ -25,6 +25,7 @@ MATHS = [
     "dft",
     "sums",
     "measures",
+    "pair",
 ]
 DATA = [
     "folders",

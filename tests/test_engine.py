@@ -764,3 +764,21 @@ def test_a_cluster_that_starts_workers_when_there_is_work_is_waited_for(plan, re
         cluster.adapt(minimum=0, maximum=2, interval="200ms")
         found = dsvcca.compare(plan, tmp_path / "r.zarr", client=client, workspace=tmp_path / "w")
     assert same_bits(found, results)
+
+
+def test_layers_whose_norms_are_all_alike_are_told_apart(tmp_path):
+    """Neurons of 0 and 1 in equal parts: mean, norms and those of rows are the same, the numbers are not."""
+    rng = np.random.default_rng(0)
+    arrays = [rng.permutation(np.repeat([False, True], 6))[:, None] for _ in range(3)]
+    arrays += [np.concatenate([arrays[0], arrays[2]], axis=1)]
+    found = []
+    for name, order in (("a", range(4)), ("b", (3, 1, 2, 0))):
+        store = dsvcca.create_store(tmp_path / name, datapoints=12)
+        for i in order:
+            store.write(arrays[i], layer="a", seed=i)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DsvccaWarning)
+            one = dsvcca.compare(dsvcca.plan_comparisons(store, measures="all"), tmp_path / f"{name}.r").load()
+        place = np.argsort(one.x_seed.values)
+        found.append(one.isel(x=place, y=place))
+    assert same_bits(*found)

@@ -254,3 +254,24 @@ def test_the_table_of_invariances_is_the_tested_one():
     for name, row in INVARIANCES.items():
         cells = " | ".join("yes" if one else "no" for one in row)
         assert f"| `{name}` | {cells} |" in page, f"| `{name}` | {cells} |"
+
+
+@pytest.mark.parametrize("variance", [0.9, 1.0])
+def test_in_memory_every_measure_is_its_formula_to_1e_8(xp, variance):
+    found = layers()
+    for x, y in (("a", "b"), ("b", "a"), ("a", "noise")):
+        expected = by_formula(found[x], found[y], variance)
+        own = dsvcca.measure(xp.asarray(found[x]), xp.asarray(found[y]), "all", variance=variance)
+        assert list(own) == list(MEASURES)
+        for name, value in own.items():
+            assert value == pytest.approx(expected[name], rel=1e-8, abs=1e-8), (x, y, name)
+
+
+def test_measures_of_two_arrays_are_checked():
+    x = np.random.default_rng(0).standard_normal((50, 3))
+    assert list(dsvcca.measure(x, x)) == list(DEFAULT)
+    assert dsvcca.measure(x, 2 * x, "cka")["cka"] == pytest.approx(1)
+    with pytest.raises(dsvcca.DsvccaError, match="measure 'ckas' is unknown: there are svcca, "):
+        dsvcca.measure(x, x, "ckas")
+    with pytest.raises(dsvcca.DsvccaError, match="x has 50 datapoints and y has 40"):
+        dsvcca.measure(x, x[:40])
