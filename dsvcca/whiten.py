@@ -103,7 +103,7 @@ def noise_of(n: int, c: int, largest: float, bits: int | None) -> float:
     if bits is None or not largest > 0:
         return 0.0
     spacing = max(2.0 ** (math.ceil(math.log2(largest)) - bits), SMALLEST[bits])
-    return 4 * max(n, c) * spacing**2 / 12
+    return 4 * max(n, c) * (spacing * spacing) / 12  # a power would raise where this is infinite
 
 
 def check_numbers(largest: float, bits: int | None, name: str) -> None:

@@ -566,3 +566,9 @@ def test_a_correlation_above_one_is_reported_and_not_clipped(block):
 
 def test_a_correlation_above_one_by_rounding_is_clipped():
     np.testing.assert_array_equal(correlations_of(np.diag([1 + 1e-7, 0.5])), [1.0, 0.5])
+
+
+def test_a_constant_whose_square_is_infinite_is_constant():
+    x = np.full((64, 2), 2.0**660)
+    with pytest.raises(DsvccaError, match="every neuron is constant"):
+        cca(x, np.random.default_rng(0).standard_normal((64, 2)))
