@@ -19,7 +19,7 @@ test: lint
 slow: env
 	$(BIN)/python -m pytest -m slow
 
-# Generated inputs and damage, new ones every time: more than ten thousand; half an hour.
+# Generated inputs and damage, new ones every time: more than ten thousand; ten minutes on two cores.
 fuzz: env
 	DSVCCA_FUZZ=long $(BIN)/python -m pytest -o faulthandler_timeout=0 tests/test_fuzz.py
 

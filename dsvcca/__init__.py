@@ -1,7 +1,7 @@
 """Compare neural-network representations by SVCCA and PWCCA, distributed and out of core.
 
 In the order of use: `create_store` and `open_store`, `dsvcca.torch.capture`, `plan_comparisons`, `compare`,
-`open_results`, `select`, `to_frame`, `dsvcca.plot`. In memory: `cca`, `svcca`, `pwcca`; for maps `dft_cca`.
+`open_results`, `select`, `to_frame`, `dsvcca.plot`. In memory: `cca`, `svcca`, `pwcca`, `measure`; for maps `dft_cca`.
 """
 
 from importlib import import_module as _import_module

@@ -1,6 +1,6 @@
 """Take one guard after another out of the code, and expect a test to fail each time.
 
-python tests/mutants.py                            all of tests/mutants.toml, two at a time; six minutes on two cores
+python tests/mutants.py                            all of tests/mutants.toml, two at a time; eight minutes on two cores
 python tests/mutants.py WORD                       those whose guard has the word in it
 
 A mutant is caught if its test fails, or does not end. The tree itself is not touched: copies are.
