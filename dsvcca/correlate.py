@@ -136,14 +136,17 @@ def _compared(task: CorrelateTask, pairs: BasisPairs, wanted: NumpyArray) -> tup
         _sum_again(task, pairs, x, y, wanted, totals)
     ranks = [np.sum(panel.ranks * panel.weights, axis=2) for panel in (x, y)]
     both = np.broadcast_arrays(ranks[0][:, None, :], ranks[1][None, :, :])
-    of_x, of_y = ((*panel.powers, panel.scales) for panel in (x, y))
     by_chance = _by_chance(x, y, pairs.freedom, wanted) if "chance" in task.measures else np.asarray(np.nan)
     sides = Sides(
-        *(both[0], both[1]),
-        *(of_x[2][:, None, None], of_y[2][None, :, None]),
-        *(of_x[0][:, None, None], of_y[0][None, :, None]),
-        *(of_x[1][:, None, None], of_y[1][None, :, None]),
-        by_chance,
+        x_rank=both[0],
+        y_rank=both[1],
+        x_scale=x.scales[:, None, None],
+        y_scale=y.scales[None, :, None],
+        x_power=x.powers[0][:, None, None],
+        y_power=y.powers[0][None, :, None],
+        x_power2=x.powers[1][:, None, None],
+        y_power2=y.powers[1][None, :, None],
+        by_chance=by_chance,
     )
     with np.errstate(invalid="ignore"):  # 0 / 0 where no comparison was asked for
         found = {**measures_of(totals, sides), **dict(zip(RANKS, both, strict=True))}
