@@ -73,6 +73,7 @@ Measures = Annotated[
     list[str] | None,
     typer.Option("--measure", help="svcca, pwcca_x, cka, ... (docs/numbers.md); repeat for several. [default: five]"),
 ]
+Ridge = Annotated[list[float] | None, typer.Option(help="Of ridge_cca and gulp; repeat for several. [default: 0.01]")]
 Center = Annotated[str, typer.Option(help="By frequency: subtract the mean of all of them, or of dc alone.")]
 Keep = Annotated[list[str] | None, typer.Option(help="frequencies: also the numbers of every frequency.")]
 Route = Annotated[str, typer.Option(help="auto, or bases, direct, covariance, dual, randomised.")]
@@ -197,6 +198,7 @@ def plan(
     criterion: Criterion = "variance",
     rank: Rank = None,
     measures: Measures = None,
+    ridge: Ridge = None,
     center: Center = "all",
     targets: Targets = None,
     keep: Keep = None,
@@ -212,7 +214,7 @@ def plan(
     dims: Dims = None,
 ) -> None:
     """Show what a comparison would cost; reads no activations and computes nothing."""
-    options = _options(view, variance, criterion, rank, measures, center, keep, route, memory)
+    options = _options(view, variance, criterion, rank, measures, ridge, center, keep, route, memory)
     chosen = _plan(_opened(store, where, labels, dims), pairs, targets, options)
     if scheduler:
         with _connected(scheduler, (tls_ca, tls_cert, tls_key)) as client:
@@ -234,6 +236,7 @@ def compare(
     criterion: Criterion = "variance",
     rank: Rank = None,
     measures: Measures = None,
+    ridge: Ridge = None,
     center: Center = "all",
     targets: Targets = None,
     keep: Keep = None,
@@ -258,7 +261,7 @@ def compare(
         raise DsvccaError("--workers starts a cluster and --scheduler names one: give one of them")
     if not scheduler and (tls_ca or tls_cert or tls_key):
         raise DsvccaError("certificates were given and no --scheduler to show them to: give its tls:// address")
-    options = _options(view, variance, criterion, rank, measures, center, keep, route, memory)
+    options = _options(view, variance, criterion, rank, measures, ridge, center, keep, route, memory)
     chosen = _plan(_opened(store, where, labels, dims), pairs, targets, options)
     with ExitStack() as stack:
         client = None
@@ -316,6 +319,7 @@ def _options(
     criterion: str,
     rank: int | None,
     measures: list[str] | None,
+    ridge: list[float] | None,
     center: str,
     keep: list[str] | None,
     route: str,
@@ -326,6 +330,8 @@ def _options(
     options |= {"route": route, "memory": memory}
     if variance:
         options["variance"] = variance[0] if len(variance) == 1 else variance
+    if ridge:
+        options["ridge"] = ridge[0] if len(ridge) == 1 else ridge
     several = {"measures": measures, "keep": keep}
     return options | {name: list(dict.fromkeys(value)) for name, value in several.items() if value}
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from dsvcca import files, folders, records
 from dsvcca.arrays import NumpyArray
-from dsvcca.dataset import BETWEEN, BY_FREQUENCY, FLOOR, LABELS_CHUNK, R2, RANKS, VIEW
+from dsvcca.dataset import BETWEEN, FLOOR, LABELS_CHUNK, R2, RANKS, inner_dims, stored_dims
 from dsvcca.errors import RunError
 from dsvcca.measures import MEASURES, exchanged_name
 
@@ -39,8 +39,8 @@ class Sheet:
         Places in a panel.
     count : int
         Places in all.
-    listed : bool
-        Whether arrays have a `variance` dimension.
+    listed : tuple of str
+        Which dimensions arrays have of what was given as a list: "variance", "ridge".
     variables : tuple of str
     version : str
         Of what the tile will be committed.
@@ -54,7 +54,7 @@ class Sheet:
     places: tuple[int, ...]
     panel: int
     count: int
-    listed: bool
+    listed: tuple[str, ...]
     variables: tuple[str, ...]
     version: str
     digests: bytes
@@ -90,8 +90,14 @@ def read_tile(sheet: Sheet) -> dict[str, NumpyArray]:
         if MIRRORED.get(name, name) not in sheet.variables:
             blocks[MIRRORED[name]] = np.asarray(array[sheet.side(1), sheet.side(0)]).swapaxes(0, 1)
         for one, block in blocks.items():
-            found[one] = block if sheet.listed and name != VIEW else block[..., None]
+            found[one] = block[_trailing(sheet, name, np.newaxis)]
     return found
+
+
+def _trailing(sheet: Sheet, name: str, absent: int | None) -> tuple[Any, ...]:
+    """Return an index of the dimensions after x and y as tasks have them, `absent` where results do not."""
+    there = stored_dims(name, sheet.listed)
+    return (..., *(slice(None) if dim in there else absent for dim in inner_dims(name)))
 
 
 def write_tile(sheet: Sheet, values: Mapping[str, NumpyArray], doubt: float) -> None:
@@ -100,8 +106,9 @@ def write_tile(sheet: Sheet, values: Mapping[str, NumpyArray], doubt: float) -> 
     Parameters
     ----------
     values : mapping
-        Each variable (rows, columns, variances), `view` (rows, columns, 1), by frequency (rows, columns, frequencies,
-        variances); the mirror of `pwcca_x` is `pwcca_y`, of `rank_x` `rank_y`, of the others themselves.
+        Each variable (rows, columns, variances), `view` (rows, columns, 1), by frequency or ridge (rows, columns,
+        frequencies or ridges, variances); the mirror of `pwcca_x` is `pwcca_y`, of `rank_x` `rank_y`, of the others
+        themselves.
     doubt : float
         By how much PWCCA of one of them may be off.
     """
@@ -112,7 +119,7 @@ def write_tile(sheet: Sheet, values: Mapping[str, NumpyArray], doubt: float) -> 
         rows, columns = sheet.side(0), sheet.side(1)
         targets = ((block, (rows, columns)), (mirror, (columns, rows)))
         for target, where in targets[: len(set(sheet.places))]:  # a tile on the diagonal is its own mirror
-            array[where] = target if sheet.listed and name != VIEW else target[..., 0]
+            array[where] = target[_trailing(sheet, name, 0)]
     _commit(root, sheet, tile_keys(sheet), doubt)
 
 
@@ -120,7 +127,7 @@ def read_targets(sheet: Sheet) -> dict[str, NumpyArray]:
     """Return what the version before says of targets, as `write_targets` takes it."""
     root = folders.at(sheet.out, "results")
     found = {name: np.asarray(files.open_array(root / name)[sheet.side(0)]) for name in sheet.variables}
-    return {name: block if sheet.listed else block[..., None] for name, block in found.items()}
+    return {name: block if "variance" in sheet.listed else block[..., None] for name, block in found.items()}
 
 
 def write_targets(sheet: Sheet, values: Mapping[str, NumpyArray]) -> None:
@@ -133,7 +140,7 @@ def write_targets(sheet: Sheet, values: Mapping[str, NumpyArray]) -> None:
     """
     for name in sheet.variables:
         files.open_array(folders.at(sheet.out, "results") / name)[sheet.side(0)] = (
-            values[name] if sheet.listed else values[name][..., 0]
+            values[name] if "variance" in sheet.listed else values[name][..., 0]
         )
     _commit(folders.at(sheet.out, "results"), sheet, panel_keys(sheet))
 
@@ -169,15 +176,13 @@ def between_keys(count: int) -> list[str]:
 
 def panel_keys(sheet: Sheet) -> list[str]:
     """Return the chunks of what one panel explains of the targets."""
-    end = ".0" if sheet.listed else ""
+    end = ".0" if "variance" in sheet.listed else ""
     return [f"{R2}/c.{sheet.places[0]}.0{end}", f"{FLOOR}/c.{sheet.places[0]}{end}"]
 
 
 def tile_keys(sheet: Sheet) -> list[str]:
     """Return the chunks of a tile and its mirror."""
-    ends = {name: ".0" if sheet.listed and name != VIEW else "" for name in sheet.variables}
-    if BY_FREQUENCY in ends:
-        ends[BY_FREQUENCY] += ".0"
+    ends = {name: ".0" * len(stored_dims(name, sheet.listed)) for name in sheet.variables}
     both = dict.fromkeys((sheet.places, sheet.places[::-1]))
     return [f"{name}/c.{i}.{j}{end}" for name, end in ends.items() for i, j in both]
 

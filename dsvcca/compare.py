@@ -273,6 +273,7 @@ def tile_tasks(begun: filling.Begun, workspace: str, bases: dict[int, BasisRef])
                 for one in _passes_of(begun, missing)
             ),
             rules=plan.rules,
+            ridges=plan.ridges,
             measures=plan.measures,
             frequencies=plan.kept_frequencies,
             budget=plan.tile_budget,

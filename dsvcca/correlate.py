@@ -12,12 +12,12 @@ from dsvcca.arrays import NumpyArray, library
 from dsvcca.basis import RankRule
 from dsvcca.commits import MIRRORED, Sheet, doubt_before, is_committed, read_tile, tile_keys, unpacked, write_tile
 from dsvcca.dataset import BY_FREQUENCY, RANKS, VIEW
-from dsvcca.measures import AGAIN, Sides, doubt_of, measures_of, sums_of
+from dsvcca.measures import AGAIN, BY_RIDGE, Sides, doubt_of, measures_of, sums_of
 from dsvcca.nulls import mean_by_chance
 from dsvcca.panel import Panel
-from dsvcca.products import cross_blocks
+from dsvcca.products import cross_blocks, row_products
 from dsvcca.solves import solve
-from dsvcca.sums import OF_SQUARES, OF_VECTORS
+from dsvcca.sums import OF_RIDGE, OF_SQUARES, OF_VECTORS
 from dsvcca.workspace import BasisRef
 
 FEW = 4
@@ -64,6 +64,7 @@ class CorrelateTask:
     sheet: Sheet
     passes: tuple[BasisPairs, ...]
     rules: tuple[RankRule, ...]
+    ridges: tuple[float, ...]
     measures: tuple[str, ...]
     frequencies: int
     budget: int
@@ -107,7 +108,10 @@ def _before(task: CorrelateTask) -> dict[str, NumpyArray]:
     """Return the numbers of the version before that stay, and of everything else that there is none."""
     shape, rules = task.sheet.shape, len(task.rules)
     both = dict.fromkeys(one for name in task.measures for one in (name, MIRRORED.get(name, name)))
-    values = {name: np.full((*shape, rules), np.nan) for name in both}
+    values = {
+        name: np.full((*shape, len(task.ridges), rules) if name in BY_RIDGE else (*shape, rules), np.nan)
+        for name in both
+    }
     values |= {name: np.zeros((*shape, rules), dtype=np.int64) for name in RANKS}
     values[VIEW] = np.zeros((*shape, 1), dtype=np.int8)
     if task.frequencies:
@@ -121,9 +125,12 @@ def _before(task: CorrelateTask) -> dict[str, NumpyArray]:
 
 def _compared(task: CorrelateTask, pairs: BasisPairs, wanted: NumpyArray) -> tuple[dict[str, NumpyArray], float]:
     """Return ranks and measures (x, y, rules) of the wanted pairs of some bases, and by how much PWCCA may be off."""
-    x = Panel(task.workspace, pairs.x, task.rules)
-    y = x if pairs.x == pairs.y else Panel(task.workspace, pairs.y, task.rules)
-    totals = {name: np.zeros((*wanted.shape, len(task.rules))) for name in sums_of(task.measures)}
+    x = Panel(task.workspace, pairs.x, task.rules, task.ridges)
+    y = x if pairs.x == pairs.y else Panel(task.workspace, pairs.y, task.rules, task.ridges)
+    shape = (*wanted.shape, len(task.rules))
+    totals = {
+        name: np.zeros((*shape, len(task.ridges)) if name in OF_RIDGE else shape) for name in sums_of(task.measures)
+    }
     kept = pairs.first_frequency >= 0
     means = np.full((*wanted.shape, len(x.weights) if kept else 0, len(task.rules)), np.nan)
     for f, x_run, y_run, block, turned in cross_blocks(x, y, pairs.rows, wanted, task.budget):
@@ -134,6 +141,9 @@ def _compared(task: CorrelateTask, pairs: BasisPairs, wanted: NumpyArray) -> tup
             _keep_mean(f, x, x_run, y, y_run, totals["rho"] - before, means)
     if not x.is_joint:
         _sum_again(task, pairs, x, y, wanted, totals)
+    if "row_products" in totals:
+        known = not x.is_joint and len(x.weights) == 1
+        totals["row_products"][:] = row_products(x, y, pairs.rows)[..., None] if known else np.nan
     ranks = [np.sum(panel.ranks * panel.weights, axis=2) for panel in (x, y)]
     both = np.broadcast_arrays(ranks[0][:, None, :], ranks[1][None, :, :])
     by_chance = _by_chance(x, y, pairs.freedom, wanted) if "chance" in task.measures else np.asarray(np.nan)
@@ -146,10 +156,16 @@ def _compared(task: CorrelateTask, pairs: BasisPairs, wanted: NumpyArray) -> tup
         y_power=y.powers[0][None, :, None],
         x_power2=x.powers[1][:, None, None],
         y_power2=y.powers[1][None, :, None],
+        x_rows2=x.rows2[:, None, None],
+        y_rows2=y.rows2[None, :, None],
+        x_shrunk4=x.shrunk4[:, None, None, :],
+        y_shrunk4=y.shrunk4[None, :, None, :],
+        rows=pairs.rows,
         by_chance=by_chance,
     )
     with np.errstate(invalid="ignore"):  # 0 / 0 where no comparison was asked for
         found = {**measures_of(totals, sides), **dict(zip(RANKS, both, strict=True))}
+    found |= {name: found[name].swapaxes(-1, -2) for name in BY_RIDGE if name in found}
     doubt = float(np.max(doubt_of(totals)[wanted], initial=0.0)) if "x_doubt" in totals else 0.0
     return {**found, BY_FREQUENCY: means}, doubt
 

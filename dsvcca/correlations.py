@@ -13,12 +13,23 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dsvcca.arrays import Array, adjoint, as_float64, detached, device, inverse_cholesky, like, namespace, to_numpy
+from dsvcca.arrays import (
+    Array,
+    NumpyArray,
+    adjoint,
+    as_float64,
+    detached,
+    device,
+    inverse_cholesky,
+    like,
+    namespace,
+    to_numpy,
+)
 from dsvcca.basis import Basis, RankRule
 from dsvcca.errors import DsvccaError, DsvccaWarning
 from dsvcca.moments import grid_steps
 from dsvcca.views import NEURONS, grid_datapoints
-from dsvcca.whiten import in_moments, whiten_in_memory
+from dsvcca.whiten import Spectrum, in_moments, whiten_in_memory
 
 EXACT = 1e-11
 """Rounding of correlations from moments alone, eps times the squared condition number, up to which they are taken."""
@@ -214,11 +225,17 @@ def correlations_in_memory(x: Array, y: Array, rule: RankRule) -> Array:
 
 
 class _Maps(NamedTuple):
-    """Of one side: map (k, p) to orthonormal columns, loadings F (k, p) back, mean (p,)."""
+    """Of one side: map (k, p) to orthonormal columns, loadings F (k, p) back, mean (p,), all singular values."""
 
     map: Array
     loadings: Array
     mean: Array
+    singular_values: NumpyArray
+
+
+def _not_zero(of: Basis | Spectrum) -> NumpyArray:
+    """Return the singular values of one frequency that are not zero."""
+    return of.singular_values[0, : of.nonzero]
 
 
 def cross_block(x: Array, y: Array, rule: RankRule) -> tuple[Array, _Maps, _Maps]:
@@ -234,14 +251,14 @@ def cross_block(x: Array, y: Array, rule: RankRule) -> tuple[Array, _Maps, _Maps
         cross = sum(xp.matmul(adjoint(a), b) for a, b in zip(*(side.slabs() for side in sides), strict=True))
         offsets = [(side.moments.sums / n)[0, :] for side in sides]
         cross = cross - n * adjoint(offsets[0][None, :]) * offsets[1][None, :]
-        maps = [_Maps(*side.maps(), side.moments.mean[0, :]) for side in sides]
+        maps = [_Maps(*side.maps(), side.moments.mean[0, :], _not_zero(side.spectrum)) for side in sides]
         return xp.matmul(xp.matmul(maps[0].map, cross), adjoint(maps[1].map)), *maps
     (u_x, bx), (u_y, by) = (whiten_in_memory(array, rule, name) for array, name in ((x, "x"), (y, "y")))
     m = sum(xp.matmul(adjoint(u_x[step, :]), u_y[step, :]) for step in grid_steps(n))
     inverses = [inverse_cholesky(basis.blocks[0].cholesky) for basis in (bx, by)]
     c = corrected(m, bx.blocks[0].column_sums, by.blocks[0].column_sums, n, *inverses)
     found = [
-        _Maps(adjoint(whitening(basis, 0, inverse)), basis.blocks[0].loadings, basis.mean[0, :])
+        _Maps(adjoint(whitening(basis, 0, inverse)), basis.blocks[0].loadings, basis.mean[0, :], _not_zero(basis))
         for basis, inverse in zip((bx, by), inverses, strict=True)
     ]
     return c, found[0], found[1]

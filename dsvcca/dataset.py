@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from dsvcca.arrays import NumpyArray
 from dsvcca.errors import DsvccaError
 from dsvcca.frequencies import half_spectrum
 from dsvcca.labels import Label, Labels, label_order
-from dsvcca.measures import MEASURES
+from dsvcca.measures import BY_RIDGE, MEASURES
 from dsvcca.plan import Plan
 from dsvcca.targets import target_names
 from dsvcca.views import DEFINITIONS, spelled
@@ -46,6 +46,17 @@ VIEW, BY_FREQUENCY = "view", "svcca_by_frequency"
 
 LABELS_CHUNK = 4096
 """Labels in a chunk."""
+
+
+def inner_dims(name: str) -> tuple[str, ...]:
+    """Return the dimensions of the numbers of pairs after x and y, as tasks have them."""
+    return (("frequency",) if name == BY_FREQUENCY else ("ridge",) if name in BY_RIDGE else ()) + ("variance",)
+
+
+def stored_dims(name: str, listed: Collection[str]) -> tuple[str, ...]:
+    """Return those that results have: of variances and ridges only where a list of them was given."""
+    found = inner_dims(name) if name != VIEW else ()
+    return tuple(dim for dim in found if dim == "frequency" or dim in listed)
 
 
 @dataclass(frozen=True)
@@ -88,8 +99,9 @@ def columns_of(plan: Plan, labels: Sequence[Labels], views: Sequence[str]) -> li
     for side in "xy":
         found.append(_given(side, np.arange(len(labels)), side))
         found += [_label(f"{side}_{name}", [one.get(name) for one in labels], side) for name in names]
-    if plan.listed:
-        found.append(_given("variance", np.asarray([rule.variance for rule in plan.rules]), "variance"))
+    for name, values in (("variance", [rule.variance for rule in plan.rules]), ("ridge", plan.ridges)):
+        if name in plan.listed:
+            found.append(_given(name, np.asarray(values), name))
     return found
 
 
@@ -130,34 +142,31 @@ def _coordinates(names: Sequence[str], sides: str = "xy") -> str:
 
 def _of_pairs(plan: Plan, count: int, names: Sequence[str], views: Sequence[str]) -> list[Column]:
     """Return what tasks write of every pair: measures, ranks, how they were looked at, frequencies."""
-    extra, last = (("variance",), (len(plan.rules),)) if plan.listed else ((), ())
+    lengths = {"frequency": plan.kept_frequencies, "ridge": len(plan.ridges), "variance": len(plan.rules)}
+
+    def column(name: str, dtype: str, about: dict[str, Any]) -> Column:
+        dims = stored_dims(name, plan.listed)
+        last = tuple(lengths[dim] for dim in dims)
+        return Column(name, (*square, *last), (*tile, *last), dtype, ("x", "y", *dims), about)
+
     square, tile = (count, count), (plan.panel, plan.panel)
     coordinates = {"coordinates": _coordinates(names)}
     definitions = {name: MEASURES[name].definition + _what_is_left_out(plan, name) for name in plan.measures}
     definitions |= {name: f"directions of {name[-1]} kept by the rank rule" for name in RANKS}
     found = [
-        Column(
-            name,
-            (*square, *last),
-            (*tile, *last),
-            "int64" if name in RANKS else "float64",
-            ("x", "y", *extra),
-            {"definition": definition, **coordinates},
-        )
+        column(name, "int64" if name in RANKS else "float64", {"definition": definition, **coordinates})
         for name, definition in definitions.items()
     ]
     flags: dict[str, Any] = {"flag_values": list(range(1, len(views) + 1)), "flag_meanings": " ".join(views)}
     flags |= {"flag_definitions": {name: DEFINITIONS[name] for name in views}}
     said = {"definition": "how the two were looked at", **coordinates, **flags}
-    found.append(Column(VIEW, square, tile, "int8", ("x", "y"), said))
+    found.append(column(VIEW, "int8", said))
     if plan.kept_frequencies:
         frequencies = _frequencies(plan)
-        total = plan.kept_frequencies
         definition = "mean canonical correlation at a frequency, sum(rho) / min(k_x, k_y); NaN where a side keeps none"
         every = " ".join([coordinates["coordinates"], *(one.name for one in frequencies)])
         about = {"definition": definition, "coordinates": every}
-        dims = ("x", "y", "frequency", *extra)
-        found.append(Column(BY_FREQUENCY, (*square, total, *last), (*tile, total, *last), "float64", dims, about))
+        found.append(column(BY_FREQUENCY, "float64", about))
         found += frequencies
     return found
 
@@ -206,7 +215,7 @@ def _of_representations(plan: Plan, count: int, names: Sequence[str]) -> list[Co
             found.append(Column(name, (count,), (LABELS_CHUNK,), "float64", ("x",), about))
     if plan.targets:
         explained = target_names(plan.targets)
-        extra, last = (("variance",), (len(plan.rules),)) if plan.listed else ((), ())
+        extra, last = (("variance",), (len(plan.rules),)) if "variance" in plan.listed else ((), ())
         shapes = {R2: ((len(explained), *last), ("x", "target", *extra)), FLOOR: (last, ("x", *extra))}
         for name, (shape, dims) in shapes.items():
             about = {"definition": EXPLAINED[name], **own, "view": plan.target_view}

@@ -125,10 +125,10 @@ def begin(out: str | os.PathLike[str], plan: Plan, about: Mapping[str, Any]) -> 
     laid = plan.laid_out(places)
     views = [] if there is None else there["views"]
     record: ResultsRecord = {
-        "format": 4,
+        "format": 5,
         "kind": "results",
         "definition": plan.definition,
-        "listed": plan.listed,
+        "listed": list(plan.listed),
         "members": members,
         "shown": [places[i] for i in plan.shown or range(len(places))],
         "views": [*views, *(name for name in plan.names if name not in views)],
@@ -304,7 +304,7 @@ def _missing_tiles(
             places=tile,
             panel=plan.panel,
             count=len(digests),
-            listed=record["listed"],
+            listed=tuple(record["listed"]),
             variables=tuple(variables_of(record)),
             version=hashlib.sha256(own + packed(wanted)).hexdigest()[:24],
             digests=own,
@@ -374,7 +374,7 @@ def _missing_panels(root: Path, plan: Plan, record: ResultsRecord) -> tuple[dict
             places=(place,),
             panel=plan.panel,
             count=len(digests),
-            listed=record["listed"],
+            listed=tuple(record["listed"]),
             variables=(R2, FLOOR),
             version=hashlib.sha256(own + packed(wanted)).hexdigest()[:24],
             digests=own,

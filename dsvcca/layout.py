@@ -63,10 +63,12 @@ class Layout:
         As it was asked for; every comparison has a view of its own (`names`).
     rules : tuple of RankRule
         One, or one for each share of variance that was asked for.
-    listed : bool
-        Whether results have a `variance` dimension.
+    listed : tuple of str
+        Which dimensions results have of what was given as a list: "variance", "ridge".
     pairs : Pairs
     measures : tuple of str
+    ridges : tuple of float
+        Of the measures that have one; none where there are no such measures.
     memory : int
         Bytes of memory of one worker thread that the plan may count on.
     center : str
@@ -96,9 +98,10 @@ class Layout:
     representations: tuple[Representation, ...]
     view: str
     rules: tuple[RankRule, ...]
-    listed: bool
+    listed: tuple[str, ...]
     pairs: Pairs
     measures: tuple[str, ...]
+    ridges: tuple[float, ...]
     memory: int
     center: str = "all"
     route: str = "auto"
@@ -345,6 +348,7 @@ class Layout:
             "rank": self.rules[0].rank,
             "rank_rule": [str(rule) for rule in self.rules],
             "measures": list(self.measures),
+            "ridge": list(self.ridges),
             "precision": "moments, cross blocks and solves float64"
             if self.direct
             else "bases float32, products float32 summed in float64 every 4096 rows, solves float64",

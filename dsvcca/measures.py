@@ -34,6 +34,12 @@ class Sides:
         ||X||_F^2 and ||Y||_F^2 of those: of everything, not of the kept directions alone.
     x_power2, y_power2
         ||X^T X||_F^2 and ||Y^T Y||_F^2 of those.
+    x_rows2, y_rows2
+        Sums of the squared squared norms of the rows of those, sum ||x_i||^4.
+    x_shrunk4, y_shrunk4
+        Of each ridge (last axis) the sum of D^4 over all directions, D = s / sqrt(s^2 + ridge ||X||_F^2).
+    rows
+        n.
     by_chance
         Mean correlation that independent data would show.
     """
@@ -46,6 +52,11 @@ class Sides:
     y_power: Array = np.nan
     x_power2: Array = np.nan
     y_power2: Array = np.nan
+    x_rows2: Array = np.nan
+    y_rows2: Array = np.nan
+    x_shrunk4: Array = np.nan
+    y_shrunk4: Array = np.nan
+    rows: int = 0
     by_chance: Array = np.nan
 
     @property
@@ -69,12 +80,15 @@ class Measure:
     of_kept : bool
         Whether it speaks of the kept directions alone. Otherwise it is about all of the activations, and directions
         that are left out make similarities a little smaller, and distances larger, than those of everything.
+    by_ridge : bool
+        Whether there is one of every ridge (last axis).
     """
 
     definition: str
     sums: tuple[str, ...]
     value: Callable[[Totals, Sides], Array]
     of_kept: bool = True
+    by_ridge: bool = False
 
 
 def _angle(cosine: Array) -> Array:
@@ -86,6 +100,24 @@ def _distance(nuclear: Array, s: Sides) -> Array:
     larger = np.maximum(s.x_scale, s.y_scale)
     x, y = s.x_scale / larger, s.y_scale / larger
     return larger * np.sqrt(np.maximum(x * x * s.x_power + y * y * s.y_power - 2 * x * y * nuclear, 0.0))
+
+
+def _hsic(covariance2: Array, rows2: Array, x_power: Array, y_power: Array, n: int) -> Array:
+    """Return the unbiased HSIC of linear kernels (Song et al. 2012) of centred activations, from sums over rows."""
+    if n < 4:
+        return covariance2 * np.nan
+    of_means = x_power * y_power / ((n - 1) * (n - 2)) - 2 / (n - 2) * rows2
+    return (covariance2 - rows2 + of_means) / (n * (n - 3))
+
+
+def _debiased(t: Totals, s: Sides) -> Array:
+    own = [
+        _hsic(power2, rows2, power, power, s.rows)
+        for power2, rows2, power in ((s.x_power2, s.x_rows2, s.x_power), (s.y_power2, s.y_rows2, s.y_power))
+    ]
+    both = np.asarray(own[0] * own[1])
+    scale = np.sqrt(both, where=both > 0, out=np.full_like(both, np.nan))
+    return _hsic(t["covariance2"], t["row_products"], s.x_power, s.y_power, s.rows) / scale
 
 
 def _of_all(surprise: Array, count: Array) -> Array:
@@ -159,6 +191,28 @@ MEASURES: dict[str, Measure] = {
         lambda t, s: t["covariance2"] / np.sqrt(s.x_power2 * s.y_power2),
         of_kept=False,
     ),
+    "cka_debiased": Measure(
+        "linear CKA of the unbiased estimates of HSIC: 0 on average of independent activations, may be negative (Song "
+        "et al. 2012; Kornblith et al. 2019). NaN where transformed by frequency, and where moments alone are known",
+        ("covariance2", "row_products"),
+        _debiased,
+        of_kept=False,
+    ),
+    "ridge_cca": Measure(
+        "mean correlation of ridge CCA, the sum of the singular values of D_x C D_y over min(rank_x, rank_y), D = s / "
+        "sqrt(s^2 + ridge ||X||_F^2): a ridge of the covariance of rows of mean squared norm 1 (Vinod 1976)",
+        ("ridge",),
+        lambda t, s: t["ridge"] / s.fewer[..., None],
+        by_ridge=True,
+    ),
+    "gulp": Measure(
+        "GULP distance, the square root of sum(D_x^4) + sum(D_y^4) - 2 ||D_x C D_y||_F^2, D as of ridge_cca: how "
+        "differently ridge regressions on x and y predict, a metric (Boix-Adsera et al. 2022)",
+        ("ridge2",),
+        lambda t, s: np.sqrt(np.maximum(s.x_shrunk4 + s.y_shrunk4 - 2 * t["ridge2"], 0.0)),
+        of_kept=False,
+        by_ridge=True,
+    ),
     "procrustes": Measure(
         "Procrustes distance, the square root of ||X||_F^2 + ||Y||_F^2 - 2 ||Y^T X||_*: in units of the activations, a "
         "metric (Schoenemann 1966; Williams et al. 2021)",
@@ -198,6 +252,12 @@ MEASURES: dict[str, Measure] = {
     ),
 }
 """Name and definition of every measure that results can hold. To add one is to add an entry (and its sums)."""
+
+BY_RIDGE = tuple(name for name, one in MEASURES.items() if one.by_ridge)
+"""Those of which there is one of every ridge."""
+
+RIDGE = 0.01
+"""Of a plan that names none."""
 
 DEFAULT = ("svcca", "pwcca_x", "pwcca_y", "r2", "chance")
 """Measures of a plan that names none."""

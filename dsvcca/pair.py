@@ -11,8 +11,8 @@ from dsvcca.arrays import Array, NumpyArray, as_float64, namespace, to_numpy
 from dsvcca.basis import RankRule
 from dsvcca.correlations import check_excess, checked_sides, cross_block, warn_of_few_rows
 from dsvcca.errors import DsvccaError
-from dsvcca.measures import DEFAULT, MEASURES, Sides
-from dsvcca.sums import OF_CHANCE, totals_of_chance
+from dsvcca.measures import DEFAULT, MEASURES, RIDGE, Sides
+from dsvcca.sums import OF_CHANCE, OF_RIDGE, shrinkage_of, totals_of_chance, totals_of_ridge
 
 
 def measure(
@@ -22,6 +22,7 @@ def measure(
     *,
     variance: float = 1.0,
     criterion: str = "variance",
+    ridge: float = RIDGE,
 ) -> dict[str, float]:
     """Return measures of two sets of activations, as results of a comparison hold them.
 
@@ -33,6 +34,8 @@ def measure(
         Of `dsvcca.measures.MEASURES`, where their definitions are, or "all".
     variance, criterion
         Which directions are kept, as for `cca`.
+    ridge
+        Of `ridge_cca` and `gulp`: see `plan_comparisons`.
 
     Returns
     -------
@@ -64,21 +67,35 @@ def measure(
     check_excess(float(rho[0]))
     rho = np.minimum(rho, 1.0)
     totals = _sums(c, a, rho, b, f_x, f_y)
+    norms = [_row_norms(one, of.mean) for one, of in ((x, of_x), (y, of_y))]
+    totals["row_products"] = norms[0] @ norms[1]
+    spectra = [of.singular_values for of in (of_x, of_y)]
+    powers = [float(np.sum(s**2)) for s in spectra]
+    shrunk = [shrinkage_of(s, power, len(s), [ridge]) for s, power in zip(spectra, powers, strict=True)]
+    d_x, d_y = (d[:, None, :k] for d, k in zip(shrunk, (k_x, k_y), strict=True))
+    axes = [np.linalg.svd(f, full_matrices=False)[0] for f in (f_x, f_y)]  # columns of bases need not be principal
+    totals |= {
+        name: one[0] for name, one in totals_of_ridge((axes[0].T @ c @ axes[1])[None], d_x, d_y, OF_RIDGE).items()
+    }
     own = totals_of_chance(rho[None], (np.asarray([k_x]), np.asarray([k_y])), n - 1, 1, 1, OF_CHANCE)
-    (x_power, x_power2), (y_power, y_power2) = (_powers(one, of.mean) for one, of in ((x, of_x), (y, of_y)))
     sides = Sides(
         x_rank=np.asarray(k_x),
         y_rank=np.asarray(k_y),
         x_scale=np.asarray(1.0),
         y_scale=np.asarray(1.0),
-        x_power=np.asarray(x_power),
-        y_power=np.asarray(y_power),
-        x_power2=np.asarray(x_power2),
-        y_power2=np.asarray(y_power2),
+        x_power=np.asarray(powers[0]),
+        y_power=np.asarray(powers[1]),
+        x_power2=np.sum(spectra[0] ** 4),
+        y_power2=np.sum(spectra[1] ** 4),
+        x_rows2=norms[0] @ norms[0],
+        y_rows2=norms[1] @ norms[1],
+        x_shrunk4=np.sum(shrunk[0] ** 4, axis=1),
+        y_shrunk4=np.sum(shrunk[1] ** 4, axis=1),
+        rows=n,
         by_chance=nulls.mean_by_chance(k_x, k_y, n - 1),
     )
     totals |= {name: one[0] for name, one in own.items()}
-    return {name: float(MEASURES[name].value(totals, sides)) for name in names}
+    return {name: np.asarray(MEASURES[name].value(totals, sides)).item() for name in names}
 
 
 def _sums(
@@ -102,10 +119,8 @@ def _sums(
     return found
 
 
-def _powers(x: Array, mean: Array) -> tuple[float, float]:
-    """Return ||X||_F^2 and ||X^T X||_F^2 of centred activations."""
+def _row_norms(x: Array, mean: Array) -> NumpyArray:
+    """Return the squared norms of centred rows."""
     xp = namespace(x)
     z = as_float64(x) - mean
-    z = z if z.shape[0] >= z.shape[1] else xp.matrix_transpose(z)
-    gram = xp.matmul(xp.matrix_transpose(z), z)
-    return float(xp.sum(xp.linalg.diagonal(gram))), float(xp.sum(gram * gram))
+    return to_numpy(xp.sum(z * z, axis=1))

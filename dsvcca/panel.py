@@ -12,6 +12,7 @@ from dsvcca.arrays import Array, NumpyArray, inverse_cholesky, put, to_numpy
 from dsvcca.basis import Block, RankRule, lumps_of, ranks_of
 from dsvcca.moments import grid_steps
 from dsvcca.sizes import block_bytes, padded
+from dsvcca.sums import shrinkage_of
 from dsvcca.views import GRID
 from dsvcca.workspace import BasisRef, Pack
 
@@ -42,10 +43,13 @@ class Kept:
         Cut to the directions that some rule keeps.
     singular_values : sequence of (k,) arrays, NumPy
         Over the largest of all frequencies.
+    shrinkage : sequence of (ridges, k) arrays, NumPy
+        See `sums.shrinkage_of`.
     """
 
     blocks: Sequence[Block]
     singular_values: Sequence[NumpyArray] = ()
+    shrinkage: Sequence[NumpyArray] = ()
     _loadings: dict[tuple[int, int, int], Array] = field(default_factory=dict)
     _stacks: dict[int, tuple[Array, Array, NumpyArray]] = field(default_factory=dict)
 
@@ -73,6 +77,13 @@ class Kept:
         found = np.zeros((len(members), size))
         for row, i, k in zip(found, members.tolist(), ranks.tolist(), strict=True):
             row[:k] = self.singular_values[i][:k]
+        return found
+
+    def shrunk(self, members: NumpyArray, ranks: NumpyArray, size: int) -> NumpyArray:
+        """Return by how much directions of some bases are shrunk, (ridges, pairs, size); zero from their ranks on."""
+        found = np.zeros((len(self.shrinkage[0]), len(members), size))
+        for place, (i, k) in enumerate(zip(members.tolist(), ranks.tolist(), strict=True)):
+            found[:, place, :k] = self.shrinkage[i][:, :k]
         return found
 
     def loadings(self, i: int, k: int, size: int) -> Array:
@@ -104,6 +115,10 @@ class Panel:
         Largest singular value of each.
     powers : (2, b) float
         Sums of squares, and of fourth powers, of all singular values over the largest, over all frequencies.
+    shrunk4 : (b, ridges) float
+        Sums of fourth powers of what all directions are shrunk by, over all frequencies.
+    rows2 : (b,) float
+        Sum over centred rows of their norms to the fourth power, over that of the largest singular value.
     condition : float
         Largest singular value over the smallest of a direction that some rule keeps, of the worst basis.
     keys : list of str
@@ -111,7 +126,9 @@ class Panel:
         of them came first.
     """
 
-    def __init__(self, workspace: str, refs: tuple[BasisRef, ...], rules: tuple[RankRule, ...]) -> None:
+    def __init__(
+        self, workspace: str, refs: tuple[BasisRef, ...], rules: tuple[RankRule, ...], ridges: Sequence[float] = ()
+    ) -> None:
         self.refs = refs
         self.packs = {name: Pack(workspace, name) for name in dict.fromkeys(ref.pack for ref in refs)}
         kept: list[tuple[NumpyArray, ...]] = []
@@ -120,6 +137,9 @@ class Panel:
         self._spectra: list[NumpyArray] = []
         scales: list[float] = []
         powers: list[list[float]] = []
+        rows2: list[float] = []
+        shrunk4: list[list[float]] = []
+        self._shrinkage: list[NumpyArray] = []
         self.neurons: list[int] = []
         for ref in refs:
             basis = self.packs[ref.pack].basis(ref.position)
@@ -131,6 +151,9 @@ class Panel:
             scales.append(float(basis.singular_values.max()))
             self._spectra.append(basis.singular_values / scales[-1])
             powers.append([float(basis.weights @ np.sum(self._spectra[-1] ** power, axis=1)) for power in (2, 4)])
+            rows2.append(float(np.sum((basis.row_norms / scales[-1] ** 2) ** 2)))
+            self._shrinkage.append(shrinkage_of(self._spectra[-1], powers[-1][0], basis.nonzero, ridges))
+            shrunk4.append([float(basis.weights @ np.sum(one**4, axis=1)) for one in self._shrinkage[-1]])
         self.keys = [self.packs[ref.pack].key(ref.position) for ref in refs]
         self.ranks: NumpyArray = np.asarray(kept)
         self.most: NumpyArray = self.ranks.max(axis=1)
@@ -139,6 +162,8 @@ class Panel:
         self.lumps: NumpyArray = np.asarray(lumps)
         self.scales: NumpyArray = np.asarray(scales)
         self.powers: NumpyArray = np.asarray(powers).T
+        self.rows2: NumpyArray = np.asarray(rows2)
+        self.shrunk4: NumpyArray = np.asarray(shrunk4)
         self.most_kept: NumpyArray = np.sum(self.most * self.weights, axis=1)
         self._at: tuple[tuple[int, range], Kept] = ((-1, range(0)), Kept(()))
 
@@ -172,8 +197,15 @@ class Panel:
         if self._at[0] != (f, run):
             stored = (self.packs[self.refs[i].pack].block(self.refs[i].position, f) for i in run)
             blocks = [block.cut(int(self.most[i, f])) for i, block in zip(run, stored, strict=True)]
-            self._at = (f, run), Kept(blocks, [self._spectra[i][f] for i in run])
+            spectra, shrinkage = [self._spectra[i][f] for i in run], [self._shrinkage[i][:, f] for i in run]
+            self._at = (f, run), Kept(blocks, spectra, shrinkage)
         return self._at[1]
+
+    def row_norms(self, step: slice) -> NumpyArray:
+        """Return squared norms of centred rows, (b, rows), in units of the largest singular value of each basis."""
+        norms = [self.packs[ref.pack].row_norms(ref.position, step) for ref in self.refs]
+        found: NumpyArray = np.asarray(norms) / self.scales[:, None] ** 2
+        return found
 
     def runs(self, f: int, most: int) -> Iterator[range]:
         """Cut the panel into runs of at most `most` columns at one frequency (or one basis)."""

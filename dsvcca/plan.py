@@ -18,6 +18,7 @@ from dsvcca.arrays import NumpyArray
 from dsvcca.errors import DsvccaError
 from dsvcca.layout import Layout
 from dsvcca.machine import Machine, this_machine
+from dsvcca.measures import BY_RIDGE, sums_of
 from dsvcca.pairs import RULES
 from dsvcca.passes import Pass
 from dsvcca.price import BasisWork, Price, Together, Work, price, spelled_time
@@ -80,6 +81,7 @@ class Plan(Layout):
                 slabs = 24 * min(GRID, self.sizes[0].rows) * columns
                 memory = max(memory, min(self.target_bytes + slabs, self.budget))
         passes = []
+        sums = sums_of(self.measures)
         for tile in self.tiles:
             for one in self.passes(tile):
                 x, y = k[list(one.x)], k[list(one.y)]
@@ -87,7 +89,8 @@ class Plan(Layout):
                 passes.append(self._together(one, x, y))
                 read += 0 if self.direct else 4 * one.rows * int(x.sum() + (0 if itself else y.sum()))
                 memory = max(memory, min(self._tile_memory(one, k), self.tile_budget) + self.budget - self.tile_budget)
-            written += 8 * (len(self.measures) + 2) * len(self.rules) * 2 * self.panel**2
+            arrays = 2 + sum(len(self.ridges) if name in BY_RIDGE else 1 for name in self.measures)
+            written += 8 * arrays * len(self.rules) * 2 * self.panel**2
         return Work(
             comparisons=self.pairs.count,
             itself=self.pairs.itself,
@@ -97,6 +100,7 @@ class Plan(Layout):
             passes=tuple(passes),
             rules=len(self.rules),
             vectors=any(m.startswith("pwcca") for m in self.measures),
+            spectra=("nuclear" in sums) + ("ridge" in sums) * len(self.ridges),
             direct=self.direct,
             bytes_read=read,
             bytes_written=written,

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from math import prod
 from typing import Any
 
+import numpy as np
 from dask.utils import parse_bytes
 
 from dsvcca.activations import Representation
@@ -13,7 +14,7 @@ from dsvcca.basis import RankRule
 from dsvcca.errors import DsvccaError
 from dsvcca.labels import Labels, check_same_types, nearest
 from dsvcca.layout import KEEP, ROUTES
-from dsvcca.measures import DEFAULT, MEASURES
+from dsvcca.measures import BY_RIDGE, DEFAULT, MEASURES, RIDGE
 from dsvcca.pairs import choose_pairs
 from dsvcca.passes import kind_of, reads_tokens
 from dsvcca.plan import Plan
@@ -35,6 +36,7 @@ def plan_comparisons(
     criterion: str = "variance",
     rank: int | None = None,
     measures: str | Sequence[str] = DEFAULT,
+    ridge: float | Sequence[float] = RIDGE,
     targets: Any = None,
     rows: str | None = None,
     keep: Sequence[str] = (),
@@ -76,6 +78,9 @@ def plan_comparisons(
         maps so many over all frequencies together.
     measures : str or sequence of str
         Of `dsvcca.measures.MEASURES`, or "all". Without the pwcca ones no vectors are computed.
+    ridge : float or list of float, default 0.01
+        Of `ridge_cca` and `gulp`, for activations whose centred rows have a mean squared norm of 1; a list gives them a
+        `ridge` dimension.
     targets : array, mapping, or labels, optional
         What every representation is asked to explain, one row a datapoint: an array (n,) or (n, q); a mapping from
         names to arrays or labels; or the labels of layers in the store, such as ``{"layer": "logits"}``. Results then
@@ -158,15 +163,16 @@ def plan_comparisons(
     for measure in measures:
         if measure not in MEASURES:
             raise DsvccaError(f"measure {measure!r} is unknown: {nearest(measure, MEASURES)}")
-    listed = not isinstance(variance, (int, float))
-    if rank is not None and (listed or variance != ALL_BUT_NOISE):
+    is_list = not isinstance(variance, (int, float))
+    if rank is not None and (is_list or variance != ALL_BUT_NOISE):
         raise DsvccaError(f"rank={rank} and variance={variance!r} were both given: give one of them")
-    try:
-        shares = [float(v) for v in variance] if not isinstance(variance, (int, float)) else [float(variance)]
-    except (TypeError, ValueError) as error:
-        raise DsvccaError(f"variance={variance!r} is no share ({error}): give a number, or a list of them") from error
-    if not shares or len(set(shares)) != len(shares):
-        raise DsvccaError(f"variance={variance!r}: give one share, or a list of different ones")
+    shares, ridges = _several("variance", variance, "share"), _several("ridge", ridge, "number")
+    if not all(0 <= one < np.inf for one in ridges):
+        raise DsvccaError(
+            f"ridge={ridge!r} must be finite and not negative: 0.01 adds 1 % of the trace of a covariance to each of "
+            "its eigenvalues"
+        )
+    has_ridge = not set(BY_RIDGE).isdisjoint(measures)
     try:
         bytes_of_memory = parse_bytes(memory)
     except (ValueError, OverflowError, AttributeError) as error:
@@ -179,9 +185,10 @@ def plan_comparisons(
         representations=found,
         view=view,
         rules=tuple(RankRule(share, criterion, rank) for share in shares),
-        listed=listed,
+        listed=("variance",) * is_list + ("ridge",) * (has_ridge and not isinstance(ridge, (int, float))),
         pairs=choose_pairs(pairs, [r.labels for r in found]),
         measures=tuple(m for m in MEASURES if m in measures),
+        ridges=ridges if has_ridge else (),
         memory=bytes_of_memory,
         center=center,
         route=route,
@@ -205,6 +212,17 @@ def plan_comparisons(
     plan = plan.laid_out(plan.pairs.places(len(found)))
     plan.check()
     return plan
+
+
+def _several(name: str, given: Any, what: str) -> tuple[float, ...]:
+    """Return one number, or a list of different ones, as a tuple."""
+    try:
+        found = tuple(map(float, [given] if isinstance(given, (int, float)) else given))
+    except (TypeError, ValueError) as error:
+        raise DsvccaError(f"{name}={given!r} is no {what} ({error}): give a number, or a list of them") from error
+    if not found or len(set(found)) != len(found):
+        raise DsvccaError(f"{name}={given!r}: give one {what}, or a list of different ones")
+    return found
 
 
 def _each_position(representations: Sequence[Representation]) -> list[Representation]:

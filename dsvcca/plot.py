@@ -304,6 +304,9 @@ def _of_one_share(results: xr.Dataset, measure: str) -> tuple[xr.DataArray, floa
         )
         raise DsvccaError(f"results have no measure {measure!r}: {known}")
     numbers = results[measure]
+    if "ridge" in numbers.dims:
+        some = [f"{one:g}" for one in results["ridge"].values]
+        raise DsvccaError(f"{measure} is there for the ridges {', '.join(some)}: results.sel(ridge={some[0]}) has one")
     if "variance" not in numbers.dims:
         return numbers, None
     numbers = numbers.isel(variance=int(np.abs(results["variance"].values - VARIANCE).argmin()))

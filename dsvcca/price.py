@@ -60,7 +60,7 @@ class Together:
 
 @dataclass(frozen=True)
 class Work:
-    """A plan as integers."""
+    """A plan as integers; `spectra` is how often singular values of a cross block are taken beside its correlations."""
 
     comparisons: int
     itself: int
@@ -70,6 +70,7 @@ class Work:
     passes: tuple[Together, ...]
     rules: int
     vectors: bool
+    spectra: int
     direct: bool
     bytes_read: int
     bytes_written: int
@@ -157,9 +158,10 @@ def price(work: Work, machine: Machine) -> Price:
         seconds += cross / machine.double
     for several in work.passes:
         product = 0.0 if work.direct else 2.0 * several.rows * several.multiplied
-        each = machine.solve(several.rank, work.vectors) * several.pairs * several.frequencies * work.rules
-        flops += product + several.pairs * several.frequencies * work.rules * 4.0 * several.rank**3
-        seconds += product / machine.product + each
+        solves = several.pairs * several.frequencies * work.rules
+        each = machine.solve(several.rank, work.vectors) + work.spectra * machine.solve(several.rank, False)
+        flops += product + solves * (1 + work.spectra) * 4.0 * several.rank**3
+        seconds += product / machine.product + solves * each
     busy = ceil(work.tiles / machine.threads) / max(work.tiles / machine.threads, 1e-9)  # the last ones wait for none
     correlating = seconds / machine.threads * (busy if work.tiles else 1)
     overhead = RUN + TASK * (work.reduce_tasks + work.tiles) / machine.threads

@@ -16,6 +16,7 @@ from dsvcca.arrays import Array, NumpyArray, adjoint, as_float64, namespace, put
 from dsvcca.moments import grid_steps
 from dsvcca.panel import Panel, read_slabs
 from dsvcca.sizes import SHAPE, SLACK, STRIP, padded, solve_bytes, tile_memory
+from dsvcca.views import GRID
 
 TURNED = 1e-7
 """By how much float32 sums of products turn directions, about, where squared correlations differ by 1; their columns
@@ -162,6 +163,27 @@ def _multiplied_again(
                     m = adjoint(product(adjoint(u_y), u_x)) if later else product(adjoint(u_x), u_y)
                     blocks[place][here] += m[:height, :width]
     return blocks, [TURNED / 4 * np.minimum.outer(*both) for both in largest]
+
+
+def row_products(x: Panel, y: Panel, rows: int) -> NumpyArray:
+    """Return sum_i ||x_i||^2 ||y_i||^2 over the centred rows of every two bases, in units of their largest values."""
+    found = np.zeros((len(x.refs), len(y.refs)))
+    for step in grid_steps(rows, NORMS_AT_ONCE):
+        a = _on_shape(x.row_norms(step))
+        b = a.copy() if x is y else _on_shape(y.row_norms(step))  # an array times itself takes another routine
+        found += (a @ b.T)[: len(x.refs), : len(y.refs)]
+    return found
+
+
+def _on_shape(norms: NumpyArray) -> NumpyArray:
+    """Return norms (bases, rows) with zeros beside them, in a shape for which BLAS has no special routine."""
+    bases, rows = norms.shape
+    least = -(-SMALL // SHAPE**2) + 1
+    return np.pad(norms, ((0, -bases % SHAPE), (0, max(least - rows, 0))))
+
+
+NORMS_AT_ONCE = 16 * GRID
+"""Rows whose norms are there at once."""
 
 
 def _filled_up(columns: Array) -> Array:

@@ -172,10 +172,10 @@ class ResultsRecord(TypedDict):
     `said` is the digest of the other attributes, which people read.
     """
 
-    format: Literal[4]
+    format: Literal[5]
     kind: Literal["results"]
     definition: dict[str, Any]
-    listed: bool
+    listed: list[str]
     members: Annotated[list[MemberRecord], Field(min_length=1)]
     shown: Annotated[list[Count], Field(min_length=1)]
     views: list[str]

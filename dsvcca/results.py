@@ -79,11 +79,10 @@ def open_results(out: str | os.PathLike[str]) -> xr.Dataset:
             "restore it, or remove it and compare again"
         ) from error
     names = label_order({str(c)[2:] for c in found.coords if str(c).startswith("x_")})
-    coordinates = ["x", *(f"x_{n}" for n in names), "y", *(f"y_{n}" for n in names), "variance"]
+    coordinates = ["x", *(f"x_{n}" for n in names), "y", *(f"y_{n}" for n in names)]
+    coordinates += [*(["target"] if record["targets"] else []), *record["listed"]]
     variables = [*variables_of(record), *(EXPLAINED if record["targets"] else ())]
     variables += BETWEEN if record["off_block"] else ()
-    if record["targets"]:
-        coordinates.insert(-1, "target")
     if record["frequencies"]:
         coordinates += sorted(str(name) for name in found.coords if str(name).startswith("frequency"))
     if not record["pairs"]:
@@ -143,8 +142,9 @@ def _check_sense(record: ResultsRecord) -> None:
         names.update(BETWEEN)
     if record["targets"]:
         names.update(EXPLAINED)
-    if record["listed"]:
-        names.add("variance")
+    if not set(record["listed"]) <= {"variance", "ridge"}:
+        raise ValueError(f"lists of {record['listed']}")
+    names.update(record["listed"])
     if record["metadata"] is not None and (lacking := sorted(names.difference(record["metadata"]))):
         raise ValueError(f"it has no array {lacking[0]}")
 

@@ -19,12 +19,14 @@ from dsvcca.sums import (
     MAXIMA,
     OF_CHANCE,
     OF_COVARIANCES,
+    OF_RIDGE,
     OF_SQUARES,
     OF_VECTORS,
     UNWEIGHTED,
     exchanged,
     totals_of_chance,
     totals_of_covariances,
+    totals_of_ridge,
     totals_of_values,
     totals_of_vectors,
 )
@@ -111,6 +113,9 @@ class _Side(NamedTuple):
     def scales(self, rule: int, size: int) -> NumpyArray:
         return self.kept.scales(self.members, self.ranks[:, rule], size)
 
+    def shrunk(self, rule: int, size: int) -> NumpyArray:
+        return self.kept.shrunk(self.members, self.ranks[:, rule], size)
+
     def loadings(self, rule: int, size: int) -> dict[int, Array]:
         ranks = dict(zip(self.members.tolist(), self.ranks[:, rule].tolist(), strict=True))
         return {i: self.kept.loadings(i, k, size) for i, k in ranks.items()}
@@ -169,6 +174,8 @@ def _totals(
         if not wanted.isdisjoint(OF_COVARIANCES):
             s_one, s_other = one.scales(rule, height), other.scales(rule, width)
             numbers |= totals_of_covariances(corner, like(s_one, corner), like(s_other, corner), wanted)
+        if not wanted.isdisjoint(OF_RIDGE):
+            numbers |= totals_of_ridge(corner, one.shrunk(rule, height), other.shrunk(rule, width), wanted)
         if not wanted.isdisjoint(OF_CHANCE):
             numbers |= totals_of_chance(to_numpy(rho), ranks, freedom, beta, frequencies, wanted)
         found.append(exchanged(numbers) if turned[rule] else numbers)

@@ -39,6 +39,12 @@ OF_SQUARES = tuple(f"{side}_{what}" for side in "xy" for what in ("weighted2", "
 OF_COVARIANCES = ("covariance2", "nuclear", "x_explained", "y_explained")
 """||S_x C S_y||_F^2, its nuclear norm, and what each side's neurons have in common with the other's directions."""
 
+OF_RIDGE = ("ridge", "ridge2")
+"""Sum of the singular values of D_x C D_y, and of their squares, (..., ridges): D shrinks every direction."""
+
+OF_ROWS = ("row_products",)
+"""sum over rows of ||x_i||^2 ||y_i||^2, of centred activations: no cross block knows it."""
+
 OF_CHANCE = ("without_chance", "surprise", "looked_at", "standing_out")
 """sum(rho) without what chance adds; the largest -log of a p-value, and of how many; directions that stand out."""
 
@@ -128,10 +134,45 @@ def totals_of_covariances(c: Array, s_x: Array, s_y: Array, wanted: Collection[s
     for name, one in (("covariance2", covariance), ("x_explained", of_x), ("y_explained", of_y)):
         found[name] = xp.sum(xp.abs(one) ** 2, axis=(1, 2))
     if "nuclear" in wanted:
-        small = covariance if c.shape[1] <= c.shape[2] else adjoint(covariance)
-        squared = xp.linalg.eigvalsh(xp.matmul(small, adjoint(small)))
-        found["nuclear"] = xp.sum(xp.sqrt(xp.maximum(squared, xp.zeros_like(squared))), axis=-1)
+        found["nuclear"] = _nuclear(covariance)
     return found
+
+
+def shrinkage_of(spectrum: NumpyArray, power: float, nonzero: int, ridges: Sequence[float]) -> NumpyArray:
+    """Return D = s / sqrt(s^2 + ridge ||X||^2) of singular values, (ridges, ...); 0 of all but the `nonzero` largest.
+
+    The ridge is that of the covariance of activations whose rows have a mean squared norm of 1; `power` is ||X||^2.
+    """
+    s = np.where(spectrum >= np.sort(spectrum, axis=None)[::-1][nonzero - 1], spectrum, 0.0)
+    found = [s / np.where(s > 0, np.sqrt(s * s + ridge * power), 1.0) for ridge in ridges]
+    return np.asarray(found).reshape(len(found), *s.shape)
+
+
+def totals_of_ridge(c: Array, d_x: NumpyArray, d_y: NumpyArray, wanted: Collection[str]) -> dict[str, Array]:
+    """Return `OF_RIDGE` of cross blocks (b, k_x, k_y), each (b, ridges); the singular values if they are wanted.
+
+    Parameters
+    ----------
+    d_x, d_y : (ridges, b, k_x), (ridges, b, k_y)
+        By how much each direction is shrunk; zero where there are none.
+    """
+    xp = namespace(c)
+    found: dict[str, list[Array]] = {name: [] for name in OF_RIDGE if name in wanted}
+    for of_x, of_y in zip(d_x, d_y, strict=True):
+        shrunk = like(of_x, c)[:, :, None] * c * like(of_y, c)[:, None, :]
+        if "ridge2" in found:
+            found["ridge2"].append(xp.sum(xp.abs(shrunk) ** 2, axis=(1, 2)))
+        if "ridge" in found:
+            found["ridge"].append(_nuclear(shrunk))
+    return {name: xp.stack(values, axis=-1) for name, values in found.items()}
+
+
+def _nuclear(m: Array) -> Array:
+    """Return the sums of the singular values of stacked matrices."""
+    xp = namespace(m)
+    small = m if m.shape[1] <= m.shape[2] else adjoint(m)
+    squared = xp.linalg.eigvalsh(xp.matmul(small, adjoint(small)))
+    return xp.sum(xp.sqrt(xp.maximum(squared, xp.zeros_like(squared))), axis=-1)
 
 
 def totals_of_chance(

@@ -75,8 +75,8 @@ def to_frame(results: xr.Dataset, *, measures: Sequence[str] | None = None) -> p
     Returns
     -------
     pandas.DataFrame
-        Each unordered pair once; with several variances one row for each. Pairs of representations that failed have
-        none: ``results.attrs["failed"]`` says which and why. Of ``pairs="to_last_step"`` y is the last
+        Each unordered pair once; with several variances, or ridges, one row for each. Pairs of representations that
+        failed have none: ``results.attrs["failed"]`` says which and why. Of ``pairs="to_last_step"`` y is the last
         step, of ``"over_training"`` the later one, of ``"across_seeds"`` the larger seed, of ``"to_last_position"`` the
         last position; else y comes after x in the results.
     """
@@ -89,19 +89,24 @@ def to_frame(results: xr.Dataset, *, measures: Sequence[str] | None = None) -> p
     if unknown:
         raise DsvccaError(f"results have no {unknown}: {nearest(unknown[0], there)}")
     chosen = list(measures or there)
-    values = {name: results[name].transpose("x", "y", ...).values for name in chosen}
-    first = values[chosen[0]]
+    ranks = [f"rank_{side}" for side in "xy"]
+    more = [dim for dim in ("variance", "ridge") if any(dim in results[name].dims for name in chosen)]
+    every = {dim: results.sizes[dim] for dim in ("x", "y", *more)}
+    values = {}
+    for name in (*chosen, *ranks):
+        lacking = {dim: every[dim] for dim in more if dim not in results[name].dims}
+        values[name] = results[name].expand_dims(lacking).transpose(*every).values
     compared = results[VIEW].transpose("x", "y").values > 0
-    at = np.argwhere(np.ones(first.shape, bool) & _once(results, compared, first.ndim))
+    at = np.argwhere(np.ones(tuple(every.values()), bool) & _once(results, compared, len(every)))
     columns: dict[str, Any] = {}
     for side, axis in (("x", 0), ("y", 1)):
         for coordinate in (str(c) for c in results.coords if str(c).startswith(f"{side}_")):
             columns[coordinate] = results[coordinate].values[at[:, axis]]
-        columns[f"rank_{side}"] = results[f"rank_{side}"].transpose("x", "y", ...).values[tuple(at.T)]
+        columns[f"rank_{side}"] = values[f"rank_{side}"][tuple(at.T)]
     meanings = np.asarray(["", *results[VIEW].attrs["flag_meanings"].split()], dtype=object)
     columns[VIEW] = meanings[results[VIEW].transpose("x", "y").values[at[:, 0], at[:, 1]]]
-    if "variance" in results.dims:
-        columns["variance"] = results["variance"].values[at[:, 2]]
+    for axis, dim in enumerate(more, start=2):
+        columns[dim] = results[dim].values[at[:, axis]]
     for name in chosen:
         columns[name] = values[name][tuple(at.T)]
     return pd.DataFrame(columns)

@@ -33,7 +33,24 @@ def kept(x, variance):
     return u[:, :k], (u[:, :k] * s[:k]) @ v[:k]
 
 
-def by_formula(x, y, variance):
+def hsic(x, y):
+    """Return the unbiased HSIC as Song et al. 2012 write it, from n x n kernels."""
+    k, q = x @ x.T, y @ y.T
+    np.fill_diagonal(k, 0)
+    np.fill_diagonal(q, 0)
+    n = len(x)
+    ones = np.ones(n)
+    means = ones @ k @ ones * (ones @ q @ ones) / ((n - 1) * (n - 2)) - 2 / (n - 2) * (ones @ k @ q @ ones)
+    return (np.trace(k @ q) + means) / (n * (n - 3))
+
+
+def root(c):
+    """Return the inverse square root of a covariance."""
+    values, vectors = np.linalg.eigh(c)
+    return vectors / np.sqrt(values) @ vectors.T
+
+
+def by_formula(x, y, variance, ridge=0.01):
     """Return every measure of two layers, each written out."""
     (u, x_kept), (v, y_kept) = kept(x, variance), kept(y, variance)
     x, y = centred(x), centred(y)
@@ -57,6 +74,7 @@ def by_formula(x, y, variance):
         "r2_x": np.linalg.norm(v.T @ x_kept) ** 2 / power[0],
         "r2_y": np.linalg.norm(u.T @ y_kept) ** 2 / power[1],
         "cka": np.linalg.norm(y_kept.T @ x_kept) ** 2 / np.linalg.norm(x.T @ x) / np.linalg.norm(y.T @ y),
+        "cka_debiased": hsic(x, y) / np.sqrt(hsic(x, x) * hsic(y, y)),
         "procrustes": np.sqrt(sum(power) - 2 * nuclear),
         "procrustes_angle": np.arccos(nuclear / np.sqrt(power[0] * power[1])),
         "cca_angle": np.arccos(min(rho.sum() / np.sqrt(k * q), 1)),
@@ -65,6 +83,20 @@ def by_formula(x, y, variance):
         "p_value": nulls.largest_by_chance(rho[0], k, q, N - 1),
         "significant": nulls.standing_out(rho, k, q, N - 1),
     }
+    x_one, y_one = (one / np.sqrt(np.mean(np.sum(one**2, axis=1))) for one in (x, y))
+    c_x, c_y = (one.T @ one / N + ridge * np.eye(one.shape[1]) for one in (x_one, y_one))
+    covariance = root(c_x) @ (x_one.T @ y_one / N) @ root(c_y)
+    own = [np.linalg.norm(root(c) @ (one.T @ one / N) @ root(c)) ** 2 for c, one in ((c_x, x_one), (c_y, y_one))]
+    found["ridge_cca"] = np.linalg.svd(covariance, compute_uv=False).sum() / min(k, q)
+    found["gulp"] = np.sqrt(sum(own) - 2 * np.linalg.norm(covariance) ** 2)
+    if variance < 1:
+        s_x, s_y = (np.linalg.svd(one, compute_uv=False) / np.linalg.norm(one) for one in (x, y))
+        d_x, d_y = (s / np.sqrt(s**2 + ridge) for s in (s_x, s_y))
+        covariance = d_x[:k, None] * (u.T @ v) * d_y[:q]
+        found["ridge_cca"] = np.linalg.svd(covariance, compute_uv=False).sum() / min(k, q)
+        found["gulp"] = np.sqrt(np.sum(d_x**4) + np.sum(d_y**4) - 2 * np.linalg.norm(covariance) ** 2)
+        tr = np.linalg.norm(y_kept.T @ x_kept) ** 2
+        found["cka_debiased"] += (tr - np.linalg.norm(y.T @ x) ** 2) / (N * (N - 3)) / np.sqrt(hsic(x, x) * hsic(y, y))
     if variance == 1:  # against other ways to the same numbers
         assert found["r2_y"] == pytest.approx(1 - np.linalg.norm(y - x @ np.linalg.lstsq(x, y)[0]) ** 2 / power[1])
         padded = [np.pad(one, ((0, 0), (0, max(x.shape[1], y.shape[1]) - one.shape[1]))) for one in (x, y)]
@@ -108,8 +140,9 @@ def test_a_layer_is_itself(results):
     whole = results.isel(variance=1)
     for name in ("svcca", "pwcca_x", "pwcca2_y", "r2", "r2_x", "cka"):
         np.testing.assert_allclose(np.diagonal(whole[name].values), 1, atol=1e-6)
-    for name in ("procrustes_angle", "cca_angle"):
-        np.testing.assert_allclose(np.diagonal(whole[name].values), 0, atol=2e-3)  # the cosine is right to 1e-6
+    np.testing.assert_allclose(np.diagonal(whole["cka_debiased"].values), 1, atol=1e-6)
+    for name in ("procrustes_angle", "cca_angle", "gulp"):
+        np.testing.assert_allclose(np.diagonal(whole[name].values), 0, atol=4e-3)  # the cosine is right to 1e-6
     np.testing.assert_allclose(np.diagonal(whole["p_value"].values), 0)
 
 
@@ -205,6 +238,9 @@ INVARIANCES = {
     "r2_x": (True, True, True, True, True, True),
     "r2_y": (False, True, True, False, True, True),
     "cka": (False, True, True, False, True, True),
+    "cka_debiased": (False, True, True, False, True, True),
+    "ridge_cca": (False, True, True, False, True, True),
+    "gulp": (False, True, True, False, True, True),
     "procrustes": (False, True, False, False, True, True),
     "procrustes_angle": (False, True, True, False, True, True),
     "cca_angle": (True, True, True, True, True, True),
@@ -275,3 +311,84 @@ def test_measures_of_two_arrays_are_checked():
         dsvcca.measure(x, x, "ckas")
     with pytest.raises(dsvcca.DsvccaError, match="x has 50 datapoints and y has 40"):
         dsvcca.measure(x, x[:40])
+
+
+def test_ridges_are_a_dimension_where_a_list_was_given(store, results, tmp_path):
+    plan = dsvcca.plan_comparisons(store, measures=["svcca", "gulp", "ridge_cca"], ridge=[0.01, 1, 100], variance=1.0)
+    found = dsvcca.compare(plan, tmp_path / "r.zarr").load()
+    assert found.gulp.dims == ("x", "y", "ridge")
+    assert found.svcca.dims == ("x", "y")
+    np.testing.assert_array_equal(found.gulp.sel(ridge=0.01), results.gulp.isel(variance=1))
+    x, y = layers()["a"], layers()["b"]
+    for ridge in (1, 100):
+        expected = by_formula(x, y, 1, ridge)
+        for name in ("gulp", "ridge_cca"):
+            assert found[name].sel(ridge=ridge).values[0, 1] == pytest.approx(expected[name], abs=1e-6)
+            assert dsvcca.measure(x, y, name, ridge=ridge)[name] == pytest.approx(expected[name], rel=1e-8)
+    frame = dsvcca.to_frame(found)
+    assert len(frame) == 18
+    assert frame.groupby("ridge").svcca.sum().nunique() == 1
+    assert list(dsvcca.to_frame(found, measures=["svcca"]).columns[-1:]) == ["svcca"]
+    assert len(dsvcca.to_frame(found, measures=["svcca"])) == 6
+    with pytest.raises(
+        dsvcca.DsvccaError, match=r"gulp is there for the ridges 0.01, 1, 100: results.sel\(ridge=0.01\)"
+    ):
+        dsvcca.plot.layers(found, measure="gulp")
+    both = dsvcca.plan_comparisons(store, measures=["svcca", "gulp"], ridge=[0.01, 1], variance=[0.9, 1.0])
+    more = dsvcca.compare(both, tmp_path / "both.zarr").load()
+    assert more.gulp.dims == ("x", "y", "ridge", "variance")
+    np.testing.assert_array_equal(more.gulp.sel(ridge=1, variance=1), found.gulp.sel(ridge=1))
+    assert len(dsvcca.to_frame(more)) == 24
+
+
+def test_without_a_ridge_ridge_cca_is_cca(store, results, tmp_path):
+    plan = dsvcca.plan_comparisons(store, measures=["svcca", "ridge_cca"], ridge=0, variance=1.0)
+    found = dsvcca.compare(plan, tmp_path / "r.zarr").load()
+    np.testing.assert_allclose(found.ridge_cca, found.svcca, atol=1e-12)
+    assert found.attrs["ridge"] == [0.0]
+    assert results.attrs["ridge"] == [0.01]
+
+
+def test_a_representation_that_is_added_gets_its_ridges(store, tmp_path):
+    few = store.select(layer=["a", "b"])
+    options = {"measures": ["gulp", "cka_debiased"], "ridge": [0.1, 1]}
+    dsvcca.compare(dsvcca.plan_comparisons(few, **options), tmp_path / "r.zarr")
+    grown = dsvcca.compare(dsvcca.plan_comparisons(store, **options), tmp_path / "r.zarr")
+    whole = dsvcca.compare(dsvcca.plan_comparisons(store, **options), tmp_path / "whole.zarr")
+    assert same_bits(grown, whole)
+
+
+@pytest.mark.parametrize("ridge", [-1.0, float("nan"), float("inf"), [0.1, 0.1], [], "big", None])
+def test_a_ridge_that_is_none_is_refused(store, ridge):
+    with pytest.raises(dsvcca.DsvccaError, match="ridge="):
+        dsvcca.plan_comparisons(store, measures=["gulp"], ridge=ridge)
+
+
+def test_plans_without_such_measures_do_not_depend_on_the_ridge(store, tmp_path):
+    plans = [dsvcca.plan_comparisons(store, ridge=ridge) for ridge in (0.1, [1, 2])]
+    assert plans[0].definition == plans[1].definition
+    assert plans[1].listed == ()
+
+
+def test_debiased_cka_of_independent_layers_is_0_on_average(tmp_path):
+    rng = np.random.default_rng(0)
+    store = dsvcca.create_store(tmp_path / "s.zarr", datapoints=300)
+    for i in range(24):
+        store.write(rng.standard_normal((300, 30)), layer=f"l{i}")
+    plan = dsvcca.plan_comparisons(store, measures=["cka", "cka_debiased"], variance=1.0)
+    found = dsvcca.compare(plan, tmp_path / "r.zarr").load()
+    own = found.cka_debiased.values[np.triu_indices(24, 1)]
+    assert abs(own.mean()) < 4 * own.std() / np.sqrt(len(own))
+    assert found.cka.values[np.triu_indices(24, 1)].min() > 0.05
+
+
+def test_debiased_cka_is_not_known_by_frequency(tmp_path):
+    rng = np.random.default_rng(0)
+    store = dsvcca.create_store(tmp_path / "s.zarr", datapoints=80)
+    for i in range(2):
+        store.write(rng.standard_normal((80, 3, 3, 2)), layer=f"l{i}", dims="nhwc")
+    found = dsvcca.compare(dsvcca.plan_comparisons(store, measures="all"), tmp_path / "r.zarr").load()
+    assert np.isnan(found.cka_debiased.values).all()
+    assert np.isfinite(found.gulp.values).all()
+    positions = dsvcca.plan_comparisons(store, measures="all", view="positions", variance=1.0)
+    assert np.isfinite(dsvcca.compare(positions, tmp_path / "p.zarr").cka_debiased.values).all()
