@@ -262,6 +262,7 @@ def tile_tasks(begun: filling.Begun, workspace: str, bases: dict[int, BasisRef])
                 BasisPairs(
                     rows=one.rows,
                     freedom=_freedom(plan, one),
+                    unit=_unit(plan, one),
                     x=tuple(bases[k] for k in one.x),
                     y=tuple(bases[k] for k in one.y),
                     x_members=one.x_members,
@@ -274,6 +275,7 @@ def tile_tasks(begun: filling.Begun, workspace: str, bases: dict[int, BasisRef])
             ),
             rules=plan.rules,
             ridges=plan.ridges,
+            shuffles=plan.shuffles,
             measures=plan.measures,
             frequencies=plan.kept_frequencies,
             budget=plan.tile_budget,
@@ -288,6 +290,12 @@ def _freedom(plan: Plan, one: Pass) -> int:
         return 0
     rows = min(one.rows, plan.representations[0].logical_shape[0])
     return rows // (prod(one.space) if plan.rows == "translations" else 1) - 1
+
+
+def _unit(plan: Plan, one: Pass) -> int:
+    """Return how many rows of a pass a datapoint has; 0 where not all have the same number."""
+    datapoints = plan.representations[0].logical_shape[0]
+    return one.rows // datapoints if one.rows % datapoints == 0 else 0
 
 
 def _along_a_curve(missing: filling.Missing) -> tuple[bool, int]:

@@ -14,10 +14,12 @@ from dsvcca.commits import MIRRORED, Sheet, doubt_before, is_committed, read_til
 from dsvcca.dataset import BY_FREQUENCY, RANKS, VIEW
 from dsvcca.measures import AGAIN, BY_RIDGE, Sides, doubt_of, measures_of, sums_of
 from dsvcca.nulls import mean_by_chance
-from dsvcca.panel import Panel
-from dsvcca.products import cross_blocks, row_products
-from dsvcca.solves import solve
-from dsvcca.sums import OF_RIDGE, OF_SQUARES, OF_VECTORS
+from dsvcca.panel import Panel, Shuffled
+from dsvcca.products import CrossBlock, cross_blocks, row_products
+from dsvcca.resampling import SEGMENTS, segment_bounds
+from dsvcca.solves import Ground, solve
+from dsvcca.sums import OF_RIDGE, OF_SEGMENTS, OF_SQUARES, OF_VECTORS
+from dsvcca.views import GRID
 from dsvcca.workspace import BasisRef
 
 FEW = 4
@@ -36,6 +38,8 @@ class BasisPairs:
     rows : int
     freedom : int
         Independent ones, less one for their mean; 0 where nothing is known of chance.
+    unit : int
+        Rows of a datapoint; 0 where datapoints have other numbers of them.
     x, y : tuple of BasisRef
     x_members, y_members : tuple of int
         Whose they are: places within the panels.
@@ -47,6 +51,7 @@ class BasisPairs:
 
     rows: int
     freedom: int
+    unit: int
     x: tuple[BasisRef, ...]
     y: tuple[BasisRef, ...]
     x_members: tuple[int, ...]
@@ -65,6 +70,7 @@ class CorrelateTask:
     passes: tuple[BasisPairs, ...]
     rules: tuple[RankRule, ...]
     ridges: tuple[float, ...]
+    shuffles: int
     measures: tuple[str, ...]
     frequencies: int
     budget: int
@@ -127,20 +133,26 @@ def _compared(task: CorrelateTask, pairs: BasisPairs, wanted: NumpyArray) -> tup
     """Return ranks and measures (x, y, rules) of the wanted pairs of some bases, and by how much PWCCA may be off."""
     x = Panel(task.workspace, pairs.x, task.rules, task.ridges)
     y = x if pairs.x == pairs.y else Panel(task.workspace, pairs.y, task.rules, task.ridges)
-    shape = (*wanted.shape, len(task.rules))
-    totals = {
-        name: np.zeros((*shape, len(task.ridges)) if name in OF_RIDGE else shape) for name in sums_of(task.measures)
-    }
+    names, shape = sums_of(task.measures), (*wanted.shape, len(task.rules))
+    by_segments = not (x.is_joint or set(OF_SEGMENTS).isdisjoint(names))
+    ground = Ground(pairs.rows, pairs.freedom, segment_bounds(pairs.rows, pairs.unit or 1) if by_segments else None)
+    more = {name: (len(task.ridges),) for name in OF_RIDGE}
+    more["jackknife"] = (SEGMENTS,) if ground.bounds is None else (len(ground.bounds) - 1,)
+    totals = {name: np.zeros((*shape, *more.get(name, ()))) for name in names}
+    unknown = {} if by_segments else {name: totals.pop(name) * np.nan for name in OF_SEGMENTS if name in totals}
     kept = pairs.first_frequency >= 0
     means = np.full((*wanted.shape, len(x.weights) if kept else 0, len(task.rules)), np.nan)
-    for f, x_run, y_run, block, turned in cross_blocks(x, y, pairs.rows, wanted, task.budget):
+    for block in cross_blocks(x, y, pairs.rows, wanted, task.budget, bounds=ground.bounds):
         before = totals["rho"].copy() if kept else None
-        solve(f, x, x_run, y, y_run, block, pairs.rows, pairs.freedom, wanted, totals, turned)
-        del block  # or it would be there still while the next one is made
+        solve(block, x, y, ground, wanted, totals)
         if before is not None:
-            _keep_mean(f, x, x_run, y, y_run, totals["rho"] - before, means)
+            _keep_mean(block, x, y, totals["rho"] - before, means)
+        del block  # or it would be there still while the next one is made
     if not x.is_joint:
         _sum_again(task, pairs, x, y, wanted, totals)
+    totals |= unknown
+    if "shuffled" in totals:
+        _shuffle(task, pairs, x, y, wanted, totals)
     if "row_products" in totals:
         known = not x.is_joint and len(x.weights) == 1
         totals["row_products"][:] = row_products(x, y, pairs.rows)[..., None] if known else np.nan
@@ -161,6 +173,7 @@ def _compared(task: CorrelateTask, pairs: BasisPairs, wanted: NumpyArray) -> tup
         x_shrunk4=x.shrunk4[:, None, None, :],
         y_shrunk4=y.shrunk4[None, :, None, :],
         rows=pairs.rows,
+        shuffles=task.shuffles,
         by_chance=by_chance,
     )
     with np.errstate(invalid="ignore"):  # 0 / 0 where no comparison was asked for
@@ -205,17 +218,37 @@ def _sum_again(
         weights_of = all_of | (wanted & (doubt_of(totals).max(axis=-1) > AGAIN))
     if not weights_of.any():
         return
-    again = {name: np.zeros_like(one) for name, one in totals.items()}
-    for f, x_run, y_run, block, turned in cross_blocks(x, y, pairs.rows, weights_of, task.budget, again=True):
-        solve(f, x, x_run, y, y_run, block, pairs.rows, pairs.freedom, weights_of, again, turned)
+    again = {name: np.zeros_like(one) for name, one in totals.items() if name not in OF_SEGMENTS}
+    for block in cross_blocks(x, y, pairs.rows, weights_of, task.budget, again=True):
+        solve(block, x, y, Ground(pairs.rows, pairs.freedom), weights_of, again)
         del block
     for name, one in again.items():
         here = weights_of if name in (*OF_VECTORS, *OF_SQUARES) else all_of
         totals[name][here] = one[here]
 
 
-def _keep_mean(f: int, x: Panel, x_run: range, y: Panel, y_run: range, added: NumpyArray, means: NumpyArray) -> None:
+def _shuffle(
+    task: CorrelateTask, pairs: BasisPairs, x: Panel, y: Panel, wanted: NumpyArray, totals: dict[str, NumpyArray]
+) -> None:
+    """Add up sum(rho) of shuffled datapoints; NaN where they cannot be shuffled, or both sides are one."""
+    same = np.equal.outer(np.asarray(x.keys), np.asarray(y.keys))
+    if x.is_joint or not 0 < pairs.unit <= GRID // 4:
+        same = np.ones_like(same)
+    for draw in range(task.shuffles):
+        own = {"rho": np.zeros_like(totals["rho"])}
+        shuffled = Shuffled(pairs.unit, draw)
+        for block in cross_blocks(x, y, pairs.rows, wanted & ~same, task.budget, shuffled=shuffled):
+            solve(block, x, y, Ground(pairs.rows, pairs.freedom), wanted & ~same, own)
+            del block
+        totals["shuffled"] += own["rho"] / task.shuffles
+        if "exceeded" in totals:
+            totals["exceeded"] += own["rho"] >= totals["rho"]
+    totals["shuffled"][same] = np.nan
+
+
+def _keep_mean(block: CrossBlock, x: Panel, y: Panel, added: NumpyArray, means: NumpyArray) -> None:
     """Keep the mean correlation at one frequency, from what it added to the sums; nothing where a side keeps none."""
+    f, x_run, y_run = block.frequency, block.x_run, block.y_run
     here = np.ix_(list(x_run), list(y_run))
     fewer = np.minimum(x.ranks[x_run.start : x_run.stop, None, :, f], y.ranks[None, y_run.start : y_run.stop, :, f])
     part = added[here] / np.where(fewer > 0, fewer * x.weights[f], 1)

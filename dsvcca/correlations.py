@@ -224,7 +224,7 @@ def correlations_in_memory(x: Array, y: Array, rule: RankRule) -> Array:
     return namespace(c).clip(rho, 0.0, 1.0)
 
 
-class _Maps(NamedTuple):
+class Maps(NamedTuple):
     """Of one side: map (k, p) to orthonormal columns, loadings F (k, p) back, mean (p,), all singular values."""
 
     map: Array
@@ -238,7 +238,7 @@ def _not_zero(of: Basis | Spectrum) -> NumpyArray:
     return of.singular_values[0, : of.nonzero]
 
 
-def cross_block(x: Array, y: Array, rule: RankRule) -> tuple[Array, _Maps, _Maps]:
+def cross_block(x: Array, y: Array, rule: RankRule) -> tuple[Array, Maps, Maps]:
     """Return the cross block (k_x, k_y) of orthonormal bases of both sides, and what maps each side to its own.
 
     From moments alone where that is exact; else the columns are made, and their own Gram corrects what rounding did.
@@ -251,14 +251,14 @@ def cross_block(x: Array, y: Array, rule: RankRule) -> tuple[Array, _Maps, _Maps
         cross = sum(xp.matmul(adjoint(a), b) for a, b in zip(*(side.slabs() for side in sides), strict=True))
         offsets = [(side.moments.sums / n)[0, :] for side in sides]
         cross = cross - n * adjoint(offsets[0][None, :]) * offsets[1][None, :]
-        maps = [_Maps(*side.maps(), side.moments.mean[0, :], _not_zero(side.spectrum)) for side in sides]
+        maps = [Maps(*side.maps(), side.moments.mean[0, :], _not_zero(side.spectrum)) for side in sides]
         return xp.matmul(xp.matmul(maps[0].map, cross), adjoint(maps[1].map)), *maps
     (u_x, bx), (u_y, by) = (whiten_in_memory(array, rule, name) for array, name in ((x, "x"), (y, "y")))
     m = sum(xp.matmul(adjoint(u_x[step, :]), u_y[step, :]) for step in grid_steps(n))
     inverses = [inverse_cholesky(basis.blocks[0].cholesky) for basis in (bx, by)]
     c = corrected(m, bx.blocks[0].column_sums, by.blocks[0].column_sums, n, *inverses)
     found = [
-        _Maps(adjoint(whitening(basis, 0, inverse)), basis.blocks[0].loadings, basis.mean[0, :], _not_zero(basis))
+        Maps(adjoint(whitening(basis, 0, inverse)), basis.blocks[0].loadings, basis.mean[0, :], _not_zero(basis))
         for basis, inverse in zip((bx, by), inverses, strict=True)
     ]
     return c, found[0], found[1]

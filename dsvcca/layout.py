@@ -18,9 +18,12 @@ import numpy as np
 from dsvcca.activations import Representation
 from dsvcca.basis import RankRule
 from dsvcca.frequencies import half_spectrum
+from dsvcca.measures import sums_of
 from dsvcca.pairs import Pairs
 from dsvcca.passes import Pass, Passes, Variant, part_of, reads_tokens, variant_size
+from dsvcca.resampling import SEGMENTS
 from dsvcca.sizes import PROCESS, SEGMENT_BYTES, USABLE, Size, moments_bytes, segment_rows, whitening_route
+from dsvcca.sums import OF_SEGMENTS
 from dsvcca.targets import Target
 from dsvcca.views import TRANSFORMED
 
@@ -69,6 +72,8 @@ class Layout:
     measures : tuple of str
     ridges : tuple of float
         Of the measures that have one; none where there are no such measures.
+    shuffles : int
+        How often datapoints are shuffled, for the measures that take it; 0 where there are no such measures.
     memory : int
         Bytes of memory of one worker thread that the plan may count on.
     center : str
@@ -102,6 +107,7 @@ class Layout:
     pairs: Pairs
     measures: tuple[str, ...]
     ridges: tuple[float, ...]
+    shuffles: int
     memory: int
     center: str = "all"
     route: str = "auto"
@@ -213,6 +219,11 @@ class Layout:
     def transforms(self) -> bool:
         """Whether representations are transformed, so that it is known what lies between their frequencies."""
         return not self.direct and any(size.space for size in self.sizes)
+
+    @property
+    def segments_of_rows(self) -> int:
+        """In how many runs of datapoints products are kept apart; 0 where they are not."""
+        return 0 if self.direct or set(OF_SEGMENTS).isdisjoint(sums_of(self.measures)) else SEGMENTS
 
     @property
     def budget(self) -> int:
@@ -349,6 +360,7 @@ class Layout:
             "rank_rule": [str(rule) for rule in self.rules],
             "measures": list(self.measures),
             "ridge": list(self.ridges),
+            "shuffles": self.shuffles,
             "precision": "moments, cross blocks and solves float64"
             if self.direct
             else "bases float32, products float32 summed in float64 every 4096 rows, solves float64",

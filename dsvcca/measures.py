@@ -15,6 +15,7 @@ from dsvcca.arrays import Array, NumpyArray, namespace
 from dsvcca.basis import RankRule
 from dsvcca.correlations import CanonicalCorrelations, cca, correlations_in_memory
 from dsvcca.errors import DsvccaError
+from dsvcca.resampling import jackknife_error
 from dsvcca.sums import OF_SQUARES, OF_VECTORS, weighted_mean
 
 Totals = Mapping[str, Array]
@@ -40,6 +41,8 @@ class Sides:
         Of each ridge (last axis) the sum of D^4 over all directions, D = s / sqrt(s^2 + ridge ||X||_F^2).
     rows
         n.
+    shuffles
+        How often datapoints were shuffled.
     by_chance
         Mean correlation that independent data would show.
     """
@@ -57,6 +60,7 @@ class Sides:
     x_shrunk4: Array = np.nan
     y_shrunk4: Array = np.nan
     rows: int = 0
+    shuffles: int = 1
     by_chance: Array = np.nan
 
     @property
@@ -82,6 +86,8 @@ class Measure:
         that are left out make similarities a little smaller, and distances larger, than those of everything.
     by_ridge : bool
         Whether there is one of every ridge (last axis).
+    apart : bool
+        Whether it takes products of its own: it is computed where it is named, and not among "all".
     """
 
     definition: str
@@ -89,6 +95,7 @@ class Measure:
     value: Callable[[Totals, Sides], Array]
     of_kept: bool = True
     by_ridge: bool = False
+    apart: bool = False
 
 
 def _angle(cosine: Array) -> Array:
@@ -244,6 +251,32 @@ MEASURES: dict[str, Measure] = {
         ("surprise", "looked_at"),
         lambda t, s: _of_all(t["surprise"], t["looked_at"]),
     ),
+    "svcca_error": Measure(
+        "standard error of svcca: jackknife over 20 runs of datapoints, each left out in turn, to first order (Miller "
+        "1974); about the kept directions, which are those of all datapoints",
+        ("jackknife",),
+        lambda t, s: jackknife_error(t["jackknife"]) / s.fewer,
+    ),
+    "svcca_held_out": Measure(
+        "mean correlation, in the odd ones of 20 runs of datapoints, of the canonical variates found in the even ones: "
+        "0 on average of independent activations",
+        ("held_out",),
+        lambda t, s: t["held_out"] / s.fewer,
+    ),
+    "svcca_shuffled": Measure(
+        "svcca of the same activations with the datapoints of each in an order of its own, mean of `shuffles` draws: "
+        "what chance gives without any assumption but that datapoints are exchangeable",
+        ("shuffled",),
+        lambda t, s: t["shuffled"] / s.fewer,
+        apart=True,
+    ),
+    "p_shuffled": Measure(
+        "share of shuffles whose svcca is not smaller, the data being one of them: 1 / (shuffles + 1) at least "
+        "(Phipson & Smyth 2010)",
+        ("shuffled", "exceeded"),
+        lambda t, s: (1 + t["exceeded"]) / (1 + s.shuffles) + 0 * t["shuffled"],
+        apart=True,
+    ),
     "significant": Measure(
         "directions that stand out of chance, one after another at a level of 5 % over all frequencies (Johnstone "
         "2008); of a pair of frequencies both count",
@@ -252,6 +285,9 @@ MEASURES: dict[str, Measure] = {
     ),
 }
 """Name and definition of every measure that results can hold. To add one is to add an entry (and its sums)."""
+
+ALL = tuple(name for name, one in MEASURES.items() if not one.apart)
+"""Those of "all"."""
 
 BY_RIDGE = tuple(name for name, one in MEASURES.items() if one.by_ridge)
 """Those of which there is one of every ridge."""
@@ -273,6 +309,18 @@ def exchanged_name(name: str) -> str:
     ('pwcca_y', 'cka')
     """
     return {"_x": f"{name[:-1]}y", "_y": f"{name[:-1]}x"}.get(name[-2:], name)
+
+
+def check_options(ridges: Sequence[float], shuffles: int) -> None:
+    """Raise if some ridge, or the number of shuffles, is none."""
+    for ridge in ridges:
+        if not isinstance(ridge, (int, float)) or not 0 <= ridge < np.inf:
+            raise DsvccaError(
+                f"ridge={ridge!r} must be finite and not negative: 0.01 adds 1 % of the trace of a covariance to each "
+                "of its eigenvalues"
+            )
+    if not isinstance(shuffles, int) or isinstance(shuffles, bool) or not 1 <= shuffles <= 10_000:
+        raise DsvccaError(f"shuffles={shuffles!r} must be a number from 1 to 10,000: each costs the products once more")
 
 
 def sums_of(measures: Sequence[str]) -> tuple[str, ...]:

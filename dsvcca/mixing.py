@@ -55,6 +55,21 @@ def mix(slab: Array, start: int) -> Array:
     return xp.matrix_transpose(parts[0] if len(parts) == 1 else xp.concat(parts, axis=1))
 
 
+def unmix(slab: Array, start: int) -> Array:
+    """Return rows as they were before `mix`; they end with a whole block, or with the last row of all."""
+    xp = namespace(slab)
+    m, k = slab.shape
+    whole = m - m % BLOCK
+    parts = []
+    for part, size in ((slab[:whole, :], BLOCK), (slab[whole:, :], m - whole)):
+        if part.shape[0]:
+            hartley = xp.astype(like(_hartley(size), slab), slab.dtype)
+            parts.append(xp.reshape(xp.matmul(hartley, xp.reshape(part, (-1, size, k))), part.shape))
+    found = parts[0] if len(parts) == 1 else xp.concat(parts, axis=0)
+    signs = _signs()[np.arange(start, start + m) % PERIOD]
+    return found * xp.astype(like(signs, slab), slab.dtype)[:, None]
+
+
 def mixed_ones(start: int, rows: int) -> NumpyArray:
     """Return what becomes of (1, ..., 1) for these rows: the sum of a column is its product with this."""
     return _mixed_ones(start % PERIOD, rows)

@@ -9,10 +9,11 @@ import numpy as np
 from dsvcca import nulls
 from dsvcca.arrays import Array, NumpyArray, as_float64, namespace, to_numpy
 from dsvcca.basis import RankRule
-from dsvcca.correlations import check_excess, checked_sides, cross_block, warn_of_few_rows
+from dsvcca.correlations import Maps, check_excess, checked_sides, cross_block, smaller_side, warn_of_few_rows
 from dsvcca.errors import DsvccaError
-from dsvcca.measures import DEFAULT, MEASURES, RIDGE, Sides
-from dsvcca.sums import OF_CHANCE, OF_RIDGE, shrinkage_of, totals_of_chance, totals_of_ridge
+from dsvcca.measures import ALL, DEFAULT, MEASURES, RIDGE, Sides, check_options
+from dsvcca.resampling import Halves, held_out, influences, segment_bounds
+from dsvcca.sums import OF_CHANCE, OF_RIDGE, OF_SEGMENTS, shrinkage_of, totals_of_chance, totals_of_ridge
 
 
 def measure(
@@ -23,6 +24,7 @@ def measure(
     variance: float = 1.0,
     criterion: str = "variance",
     ridge: float = RIDGE,
+    shuffles: int = 1,
 ) -> dict[str, float]:
     """Return measures of two sets of activations, as results of a comparison hold them.
 
@@ -31,11 +33,11 @@ def measure(
     x, y : (n, p), (n, q)
         Activations, datapoints first. NumPy, torch and anything else that follows the array API.
     measures : str or sequence of str
-        Of `dsvcca.measures.MEASURES`, where their definitions are, or "all".
+        Of `dsvcca.measures.MEASURES`, where their definitions are, or "all" but those that shuffle datapoints.
     variance, criterion
         Which directions are kept, as for `cca`.
-    ridge
-        Of `ridge_cca` and `gulp`: see `plan_comparisons`.
+    ridge, shuffles
+        Of `ridge_cca` and `gulp`, and of `svcca_shuffled` and `p_shuffled`: see `plan_comparisons`.
 
     Returns
     -------
@@ -55,9 +57,10 @@ def measure(
     >>> {name: round(value, 6) for name, value in found.items()}
     {'cka': 1.0, 'procrustes_angle': 0.0}
     """
-    names = tuple(MEASURES) if measures == "all" else (measures,) if isinstance(measures, str) else tuple(measures)
+    names = ALL if measures == "all" else (measures,) if isinstance(measures, str) else tuple(measures)
     if unknown := [name for name in names if name not in MEASURES]:
         raise DsvccaError(f"measure {unknown[0]!r} is unknown: there are {', '.join(MEASURES)}")
+    check_options([ridge], shuffles)
     x, y = checked_sides(x, y)
     block, of_x, of_y = cross_block(x, y, RankRule(variance, criterion))
     c, f_x, f_y = (to_numpy(one) for one in (block, of_x.loadings, of_y.loadings))
@@ -92,9 +95,15 @@ def measure(
         x_shrunk4=np.sum(shrunk[0] ** 4, axis=1),
         y_shrunk4=np.sum(shrunk[1] ** 4, axis=1),
         rows=n,
+        shuffles=shuffles,
         by_chance=nulls.mean_by_chance(k_x, k_y, n - 1),
     )
     totals |= {name: one[0] for name, one in own.items()}
+    columns = [_columns(one, of) for one, of in ((x, of_x), (y, of_y))]
+    if not set(OF_SEGMENTS).isdisjoint(sums := {name for one in names for name in MEASURES[one].sums}):
+        totals |= _by_segments(c, columns[0], columns[1])
+    if "shuffled" in sums:
+        totals |= _shuffled(columns[0], columns[1], float(rho.sum()), shuffles)
     return {name: np.asarray(MEASURES[name].value(totals, sides)).item() for name in names}
 
 
@@ -117,6 +126,37 @@ def _sums(
             found[f"{side}_weighted{name}"] = weights @ rho
             found[f"{side}_weights{name}"] = weights.sum()
     return found
+
+
+def _columns(x: Array, of: Maps) -> NumpyArray:
+    """Return the orthonormal columns (n, k) of one side."""
+    xp = namespace(x)
+    return to_numpy(xp.matmul(as_float64(x) - of.mean, xp.matrix_transpose(of.map)))
+
+
+def _by_segments(c: NumpyArray, u_x: NumpyArray, u_y: NumpyArray) -> dict[str, NumpyArray]:
+    """Return `OF_SEGMENTS` of one cross block and the columns of both sides."""
+    if u_x.shape[1] > u_y.shape[1]:
+        c, u_x, u_y = c.T, u_y, u_x
+    bounds = segment_bounds(len(u_x), 1)
+    both = list(zip(np.split(u_x, bounds[1:-1]), np.split(u_y, bounds[1:-1]), strict=True))
+    m = np.stack([a.T @ b for a, b in both])[None]
+    grams = [np.stack([pair[side].T @ pair[side] for pair in both]) for side in (0, 1)]
+    sums = [np.stack([pair[side].sum(axis=0) for pair in both]) for side in (0, 1)]
+    rows = np.asarray([np.diff(bounds)[half::2].sum() for half in (0, 1)])
+    halves = [Halves(gram, total, gram.shape[1], rows) for gram, total in zip(grams, sums, strict=True)]
+    rho, a = smaller_side(c[None])
+    return {
+        "jackknife": influences(c[None], rho, a, m, grams[:1], grams[1:])[0],
+        "held_out": held_out(m, halves[:1], halves[1:], rows)[0],
+    }
+
+
+def _shuffled(u_x: NumpyArray, u_y: NumpyArray, total: float, shuffles: int) -> dict[str, NumpyArray]:
+    """Return `OF_SHUFFLES` of the columns of both sides."""
+    rng = np.random.default_rng(0)
+    found = [np.linalg.svd(u_x.T @ rng.permutation(u_y), compute_uv=False).sum() for _ in range(shuffles)]
+    return {"shuffled": np.mean(found), "exceeded": np.sum(np.asarray(found) >= total)}
 
 
 def _row_norms(x: Array, mean: Array) -> NumpyArray:

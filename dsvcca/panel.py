@@ -10,7 +10,9 @@ import numpy as np
 
 from dsvcca.arrays import Array, NumpyArray, inverse_cholesky, put, to_numpy
 from dsvcca.basis import Block, RankRule, lumps_of, ranks_of
+from dsvcca.mixing import BLOCK, unmix
 from dsvcca.moments import grid_steps
+from dsvcca.resampling import Halves, Parts
 from dsvcca.sizes import block_bytes, padded
 from dsvcca.sums import shrinkage_of
 from dsvcca.views import GRID
@@ -45,11 +47,19 @@ class Kept:
         Over the largest of all frequencies.
     shrinkage : sequence of (ridges, k) arrays, NumPy
         See `sums.shrinkage_of`.
+    parts : sequence of Parts
+        Of columns by segments of the rows, where they are wanted.
+    weight : int
+        Real columns of a direction.
     """
 
     blocks: Sequence[Block]
     singular_values: Sequence[NumpyArray] = ()
     shrinkage: Sequence[NumpyArray] = ()
+    parts: Sequence[Parts] = ()
+    weight: int = 1
+    _halves: dict[tuple[int, int, int], Halves] = field(default_factory=dict)
+    _parts: dict[tuple[int, int, int], tuple[Array, Array]] = field(default_factory=dict)
     _loadings: dict[tuple[int, int, int], Array] = field(default_factory=dict)
     _stacks: dict[int, tuple[Array, Array, NumpyArray]] = field(default_factory=dict)
 
@@ -85,6 +95,18 @@ class Kept:
         for place, (i, k) in enumerate(zip(members.tolist(), ranks.tolist(), strict=True)):
             found[:, place, :k] = self.shrinkage[i][:, :k]
         return found
+
+    def parts_of(self, i: int, k: int, size: int) -> tuple[Array, Array]:
+        """Return Grams and sums of the first k directions of a basis by segments; zero from k on."""
+        if (i, k, size) not in self._parts:
+            self._parts[i, k, size] = self.parts[i].of(k, self.weight, size)
+        return self._parts[i, k, size]
+
+    def halves_of(self, i: int, k: int, size: int, rows: NumpyArray) -> Halves:
+        """Return what even and odd segments say of the first k directions of a basis; `rows` are in each."""
+        if (i, k, size) not in self._halves:
+            self._halves[i, k, size] = Halves(*self.parts_of(i, k, size), k, rows)
+        return self._halves[i, k, size]
 
     def loadings(self, i: int, k: int, size: int) -> Array:
         """Return F (size, c) of the first k directions of a basis, as if no others had been kept; zero from k on."""
@@ -217,10 +239,9 @@ class Panel:
             total += width
         yield range(start, len(self.refs))
 
-    def slabs(self, run: range, frequencies: range, rows: int) -> list[NumpyArray]:
-        """Return two arrays that `fill` can use in turn."""
+    def slabs(self, run: range, frequencies: range, height: int) -> list[NumpyArray]:
+        """Return two arrays of so many rows that `fill` can use in turn."""
         widths = self.widths[run.start : run.stop, frequencies.start : frequencies.stop].sum(axis=0).tolist()
-        height = max(min(rows, GRID), ROWS)
         return [np.empty((height, sum(map(padded, widths))), dtype=np.float32) for _ in range(2)]
 
     def fill(self, slab: NumpyArray, step: slice, run: range, frequencies: range) -> list[NumpyArray]:
@@ -255,6 +276,20 @@ class Panel:
                         slab[rows_read, target] = read[:, begin - there.start : end - there.start]
         return found
 
+    def fill_shuffled(
+        self, slab: NumpyArray, step: slice, run: range, frequencies: range, rows: int, shuffled: Shuffled
+    ) -> list[NumpyArray]:
+        """Do as `fill`, but with datapoints of each basis in an order of its own; `rows` are all there are."""
+        read = slice(step.start // BLOCK * BLOCK, min(-(-step.stop // BLOCK) * BLOCK, rows))  # mixed with no others
+        found = self.fill(slab, read, run, frequencies)
+        count = step.stop - step.start
+        for f, columns in zip(frequencies, found, strict=True):
+            for i, start, stop in zip(run, self.ends(run, f), self.ends(run, f)[1:], strict=False):
+                own = columns[: read.stop - read.start, start:stop]
+                columns[:count, start:stop] = shuffled.apply(own, self.keys[i], step, read)
+            columns[count:] = 0
+        return [columns[: max(count, ROWS)] for columns in found]
+
 
 def _condition(ranks: Sequence[NumpyArray], singular_values: NumpyArray) -> float:
     """Return the largest singular value over the smallest of those that some rule keeps."""
@@ -263,23 +298,63 @@ def _condition(ranks: Sequence[NumpyArray], singular_values: NumpyArray) -> floa
     return float(singular_values.max() / singular_values[some, deepest[some] - 1].min()) if some.size else 1.0
 
 
-def read_slabs(
-    x: Panel, x_run: range, y: Panel, y_run: range, frequencies: range, rows: int
-) -> Iterator[tuple[list[Array], list[Array]]]:
-    """Yield the columns of two runs for every step of the grid, the last first; the next is read meanwhile.
+@dataclass(frozen=True)
+class Shuffled:
+    """Datapoints in an order of its own for every basis, by what it holds: those of one step of rows change places.
 
-    Slabs are used again, every other step: they hold their numbers until the next one is asked for. They are on the
-    device of the worker, where each goes in one transfer.
+    Attributes
+    ----------
+    unit : int
+        Rows of a datapoint, which stay together.
+    draw : int
+        Which of several orders.
+    """
+
+    unit: int
+    draw: int
+
+    def steps(self, rows: int) -> list[slice]:
+        """Return steps of whole datapoints."""
+        return list(grid_steps(rows, GRID // self.unit * self.unit))
+
+    def apply(self, columns: NumpyArray, key: str, step: slice, read: slice) -> NumpyArray:
+        """Return the rows of a step in the order of a basis; they lie mixed in those that were read."""
+        rng = np.random.default_rng([int(key, 16), step.start, self.draw])
+        datapoints = rng.permutation((step.stop - step.start) // self.unit)
+        order = (datapoints[:, None] * self.unit + np.arange(self.unit)).ravel()
+        found: NumpyArray = unmix(columns, read.start)[order + step.start - read.start]
+        return found
+
+
+def read_slabs(
+    x: Panel,
+    x_run: range,
+    y: Panel,
+    y_run: range,
+    frequencies: range,
+    rows: int,
+    shuffled: Shuffled | None = None,
+) -> Iterator[tuple[slice, list[Array], list[Array]]]:
+    """Yield (step, columns, columns) of two runs for every step of the grid; the next is read meanwhile.
+
+    The last step comes first. Slabs are used again, every other step: they hold their numbers until the next one is
+    asked for. They are on the device of the worker, where each goes in one transfer.
     """
     itself = x is y and x_run == y_run
-    y_slabs = y.slabs(y_run, frequencies, rows)
-    x_slabs = y_slabs if itself else x.slabs(x_run, frequencies, rows)
+    height = max(min(rows, GRID if shuffled is None else GRID + 2 * BLOCK), ROWS)
+    y_slabs = y.slabs(y_run, frequencies, height)
+    x_slabs = y_slabs if itself else x.slabs(x_run, frequencies, height)
+
+    def filled(panel: Panel, slab: NumpyArray, step: slice, run: range) -> list[NumpyArray]:
+        if shuffled is None:
+            return panel.fill(slab, step, run, frequencies)
+        return panel.fill_shuffled(slab, step, run, frequencies, rows, shuffled)
 
     def read(step: slice, place: int) -> tuple[list[NumpyArray], list[NumpyArray]]:
-        u_y = y.fill(y_slabs[place % 2], step, y_run, frequencies)
-        return (u_y if itself else x.fill(x_slabs[place % 2], step, x_run, frequencies)), u_y
+        u_y = filled(y, y_slabs[place % 2], step, y_run)
+        return (u_y if itself else filled(x, x_slabs[place % 2], step, x_run)), u_y
 
-    *whole, shortest = grid_steps(rows)
+    *whole, shortest = grid_steps(rows) if shuffled is None else shuffled.steps(rows)
     steps = [shortest, *whole]  # nothing is multiplied while the first is read
     with ThreadPoolExecutor(1, "dsvcca-io") as io:
         ahead = io.submit(read, steps[0], 0)
@@ -288,4 +363,4 @@ def read_slabs(
             if place < len(steps):
                 ahead = io.submit(read, steps[place], place)
             on_device = [put(u) for u in u_y]
-            yield (on_device if itself else [put(u) for u in u_x]), on_device
+            yield steps[place - 1], (on_device if itself else [put(u) for u in u_x]), on_device

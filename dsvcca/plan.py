@@ -100,7 +100,8 @@ class Plan(Layout):
             passes=tuple(passes),
             rules=len(self.rules),
             vectors=any(m.startswith("pwcca") for m in self.measures),
-            spectra=("nuclear" in sums) + ("ridge" in sums) * len(self.ridges),
+            spectra=("nuclear" in sums) + ("ridge" in sums) * len(self.ridges) + 2 * ("held_out" in sums),
+            products=1 + self.shuffles,
             direct=self.direct,
             bytes_read=read,
             bytes_written=written,
@@ -120,7 +121,9 @@ class Plan(Layout):
             blocks += sum(block_bytes(k // weight, size.columns, weight) for k, size in zip(most, sizes, strict=True))
         blocks += solve_bytes(largest[0], largest[1])
         # On the direct route cross blocks are there already, and no columns.
-        return tile_memory(columns[0], None if one.x == one.y else columns[1], 0 if self.direct else one.rows, blocks)
+        rows = 0 if self.direct else one.rows
+        right = None if one.x == one.y else columns[1]
+        return tile_memory(columns[0], right, rows, blocks, self.segments_of_rows)
 
     def _together(self, one: Pass, x: NumpyArray, y: NumpyArray) -> Together:
         """Return comparisons that share their ground as integers; x and y are the ranks of both sides."""

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from math import prod
 from typing import Any
 
-import numpy as np
 from dask.utils import parse_bytes
 
 from dsvcca.activations import Representation
@@ -14,7 +13,7 @@ from dsvcca.basis import RankRule
 from dsvcca.errors import DsvccaError
 from dsvcca.labels import Labels, check_same_types, nearest
 from dsvcca.layout import KEEP, ROUTES
-from dsvcca.measures import BY_RIDGE, DEFAULT, MEASURES, RIDGE
+from dsvcca.measures import ALL, BY_RIDGE, DEFAULT, MEASURES, RIDGE, check_options
 from dsvcca.pairs import choose_pairs
 from dsvcca.passes import kind_of, reads_tokens
 from dsvcca.plan import Plan
@@ -37,6 +36,7 @@ def plan_comparisons(
     rank: int | None = None,
     measures: str | Sequence[str] = DEFAULT,
     ridge: float | Sequence[float] = RIDGE,
+    shuffles: int = 1,
     targets: Any = None,
     rows: str | None = None,
     keep: Sequence[str] = (),
@@ -77,10 +77,13 @@ def plan_comparisons(
         Keep this many directions instead of a share of variance (all of them where there are fewer); of transformed
         maps so many over all frequencies together.
     measures : str or sequence of str
-        Of `dsvcca.measures.MEASURES`, or "all". Without the pwcca ones no vectors are computed.
+        Of `dsvcca.measures.MEASURES`, or "all" but those that shuffle datapoints. Without the pwcca ones no vectors are
+        computed.
     ridge : float or list of float, default 0.01
         Of `ridge_cca` and `gulp`, for activations whose centred rows have a mean squared norm of 1; a list gives them a
         `ridge` dimension.
+    shuffles : int, default 1
+        How often datapoints are shuffled for `svcca_shuffled` and `p_shuffled`; each time costs the products once more.
     targets : array, mapping, or labels, optional
         What every representation is asked to explain, one row a datapoint: an array (n,) or (n, q); a mapping from
         names to arrays or labels; or the labels of layers in the store, such as ``{"layer": "logits"}``. Results then
@@ -157,7 +160,7 @@ def plan_comparisons(
         raise DsvccaError(f"route={route!r} is unknown: {nearest(route, ROUTES)}")
     if center not in ("all", "dc"):
         raise DsvccaError(f"center={center!r} is unknown: use 'all' or 'dc'")
-    measures = tuple(MEASURES) if measures == "all" else (measures,) if isinstance(measures, str) else measures
+    measures = ALL if measures == "all" else (measures,) if isinstance(measures, str) else measures
     if not measures:
         raise DsvccaError(f"measures is empty: choose from {', '.join(MEASURES)}")
     for measure in measures:
@@ -167,11 +170,7 @@ def plan_comparisons(
     if rank is not None and (is_list or variance != ALL_BUT_NOISE):
         raise DsvccaError(f"rank={rank} and variance={variance!r} were both given: give one of them")
     shares, ridges = _several("variance", variance, "share"), _several("ridge", ridge, "number")
-    if not all(0 <= one < np.inf for one in ridges):
-        raise DsvccaError(
-            f"ridge={ridge!r} must be finite and not negative: 0.01 adds 1 % of the trace of a covariance to each of "
-            "its eigenvalues"
-        )
+    check_options(ridges, shuffles)
     has_ridge = not set(BY_RIDGE).isdisjoint(measures)
     try:
         bytes_of_memory = parse_bytes(memory)
@@ -189,6 +188,7 @@ def plan_comparisons(
         pairs=choose_pairs(pairs, [r.labels for r in found]),
         measures=tuple(m for m in MEASURES if m in measures),
         ridges=ridges if has_ridge else (),
+        shuffles=shuffles if any(MEASURES[name].apart for name in measures) else 0,
         memory=bytes_of_memory,
         center=center,
         route=route,

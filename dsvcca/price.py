@@ -60,7 +60,11 @@ class Together:
 
 @dataclass(frozen=True)
 class Work:
-    """A plan as integers; `spectra` is how often singular values of a cross block are taken beside its correlations."""
+    """A plan as integers.
+
+    `spectra` is how often singular values of a cross block are taken beside its correlations, `products` how often
+    cross blocks are made.
+    """
 
     comparisons: int
     itself: int
@@ -71,6 +75,7 @@ class Work:
     rules: int
     vectors: bool
     spectra: int
+    products: int
     direct: bool
     bytes_read: int
     bytes_written: int
@@ -157,9 +162,11 @@ def price(work: Work, machine: Machine) -> Price:
         flops += cross
         seconds += cross / machine.double
     for several in work.passes:
-        product = 0.0 if work.direct else 2.0 * several.rows * several.multiplied
+        product = 0.0 if work.direct else 2.0 * several.rows * several.multiplied * work.products
         solves = several.pairs * several.frequencies * work.rules
-        each = machine.solve(several.rank, work.vectors) + work.spectra * machine.solve(several.rank, False)
+        each = machine.solve(several.rank, work.vectors) + (work.spectra + work.products - 1) * machine.solve(
+            several.rank, False
+        )
         flops += product + solves * (1 + work.spectra) * 4.0 * several.rank**3
         seconds += product / machine.product + solves * each
     busy = ceil(work.tiles / machine.threads) / max(work.tiles / machine.threads, 1e-9)  # the last ones wait for none

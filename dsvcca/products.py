@@ -9,12 +9,15 @@ and what lies between them.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
 from dsvcca.arrays import Array, NumpyArray, adjoint, as_float64, namespace, put
+from dsvcca.mixing import mixed_ones, unmix
 from dsvcca.moments import grid_steps
-from dsvcca.panel import Panel, read_slabs
+from dsvcca.panel import ROWS, Panel, Shuffled, read_slabs
+from dsvcca.resampling import Parts, are_whole_blocks
 from dsvcca.sizes import SHAPE, SLACK, STRIP, padded, solve_bytes, tile_memory
 from dsvcca.views import GRID
 
@@ -29,35 +32,79 @@ SMALL = 1 << 20
 """Multiplications up to which BLAS may take a routine for small products: others have more."""
 
 
-def cross_blocks(
-    x: Panel, y: Panel, rows: int, wanted: NumpyArray, budget: int, *, again: bool = False
-) -> Iterator[tuple[int, range, range, Array, NumpyArray]]:
-    """Yield (frequency, run of x, run of y, block, by how much rounding turns directions) for all wanted pairs.
+@dataclass(frozen=True)
+class CrossBlock:
+    """The products of two runs of bases at one frequency.
 
-    A block is the real product (columns of x, columns of y) of the columns of two runs, with `sizes.SLACK` or more rows
-    and columns beyond them; only what belongs to wanted pairs is there. As many frequencies and bases are taken
-    together as the budget in bytes allows. Done `again`, for few pairs, products are of float64.
-
-    Rounding turns directions about so much, (bases of x, bases of y), where squared correlations differ by 1.
+    Attributes
+    ----------
+    frequency : int
+    x_run, y_run : range
+    products : (columns of x, columns of y) float64, or (segments, columns of x, columns of y) float32
+        Real products of their columns, in all or by segments of the rows, with `sizes.SLACK` or more rows and columns
+        beyond them; only what belongs to wanted pairs is there.
+    turned : (bases of x, bases of y)
+        How far rounding turns directions, about, where squared correlations differ by 1.
+    x_parts, y_parts : list of Parts
+        Of every basis, where products are by segments.
     """
-    for frequencies, most in _groups(x, y, rows, budget):
+
+    frequency: int
+    x_run: range
+    y_run: range
+    products: Array
+    turned: NumpyArray
+    x_parts: list[Parts]
+    y_parts: list[Parts]
+
+
+def cross_blocks(
+    x: Panel,
+    y: Panel,
+    rows: int,
+    wanted: NumpyArray,
+    budget: int,
+    *,
+    bounds: NumpyArray | None = None,
+    again: bool = False,
+    shuffled: Shuffled | None = None,
+) -> Iterator[CrossBlock]:
+    """Yield the cross blocks of all wanted pairs, as many frequencies and bases together as the budget allows.
+
+    Parameters
+    ----------
+    wanted : (bases of x, bases of y) bool
+    budget : int
+        Bytes.
+    bounds : (segments + 1,) int, optional
+        Where segments of the rows begin: products are then kept apart.
+    again : bool
+        Of few pairs, by products of float64.
+    shuffled : Shuffled, optional
+        Datapoints of every basis in an order of its own.
+    """
+    segments = 0 if bounds is None else len(bounds) - 1
+    for frequencies, most in _groups(x, y, rows, budget, segments):
         for x_run in x.runs(frequencies.start, most):
             for y_run in y.runs(frequencies.start, most):
                 here = wanted[x_run.start : x_run.stop, y_run.start : y_run.stop]
                 if here.any():
                     if x.is_joint:
-                        blocks = _stored(x, x_run, y, y_run, frequencies)
+                        products = _stored(x, x_run, y, y_run, frequencies)
                         turned = [np.full(here.shape, np.finfo(float).eps * max(x.condition, y.condition) ** 2)]
                     elif again:
-                        blocks, turned = _multiplied_again(x, x_run, y, y_run, frequencies, rows, here)
-                    else:
-                        blocks = _multiplied(x, x_run, y, y_run, frequencies, rows, here)
+                        products, turned = _multiplied_again(x, x_run, y, y_run, frequencies, rows, here)
+                    elif bounds is None:
+                        products = _multiplied(x, x_run, y, y_run, frequencies, rows, here, shuffled)
                         turned = [np.full(here.shape, TURNED)]
+                    else:
+                        yield from _by_segments(x, x_run, y, y_run, frequencies, rows, here, bounds)
+                        continue
                     for place, f in enumerate(frequencies):  # not kept here: the next run needs the room
-                        yield f, x_run, y_run, blocks.pop(0), turned[place % len(turned)]
+                        yield CrossBlock(f, x_run, y_run, products.pop(0), turned[place % len(turned)], [], [])
 
 
-def _groups(x: Panel, y: Panel, rows: int, budget: int) -> Iterator[tuple[range, int]]:
+def _groups(x: Panel, y: Panel, rows: int, budget: int, segments: int) -> Iterator[tuple[range, int]]:
     """Cut the frequencies into groups that fit in the budget, and say how many columns a run may have on each side.
 
     That is all there are, but where one frequency alone does not fit.
@@ -68,7 +115,8 @@ def _groups(x: Panel, y: Panel, rows: int, budget: int) -> Iterator[tuple[range,
 
     def needed(group: slice) -> int:
         left, right = of_x[group], of_y[group]
-        return tile_memory(left, None if x is y else right, rows, solving + int(a_column * (max(left) + max(right))))
+        blocks = solving + int(a_column * (max(left) + max(right)))
+        return tile_memory(left, None if x is y else right, rows, blocks, segments)
 
     start = 0
     while start < len(of_x):
@@ -77,22 +125,81 @@ def _groups(x: Panel, y: Panel, rows: int, budget: int) -> Iterator[tuple[range,
             stop += 1
         most = max(of_x[start:stop] + of_y[start:stop])
         if needed(slice(start, stop)) > budget:
-            while most > SHAPE and tile_memory([most], [most], rows, solving + int(2 * a_column * most)) > budget:
+            while most > SHAPE:
+                if tile_memory([most], [most], rows, solving + int(2 * a_column * most), segments) <= budget:
+                    break
                 most = most * 7 // 8
         yield range(start, stop), most
         start = stop
 
 
 def _multiplied(
-    x: Panel, x_run: range, y: Panel, y_run: range, frequencies: range, rows: int, wanted: NumpyArray
+    x: Panel,
+    x_run: range,
+    y: Panel,
+    y_run: range,
+    frequencies: range,
+    rows: int,
+    wanted: NumpyArray,
+    shuffled: Shuffled | None,
 ) -> list[Array]:
     """Return the products of the columns of two runs at each frequency."""
     strips = [_strips(x.ends(x_run, f), y.ends(y_run, f), wanted) for f in frequencies]
     found: list[Array] = [None for _ in frequencies]
-    for every_x, every_y in read_slabs(x, x_run, y, y_run, frequencies, rows):
+    for _, every_x, every_y in read_slabs(x, x_run, y, y_run, frequencies, rows, shuffled):
         for place, (u_x, u_y) in enumerate(zip(every_x, every_y, strict=True)):
             found[place] = _add_product(found[place], u_x, u_y, strips[place])
     return found
+
+
+def _by_segments(
+    x: Panel,
+    x_run: range,
+    y: Panel,
+    y_run: range,
+    frequencies: range,
+    rows: int,
+    wanted: NumpyArray,
+    bounds: NumpyArray,
+) -> Iterator[CrossBlock]:
+    """Yield the products of the columns of two runs, and of each basis with itself, segment by segment."""
+    segments = len(bounds) - 1
+    strips = [_strips(x.ends(x_run, f), y.ends(y_run, f), wanted) for f in frequencies]
+    found: list[Array] = [None for _ in frequencies]
+    itself = x is y and x_run == y_run
+    sides = ((x, x_run),) if itself else ((x, x_run), (y, y_run))
+    ends = [[panel.ends(run, f) for f in frequencies] for panel, run in sides]
+    parts = [[[Parts(segments, int(w)) for w in np.diff(one)] for one in own] for own in ends]
+    for step, *slabs in read_slabs(x, x_run, y, y_run, frequencies, rows):
+        count = step.stop - step.start
+        ones = put(mixed_ones(step.start, count)[:, None].astype(np.float32))
+        if not are_whole_blocks(bounds):
+            apart = [[unmix(u[:count, :], step.start) for u in every] for every in slabs[itself:]]
+            slabs, ones = apart * 2 if itself else apart, unmix(ones, step.start)
+        first, last = np.searchsorted(bounds, [step.start, step.stop - 1], side="right") - 1
+        for segment in range(first, last + 1):
+            here = slice(max(0, bounds[segment] - step.start), min(step.stop, bounds[segment + 1]) - step.start)
+            own_ones = adjoint(_some_rows(ones, here))
+            for place, both in enumerate(zip(*slabs, strict=True)):
+                u_y = _some_rows(both[1], here)
+                u_x = u_y if itself else _some_rows(both[0], here)
+                if found[place] is None:
+                    found[place] = put(np.zeros((segments, u_x.shape[1], u_y.shape[1]), dtype=np.float32))
+                _add_product(found[place][segment, :, :], u_x, u_y, strips[place])
+                for own, columns, u in zip(parts, ends, (u_x, u_y), strict=False):
+                    for one, start, stop in zip(own[place], columns[place], columns[place][1:], strict=False):
+                        one.add(segment, u[:, int(start) : int(stop)], own_ones)
+    for place, f in enumerate(frequencies):
+        turned = np.full(wanted.shape, TURNED)
+        yield CrossBlock(f, x_run, y_run, found.pop(0), turned, parts[0][place], parts[-1][place])
+
+
+def _some_rows(u: Array, here: slice) -> Array:
+    """Return some rows of a slab, `ROWS` or more: zeros beyond them."""
+    some = u[here, :]
+    if some.shape[0] >= ROWS:
+        return some
+    return namespace(u).concat([some, put(np.zeros((ROWS - some.shape[0], u.shape[1]), np.float32))], axis=0)
 
 
 def _strips(x_ends: NumpyArray, y_ends: NumpyArray, wanted: NumpyArray) -> list[tuple[slice, slice]]:
@@ -144,7 +251,7 @@ def _multiplied_again(
     sides = ((x, x_run), (y, y_run))
     blocks: list[Array] = []
     largest = [[np.zeros(len(run)) for _, run in sides] for _ in frequencies]
-    for slabs in read_slabs(x, x_run, y, y_run, frequencies, rows):
+    for _, *slabs in read_slabs(x, x_run, y, y_run, frequencies, rows):
         for place, (f, *both) in enumerate(zip(frequencies, *slabs, strict=True)):
             if len(blocks) == place:
                 blocks.append(put(np.zeros((both[0].shape[1], both[1].shape[1]))))

@@ -237,7 +237,7 @@ def padded(columns: int) -> int:
     return -(-(columns + SLACK) // SHAPE) * SHAPE
 
 
-def tile_memory(x: Sequence[int], y: Sequence[int] | None, n: int, blocks: int = 0) -> int:
+def tile_memory(x: Sequence[int], y: Sequence[int] | None, n: int, blocks: int = 0, segments: int = 0) -> int:
     """Return the bytes of arrays that correlating so many columns at some frequencies takes, n rows of them.
 
     Parameters
@@ -246,11 +246,13 @@ def tile_memory(x: Sequence[int], y: Sequence[int] | None, n: int, blocks: int =
         Columns of both sides at each frequency; y None if both sides are one.
     blocks : int
         Bytes of what belongs to the columns of both sides at one frequency.
+    segments : int
+        Of rows, of which products are kept apart; 0 where they are not.
     """
     right = x if y is None else y
     slabs = 4 * min(n, 2 * GRID) * (sum(x) + (0 if y is None else sum(y)))  # one in use, one being read
     strip = min(STRIP, max(x)) * (8 * max(right) + 4 * min(n, GRID))  # its product, its copy
-    products = 8 * sum(i * j for i, j in zip(x, right, strict=True))
+    products = (4 * segments or 8) * sum(i * j for i, j in zip(x, right, strict=True))
     return max(slabs + strip, blocks) + products + (48 << 20)  # blocks are for the solves; a chunk as read, stacks
 
 

@@ -8,6 +8,7 @@ the bits of a pair, whatever it is solved beside.
 from __future__ import annotations
 
 from collections.abc import Sequence, Set
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -15,11 +16,14 @@ import numpy as np
 from dsvcca.arrays import Array, NumpyArray, adjoint, from_pairs, like, namespace, to_numpy, windows
 from dsvcca.correlations import corrected
 from dsvcca.panel import Kept, Panel, fitted
+from dsvcca.products import CrossBlock
+from dsvcca.resampling import Halves, held_out, influences
 from dsvcca.sums import (
     MAXIMA,
     OF_CHANCE,
     OF_COVARIANCES,
     OF_RIDGE,
+    OF_SEGMENTS,
     OF_SQUARES,
     OF_VECTORS,
     UNWEIGHTED,
@@ -35,35 +39,42 @@ SOLVED_TOGETHER = 1 << 19
 """Bytes of cross blocks in one stack of solves."""
 
 
+@dataclass(frozen=True)
+class Ground:
+    """What pairs that are solved together have in common.
+
+    Attributes
+    ----------
+    rows : int
+    freedom : int
+        Independent ones, less one; 0 where nothing is known of chance.
+    bounds : (segments + 1,) int or None
+        Where segments of them begin, where products are kept apart.
+    """
+
+    rows: int
+    freedom: int
+    bounds: NumpyArray | None = None
+
+    @property
+    def halves(self) -> NumpyArray:
+        """Rows in even and in odd segments."""
+        assert self.bounds is not None
+        return np.asarray([np.diff(self.bounds)[half::2].sum() for half in (0, 1)])
+
+
 def solve(
-    f: int,
-    x: Panel,
-    x_run: range,
-    y: Panel,
-    y_run: range,
-    block: Array,
-    rows: int,
-    freedom: int,
-    wanted: NumpyArray,
-    totals: dict[str, NumpyArray],
-    turned_by: NumpyArray,
+    block: CrossBlock, x: Panel, y: Panel, ground: Ground, wanted: NumpyArray, totals: dict[str, NumpyArray]
 ) -> None:
-    """Solve the wanted pairs of a block of one frequency, and add to their totals.
+    """Solve the wanted pairs of a cross block, and add to their totals.
 
     Parameters
     ----------
-    x_run, y_run : range
-        The bases whose columns the block holds.
-    block : (columns of x, columns of y) or larger, by `sizes.SLACK` at least
-        Real product of their columns.
-    freedom : int
-        Independent rows, less one; 0 where nothing is known of chance.
     wanted : (bases of x, bases of y) bool
     totals : mapping
-        Those that are asked for (see `dsvcca.sums`), (bases of x, bases of y, rules).
-    turned_by : (bases of x_run, bases of y_run)
-        Rounding of the block (see `sums.totals_of_vectors`).
+        Those that are asked for (see `dsvcca.sums`), (bases of x, bases of y, rules), some of them with more axes.
     """
+    f, x_run, y_run = block.frequency, block.x_run, block.y_run
     weight = int(x.weights[f])
     i, j = np.nonzero(wanted[x_run.start : x_run.stop, y_run.start : y_run.stop])
     x_ranks, y_ranks = x.ranks[x_run.start : x_run.stop, :, f], y.ranks[y_run.start : y_run.stop, :, f]
@@ -73,18 +84,17 @@ def solve(
     later = _later(x.keys[x_run.start : x_run.stop], y.keys[y_run.start : y_run.stop], i, j)
     turned = _turned(x_ranks[i], y_ranks[j], later)
     x_starts, y_starts = x.ends(x_run, f), y.ends(y_run, f)
-    of_x, of_y = x.at(f, x_run), y.at(f, y_run)
+    of_x = replace(x.at(f, x_run), parts=block.x_parts, weight=weight)
+    of_y = replace(y.at(f, y_run), parts=block.y_parts, weight=weight)
     for alike in _alike(x_ranks, y_ranks, turned, i, j):
         height, width = int(fitted(x_ranks[i[alike], widest]).max()), int(fitted(y_ranks[j[alike], widest]).max())
         step = max(1, SOLVED_TOGETHER // (8 * height * width * weight**2))
         for some in (alike[start : start + step] for start in range(0, len(alike), step)):
             a, b = i[some], j[some]
-            m = windows(block, x_starts[a], y_starts[b], height * weight, width * weight)
+            m = windows(block.products, x_starts[a], y_starts[b], height * weight, width * weight)
             m = from_pairs(m) if weight == 2 else m
             sides = _Side(of_x, a, x_ranks[a]), _Side(of_y, b, y_ranks[b])
-            found = _totals(
-                m, *sides, turned[some[0]], widest, (rows, freedom, len(x.weights)), set(totals), turned_by[a, b]
-            )
+            found = _totals(m, *sides, turned[some[0]], widest, ground, len(x.weights), set(totals), block.turned[a, b])
             same = np.asarray([_are_one(x, x_run.start + i, y, y_run.start + j) for i, j in zip(a, b, strict=True)])
             for rule, numbers in enumerate(found):
                 for name in totals.keys() & numbers.keys():
@@ -116,9 +126,17 @@ class _Side(NamedTuple):
     def shrunk(self, rule: int, size: int) -> NumpyArray:
         return self.kept.shrunk(self.members, self.ranks[:, rule], size)
 
+    def parts(self, rule: int, size: int) -> list[tuple[Array, Array]]:
+        return [self.kept.parts_of(i, k, size) for i, k in self._which(rule)]
+
+    def halves(self, rule: int, size: int, rows: NumpyArray) -> list[Halves]:
+        return [self.kept.halves_of(i, k, size, rows) for i, k in self._which(rule)]
+
+    def _which(self, rule: int) -> list[tuple[int, int]]:
+        return list(zip(self.members.tolist(), self.ranks[:, rule].tolist(), strict=True))
+
     def loadings(self, rule: int, size: int) -> dict[int, Array]:
-        ranks = dict(zip(self.members.tolist(), self.ranks[:, rule].tolist(), strict=True))
-        return {i: self.kept.loadings(i, k, size) for i, k in ranks.items()}
+        return {i: self.kept.loadings(i, k, size) for i, k in dict(self._which(rule)).items()}
 
 
 def _totals(
@@ -127,18 +145,20 @@ def _totals(
     y: _Side,
     turned: NumpyArray,
     widest: int,
-    count: tuple[int, int, int],
+    ground: Ground,
+    frequencies: int,
     wanted: Set[str],
     turned_by: NumpyArray,
 ) -> list[dict[str, Array]]:
-    """Return the totals of stacked products under every rule; they are of one size and, by rule, turned alike.
-
-    `count` are the rows, the independent ones less one, and how many frequencies there are.
-    """
-    rows, freedom, frequencies = count
+    """Return the totals of stacked products, some by segments, under every rule; of one size and turned alike."""
     beta = 2 if namespace(m).isdtype(m.dtype, "complex floating") else 1
     left, right = (y, x) if turned[widest] else (x, y)
     m = adjoint(m) if turned[widest] else m
+    segments = m
+    if m.ndim == 4:
+        xp = namespace(m)
+        exact = xp.complex128 if beta == 2 else xp.float64
+        m = xp.sum(m, axis=1, dtype=exact)
     m = _masked(m, left.ranks[:, widest], right.ranks[:, widest])
     l_inverse, l_sums, l_places = left.kept.stacks(m.shape[1])
     r_inverse, r_sums, r_places = right.kept.stacks(m.shape[2])
@@ -148,7 +168,7 @@ def _totals(
         m,
         xp.take(l_sums, of_left, axis=0),
         xp.take(r_sums, of_right, axis=0),
-        rows,
+        ground.rows,
         xp.take(l_inverse, of_left, axis=0),
         xp.take(r_inverse, of_right, axis=0),
     )
@@ -164,20 +184,31 @@ def _totals(
             found.append({})
             continue
         if wanted.isdisjoint(OF_VECTORS):
-            numbers = totals_of_values(corner)
+            numbers = totals_of_values(corner, vectors="jackknife" in wanted)
         else:
             loadings = one.loadings(rule, height), other.loadings(rule, width)
             squares = not wanted.isdisjoint(OF_SQUARES)
             members = one.members, other.members
             numbers = totals_of_vectors(corner, *members, *loadings, ranks, turned_by, squares=squares)
-        rho = numbers.pop("correlations")
+        rho, vectors = numbers.pop("correlations"), numbers.pop("vectors")
         if not wanted.isdisjoint(OF_COVARIANCES):
             s_one, s_other = one.scales(rule, height), other.scales(rule, width)
             numbers |= totals_of_covariances(corner, like(s_one, corner), like(s_other, corner), wanted)
         if not wanted.isdisjoint(OF_RIDGE):
             numbers |= totals_of_ridge(corner, one.shrunk(rule, height), other.shrunk(rule, width), wanted)
         if not wanted.isdisjoint(OF_CHANCE):
-            numbers |= totals_of_chance(to_numpy(rho), ranks, freedom, beta, frequencies, wanted)
+            numbers |= totals_of_chance(to_numpy(rho), ranks, ground.freedom, beta, frequencies, wanted)
+        if not wanted.isdisjoint(OF_SEGMENTS):
+            own = segments if turned[rule] == turned[widest] else adjoint(segments)
+            own = own[:, :, :height, :width]
+            if "jackknife" in wanted:
+                of_one, of_other = one.parts(rule, height), other.parts(rule, width)
+                grams = [part[0] for part in of_one], [part[0] for part in of_other]
+                numbers["jackknife"] = influences(corner, rho, vectors, own, *grams)
+            if "held_out" in wanted:
+                rows = ground.halves
+                halves = one.halves(rule, height, rows), other.halves(rule, width, rows)
+                numbers["held_out"] = held_out(_masked_parts(own, *ranks), *halves, rows)
         found.append(exchanged(numbers) if turned[rule] else numbers)
     return found
 
@@ -190,6 +221,13 @@ def _masked(m: Array, k_x: NumpyArray, k_y: NumpyArray) -> Array:
     xp = namespace(m)
     own = (np.arange(height) < k_x[:, None])[:, :, None] & (np.arange(width) < k_y[:, None])[:, None, :]
     return xp.where(like(own, m), m, xp.zeros_like(m))
+
+
+def _masked_parts(m: Array, k_x: NumpyArray, k_y: NumpyArray) -> Array:
+    """Return stacked products by segments with zeros beyond their own ranks."""
+    b, segments, height, width = m.shape
+    flat = namespace(m).reshape(m, (b * segments, height, width))
+    return namespace(m).reshape(_masked(flat, np.repeat(k_x, segments), np.repeat(k_y, segments)), m.shape)
 
 
 def _later(x_keys: Sequence[str], y_keys: Sequence[str], i: NumpyArray, j: NumpyArray) -> NumpyArray:

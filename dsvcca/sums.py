@@ -42,6 +42,12 @@ OF_COVARIANCES = ("covariance2", "nuclear", "x_explained", "y_explained")
 OF_RIDGE = ("ridge", "ridge2")
 """Sum of the singular values of D_x C D_y, and of their squares, (..., ridges): D shrinks every direction."""
 
+OF_SEGMENTS = ("jackknife", "held_out")
+"""What each segment of the datapoints adds to sum(rho), (..., segments); sum(rho) of directions held out."""
+
+OF_SHUFFLES = ("shuffled", "exceeded")
+"""Mean of sum(rho) over shuffles of the datapoints, and in how many it is not less than that of the data."""
+
 OF_ROWS = ("row_products",)
 """sum over rows of ||x_i||^2 ||y_i||^2, of centred activations: no cross block knows it."""
 
@@ -55,11 +61,11 @@ UNWEIGHTED, MAXIMA = ("looked_at",), ("surprise",)
 """Sums in which a frequency that stands for two counts once, being one set of data; what is no sum but a maximum."""
 
 
-def totals_of_values(c: Array) -> dict[str, Array]:
-    """Return `OF_VALUES` of cross blocks (b, k_x, k_y), and their correlations (b, c): no vectors."""
+def totals_of_values(c: Array, *, vectors: bool = False) -> dict[str, Array]:
+    """Return `OF_VALUES` of cross blocks (b, k_x, k_y), their correlations (b, c) and, if wanted, left vectors."""
     xp = namespace(c)
-    rho = correlations_of(c)
-    return {"rho": xp.sum(rho, axis=-1), "rho2": xp.sum(rho * rho, axis=-1), "correlations": rho}
+    rho, a = smaller_side(c) if vectors else (correlations_of(c), None)
+    return {"rho": xp.sum(rho, axis=-1), "rho2": xp.sum(rho * rho, axis=-1), "correlations": rho, "vectors": a}
 
 
 def totals_of_vectors(
@@ -73,7 +79,7 @@ def totals_of_vectors(
     *,
     squares: bool = False,
 ) -> dict[str, Array]:
-    """Return `OF_VALUES` and `OF_VECTORS` of cross blocks, and their correlations, without touching a row of data.
+    """Return `OF_VALUES` and `OF_VECTORS` of cross blocks, their correlations and left vectors: no row is touched.
 
     Parameters
     ----------
@@ -116,7 +122,7 @@ def totals_of_vectors(
         sums += [of_x2 * rho, of_x2, of_y2 * rho, of_y2]
         names += OF_SQUARES
     found = {name: xp.sum(one, axis=-1) for name, one in zip(names, sums, strict=True)}
-    return {**found, "correlations": rho}
+    return {**found, "correlations": rho, "vectors": a}
 
 
 def totals_of_covariances(c: Array, s_x: Array, s_y: Array, wanted: Collection[str]) -> dict[str, Array]:

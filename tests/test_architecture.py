@@ -24,6 +24,7 @@ MATHS = [
     "correlations",
     "dft",
     "sums",
+    "resampling",
     "measures",
     "pair",
 ]
