@@ -1,14 +1,15 @@
 """Compare neural-network representations by SVCCA and PWCCA, distributed and out of core.
 
 In the order of use: `create_store` and `open_store`, `dsvcca.torch.capture`, `plan_comparisons`, `compare`,
-`open_results`, `select`, `to_frame`, `dsvcca.plot`. In memory: `cca`, `svcca`, `pwcca`, `measure`; for maps `dft_cca`.
+`open_results`, `select`, `to_frame`, `dsvcca.plot`, `dsvcca.statistics`. In memory: `cca`, `svcca`, `pwcca`, `measure`;
+for maps `dft_cca`.
 """
 
 from importlib import import_module as _import_module
 from importlib.metadata import version as _version
 from typing import Any as _Any
 
-from dsvcca import plot
+from dsvcca import plot, statistics
 from dsvcca.cluster import machine_of
 from dsvcca.compare import compare
 from dsvcca.correlations import CanonicalCorrelations, cca
@@ -41,6 +42,7 @@ __all__ = [
     "plot",
     "pwcca",
     "select",
+    "statistics",
     "svcca",
     "to_frame",
 ]

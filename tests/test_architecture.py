@@ -58,7 +58,7 @@ DOOR = [
     "bases",
     "compare",
 ]
-FACE = ["plot", "demo", "cli"]
+FACE = ["networks", "statistics", "plot", "demo", "cli"]
 ORDER = ["errors", "progress", "blas", *MATHS, *DATA, *DOOR, *FACE]
 
 ALLOWED = {
@@ -71,10 +71,10 @@ ALLOWED = {
     "pydantic": {"records"},
     "upath": {"folders"},
     "array_api_compat": {"arrays"},
-    "scipy": {"arrays", "nulls"},
+    "scipy": {"arrays", "nulls", "statistics"},
     "cupy": {"arrays"},
     "matplotlib": {"plot", "demo"},
-    "xarray": {"results", "tables", "compare", "plot", "demo"},
+    "xarray": {"results", "tables", "compare", "networks", "statistics", "plot", "demo"},
     "typer": {"cli"},
 }
 

@@ -57,8 +57,15 @@ def test_the_commands_of_the_readme_run(folder):
         assert "Traceback" not in found.stderr
 
 
-def test_the_examples_of_views_run(tmp_path):
-    text = (Path(__file__).parent.parent / "docs" / "views.md").read_text()
+@pytest.mark.parametrize(
+    ("page", "said"),
+    [
+        ("views.md", ("dft (", "x_position", "r2_target_floor")),
+        ("statistics.md", ("standard_error", "silhouette", "p_family")),
+    ],
+)
+def test_the_examples_of_other_pages_run(tmp_path, page, said):
+    text = (Path(__file__).parent.parent / "docs" / page).read_text()
     (tmp_path / "script.py").write_text("\n".join(re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)))
     found = subprocess.run(
         [sys.executable, "-W", "ignore", "script.py"],
@@ -69,7 +76,7 @@ def test_the_examples_of_views_run(tmp_path):
         check=False,
     )
     assert found.returncode == 0, found.stderr
-    for words in ("dft (", "x_position", "r2_target_floor"):
+    for words in said:
         assert words in found.stdout
 
 
