@@ -73,6 +73,7 @@ Measures = Annotated[
     list[str] | None,
     typer.Option("--measure", help="svcca, pwcca_x, cka, ... (docs/numbers.md); repeat for several. [default: five]"),
 ]
+VariantName = Annotated[str | None, typer.Option("--variant", help="google or singular: as others define it.")]
 Ridge = Annotated[list[float] | None, typer.Option(help="Of ridge_cca and gulp; repeat for several. [default: 0.01]")]
 Center = Annotated[str, typer.Option(help="By frequency: subtract the mean of all of them, or of dc alone.")]
 Keep = Annotated[list[str] | None, typer.Option(help="frequencies: also the numbers of every frequency.")]
@@ -198,6 +199,7 @@ def plan(
     criterion: Criterion = "variance",
     rank: Rank = None,
     measures: Measures = None,
+    variant: VariantName = None,
     ridge: Ridge = None,
     center: Center = "all",
     targets: Targets = None,
@@ -214,7 +216,7 @@ def plan(
     dims: Dims = None,
 ) -> None:
     """Show what a comparison would cost; reads no activations and computes nothing."""
-    options = _options(view, variance, criterion, rank, measures, ridge, center, keep, route, memory)
+    options = _options(view, variance, criterion, rank, measures, variant, ridge, center, keep, route, memory)
     chosen = _plan(_opened(store, where, labels, dims), pairs, targets, options)
     if scheduler:
         with _connected(scheduler, (tls_ca, tls_cert, tls_key)) as client:
@@ -236,6 +238,7 @@ def compare(
     criterion: Criterion = "variance",
     rank: Rank = None,
     measures: Measures = None,
+    variant: VariantName = None,
     ridge: Ridge = None,
     center: Center = "all",
     targets: Targets = None,
@@ -261,7 +264,7 @@ def compare(
         raise DsvccaError("--workers starts a cluster and --scheduler names one: give one of them")
     if not scheduler and (tls_ca or tls_cert or tls_key):
         raise DsvccaError("certificates were given and no --scheduler to show them to: give its tls:// address")
-    options = _options(view, variance, criterion, rank, measures, ridge, center, keep, route, memory)
+    options = _options(view, variance, criterion, rank, measures, variant, ridge, center, keep, route, memory)
     chosen = _plan(_opened(store, where, labels, dims), pairs, targets, options)
     with ExitStack() as stack:
         client = None
@@ -319,6 +322,7 @@ def _options(
     criterion: str,
     rank: int | None,
     measures: list[str] | None,
+    variant: str | None,
     ridge: list[float] | None,
     center: str,
     keep: list[str] | None,
@@ -327,7 +331,7 @@ def _options(
 ) -> dict[str, Any]:
     """Return the options of `plan_comparisons` that were given."""
     options: dict[str, Any] = {"view": view, "criterion": criterion, "rank": rank, "center": center}
-    options |= {"route": route, "memory": memory}
+    options |= {"route": route, "memory": memory, "variant": variant}
     if variance:
         options["variance"] = variance[0] if len(variance) == 1 else variance
     if ridge:

@@ -18,7 +18,7 @@ from dsvcca.panel import Panel, Shuffled
 from dsvcca.products import CrossBlock, cross_blocks, row_products
 from dsvcca.resampling import SEGMENTS, segment_bounds
 from dsvcca.solves import Ground, solve
-from dsvcca.sums import OF_RIDGE, OF_SEGMENTS, OF_SQUARES, OF_VECTORS
+from dsvcca.sums import OF_GOOGLE, OF_RIDGE, OF_SEGMENTS, OF_SQUARES, OF_VECTORS
 from dsvcca.views import GRID
 from dsvcca.workspace import BasisRef
 
@@ -223,7 +223,7 @@ def _sum_again(
         solve(block, x, y, Ground(pairs.rows, pairs.freedom), weights_of, again)
         del block
     for name, one in again.items():
-        here = weights_of if name in (*OF_VECTORS, *OF_SQUARES) else all_of
+        here = weights_of if name in (*OF_VECTORS, *OF_SQUARES, *OF_GOOGLE) else all_of
         totals[name][here] = one[here]
 
 

@@ -25,6 +25,7 @@ from dsvcca.resampling import SEGMENTS
 from dsvcca.sizes import PROCESS, SEGMENT_BYTES, USABLE, Size, moments_bytes, segment_rows, whitening_route
 from dsvcca.sums import OF_SEGMENTS
 from dsvcca.targets import Target
+from dsvcca.variants import VARIANTS
 from dsvcca.views import TRANSFORMED
 
 NUMERICS = 7
@@ -70,6 +71,8 @@ class Layout:
         Which dimensions results have of what was given as a list: "variance", "ridge".
     pairs : Pairs
     measures : tuple of str
+    variant : str
+        Whose definitions measures and rank rule follow; "" where it is this package's own.
     ridges : tuple of float
         Of the measures that have one; none where there are no such measures.
     shuffles : int
@@ -106,6 +109,7 @@ class Layout:
     listed: tuple[str, ...]
     pairs: Pairs
     measures: tuple[str, ...]
+    variant: str
     ridges: tuple[float, ...]
     shuffles: int
     memory: int
@@ -359,6 +363,7 @@ class Layout:
             "rank": self.rules[0].rank,
             "rank_rule": [str(rule) for rule in self.rules],
             "measures": list(self.measures),
+            "variant": f"{self.variant}: {VARIANTS[self.variant].definition}" if self.variant else "",
             "ridge": list(self.ridges),
             "shuffles": self.shuffles,
             "precision": "moments, cross blocks and solves float64"

@@ -16,7 +16,7 @@ from dsvcca.basis import RankRule
 from dsvcca.correlations import CanonicalCorrelations, cca, correlations_in_memory
 from dsvcca.errors import DsvccaError
 from dsvcca.resampling import jackknife_error
-from dsvcca.sums import OF_SQUARES, OF_VECTORS, weighted_mean
+from dsvcca.sums import OF_GOOGLE, OF_SQUARES, OF_VECTORS, weighted_mean
 
 Totals = Mapping[str, Array]
 
@@ -84,16 +84,20 @@ class Measure:
     of_kept : bool
         Whether it speaks of the kept directions alone. Otherwise it is about all of the activations, and directions
         that are left out make similarities a little smaller, and distances larger, than those of everything.
+    kind : {"similarity", "distance", "chance"}
+        1 of what is the same; a metric; or how sure something is.
     by_ridge : bool
         Whether there is one of every ridge (last axis).
     apart : bool
-        Whether it takes products of its own: it is computed where it is named, and not among "all".
+        Whether it is computed where it is named, and not among "all": it takes products of its own, or another tool
+        calls it so.
     """
 
     definition: str
     sums: tuple[str, ...]
     value: Callable[[Totals, Sides], Array]
     of_kept: bool = True
+    kind: str = "similarity"
     by_ridge: bool = False
     apart: bool = False
 
@@ -153,6 +157,16 @@ def _pwcca2(side: str) -> Measure:
     )
 
 
+def _pwcca_google(side: str) -> Measure:
+    return Measure(
+        f"what compute_pwcca of google/svcca gives of {'x, y' if side == 'x' else 'y, x'} if all means are 0: as "
+        f"pwcca_{side}, but the directions it weights by lack the inverse root that makes variates of them",
+        (f"{side}_google", f"{side}_google_weights"),
+        lambda t, s: t[f"{side}_google"] / t[f"{side}_google_weights"],
+        apart=True,
+    )
+
+
 def _r2(side: str, other: str) -> Measure:
     return Measure(
         f"share of the variance of {side} that linear regression on the kept directions of {other} explains, "
@@ -182,6 +196,7 @@ MEASURES: dict[str, Measure] = {
         "positions of one datapoint count as one row",
         (),
         lambda t, s: s.by_chance,
+        kind="chance",
     ),
     "pwcca_mean": Measure(
         "mean of pwcca_x and pwcca_y, which is symmetric",
@@ -219,6 +234,7 @@ MEASURES: dict[str, Measure] = {
         lambda t, s: np.sqrt(np.maximum(s.x_shrunk4 + s.y_shrunk4 - 2 * t["ridge2"], 0.0)),
         of_kept=False,
         by_ridge=True,
+        kind="distance",
     ),
     "procrustes": Measure(
         "Procrustes distance, the square root of ||X||_F^2 + ||Y||_F^2 - 2 ||Y^T X||_*: in units of the activations, a "
@@ -226,6 +242,7 @@ MEASURES: dict[str, Measure] = {
         ("nuclear",),
         lambda t, s: _distance(t["nuclear"], s),
         of_kept=False,
+        kind="distance",
     ),
     "procrustes_angle": Measure(
         "angular Procrustes distance, arccos of ||Y^T X||_* / (||X||_F ||Y||_F): radians, a metric (Williams et al. "
@@ -233,12 +250,14 @@ MEASURES: dict[str, Measure] = {
         ("nuclear",),
         lambda t, s: _angle(t["nuclear"] / np.sqrt(s.x_power * s.y_power)),
         of_kept=False,
+        kind="distance",
     ),
     "cca_angle": Measure(
         "angular distance of whitened activations, arccos of sum(rho) / sqrt(rank_x rank_y): radians, a metric "
         "(Williams et al. 2021)",
         ("rho",),
         lambda t, s: _angle(t["rho"] / np.sqrt(s.x_rank * s.y_rank)),
+        kind="distance",
     ),
     "svcca_debiased": Measure(
         "svcca without what chance adds to each correlation, 0 of those that do not stand out of it (Bao et al. 2019)",
@@ -250,12 +269,14 @@ MEASURES: dict[str, Measure] = {
         "some frequency (Johnstone 2008; of few directions exactly)",
         ("surprise", "looked_at"),
         lambda t, s: _of_all(t["surprise"], t["looked_at"]),
+        kind="chance",
     ),
     "svcca_error": Measure(
         "standard error of svcca: jackknife over 20 runs of datapoints, each left out in turn, to first order (Miller "
         "1974); about the kept directions, which are those of all datapoints",
         ("jackknife",),
         lambda t, s: jackknife_error(t["jackknife"]) / s.fewer,
+        kind="chance",
     ),
     "svcca_held_out": Measure(
         "mean correlation, in the odd ones of 20 runs of datapoints, of the canonical variates found in the even ones: "
@@ -269,6 +290,7 @@ MEASURES: dict[str, Measure] = {
         ("shuffled",),
         lambda t, s: t["shuffled"] / s.fewer,
         apart=True,
+        kind="chance",
     ),
     "p_shuffled": Measure(
         "share of shuffles whose svcca is not smaller, the data being one of them: 1 / (shuffles + 1) at least "
@@ -276,12 +298,22 @@ MEASURES: dict[str, Measure] = {
         ("shuffled", "exceeded"),
         lambda t, s: (1 + t["exceeded"]) / (1 + s.shuffles) + 0 * t["shuffled"],
         apart=True,
+        kind="chance",
     ),
+    "svcca_google": Measure(
+        'mean of the correlations that hold 98 % of their sum, largest first: the "mean" of google/svcca',
+        ("leading", "led"),
+        lambda t, s: t["leading"] / t["led"],
+        apart=True,
+    ),
+    "pwcca_google_x": _pwcca_google("x"),
+    "pwcca_google_y": _pwcca_google("y"),
     "significant": Measure(
         "directions that stand out of chance, one after another at a level of 5 % over all frequencies (Johnstone "
         "2008); of a pair of frequencies both count",
         ("standing_out",),
         lambda t, s: t["standing_out"],
+        kind="chance",
     ),
 }
 """Name and definition of every measure that results can hold. To add one is to add an entry (and its sums)."""
@@ -327,7 +359,7 @@ def sums_of(measures: Sequence[str]) -> tuple[str, ...]:
     """Return what some measures, and they with x and y exchanged, are made of; of PWCCA also how far it may be off."""
     both = (MEASURES[one] for name in measures for one in (name, exchanged_name(name)))
     found = dict.fromkeys(name for one in both for name in one.sums)
-    if any(name in found for name in (*OF_VECTORS, *OF_SQUARES)):
+    if any(name in found for name in (*OF_VECTORS, *OF_SQUARES, *OF_GOOGLE)):
         found |= dict.fromkeys(OF_VECTORS)
     return tuple(dict.fromkeys(["rho", "rho2", *found]))
 

@@ -18,18 +18,18 @@ from dsvcca.arrays import NumpyArray
 from dsvcca.dataset import VIEW
 from dsvcca.errors import DsvccaError, DsvccaWarning
 from dsvcca.labels import describe, label_order, nearest
-from dsvcca.measures import MEASURES
+from dsvcca.measures import MEASURES, exchanged_name
 
-SIMILARITIES = ("svcca", "r2", "pwcca_mean", "cka", "svcca_debiased")
-"""Measures from 0 to 1, 1 of what is the same, that do not change where x and y are exchanged."""
+SYMMETRIC = tuple(name for name in MEASURES if exchanged_name(name) == name)
+"""Measures that do not change where x and y are exchanged."""
 
-DISTANCES = ("procrustes", "procrustes_angle", "cca_angle")
-"""Measures that are metrics."""
+SIMILARITIES = tuple(name for name in SYMMETRIC if MEASURES[name].kind == "similarity")
+"""Of these those that are 1 of what is the same, and 0, or below it by chance, of what shares nothing."""
 
-SIDED = {
-    **dict.fromkeys(("pwcca_x", "pwcca_y"), "pwcca_mean"),
-    **dict.fromkeys(("pwcca2_x", "pwcca2_y", "r2_x", "r2_y")),
-}
+DISTANCES = tuple(name for name in SYMMETRIC if MEASURES[name].kind == "distance")
+"""And those that are metrics."""
+
+SIDED = {name: "pwcca_mean" if name in ("pwcca_x", "pwcca_y") else None for name in MEASURES if name not in SYMMETRIC}
 """Similarities that change where x and y are exchanged, and the measure that is the mean of both ways."""
 
 AGAIN = ("step", "position")

@@ -13,7 +13,16 @@ from dsvcca.correlations import Maps, check_excess, checked_sides, cross_block, 
 from dsvcca.errors import DsvccaError
 from dsvcca.measures import ALL, DEFAULT, MEASURES, RIDGE, Sides, check_options
 from dsvcca.resampling import Halves, held_out, influences, segment_bounds
-from dsvcca.sums import OF_CHANCE, OF_RIDGE, OF_SEGMENTS, shrinkage_of, totals_of_chance, totals_of_ridge
+from dsvcca.sums import (
+    OF_CHANCE,
+    OF_RIDGE,
+    OF_SEGMENTS,
+    shrinkage_of,
+    totals_of_chance,
+    totals_of_google,
+    totals_of_ridge,
+)
+from dsvcca.variants import anatome, variant_of
 
 
 def measure(
@@ -21,6 +30,7 @@ def measure(
     y: Array,
     measures: str | Sequence[str] = DEFAULT,
     *,
+    variant: str | None = None,
     variance: float = 1.0,
     criterion: str = "variance",
     ridge: float = RIDGE,
@@ -34,6 +44,9 @@ def measure(
         Activations, datapoints first. NumPy, torch and anything else that follows the array API.
     measures : str or sequence of str
         Of `dsvcca.measures.MEASURES`, where their definitions are, or "all" but those that shuffle datapoints.
+    variant : {"google", "singular", "anatome"}, optional
+        Numbers as another tool, or the letter of a paper, defines them (`dsvcca.variants.VARIANTS`): measures and rank
+        rule are then those.
     variance, criterion
         Which directions are kept, as for `cca`.
     ridge, shuffles
@@ -62,6 +75,12 @@ def measure(
         raise DsvccaError(f"measure {unknown[0]!r} is unknown: there are {', '.join(MEASURES)}")
     check_options([ridge], shuffles)
     x, y = checked_sides(x, y)
+    if variant is not None:
+        other = variant_of(variant)
+        if other.needs_rows:
+            return anatome(to_numpy(as_float64(x)), to_numpy(as_float64(y)), other.variance or variance)
+        names = names if other.measures == DEFAULT else other.measures
+        variance, criterion = variance if other.variance is None else other.variance, other.criterion
     block, of_x, of_y = cross_block(x, y, RankRule(variance, criterion))
     c, f_x, f_y = (to_numpy(one) for one in (block, of_x.loadings, of_y.loadings))
     n, (k_x, k_y) = x.shape[0], c.shape
@@ -70,16 +89,16 @@ def measure(
     check_excess(float(rho[0]))
     rho = np.minimum(rho, 1.0)
     totals = _sums(c, a, rho, b, f_x, f_y)
+    axes = [np.linalg.svd(f, full_matrices=False)[:2] for f in (f_x, f_y)]  # columns of bases need not be principal
+    totals |= _as_google(rho, a, b, f_x, f_y, axes)
     norms = [_row_norms(one, of.mean) for one, of in ((x, of_x), (y, of_y))]
     totals["row_products"] = norms[0] @ norms[1]
     spectra = [of.singular_values for of in (of_x, of_y)]
     powers = [float(np.sum(s**2)) for s in spectra]
     shrunk = [shrinkage_of(s, power, len(s), [ridge]) for s, power in zip(spectra, powers, strict=True)]
     d_x, d_y = (d[:, None, :k] for d, k in zip(shrunk, (k_x, k_y), strict=True))
-    axes = [np.linalg.svd(f, full_matrices=False)[0] for f in (f_x, f_y)]  # columns of bases need not be principal
-    totals |= {
-        name: one[0] for name, one in totals_of_ridge((axes[0].T @ c @ axes[1])[None], d_x, d_y, OF_RIDGE).items()
-    }
+    principal = (axes[0][0].T @ c @ axes[1][0])[None]
+    totals |= {name: one[0] for name, one in totals_of_ridge(principal, d_x, d_y, OF_RIDGE).items()}
     own = totals_of_chance(rho[None], (np.asarray([k_x]), np.asarray([k_y])), n - 1, 1, 1, OF_CHANCE)
     sides = Sides(
         x_rank=np.asarray(k_x),
@@ -126,6 +145,23 @@ def _sums(
             found[f"{side}_weighted{name}"] = weights @ rho
             found[f"{side}_weights{name}"] = weights.sum()
     return found
+
+
+def _as_google(
+    rho: NumpyArray,
+    a: NumpyArray,
+    b: NumpyArray,
+    f_x: NumpyArray,
+    f_y: NumpyArray,
+    axes: Sequence[tuple[NumpyArray, NumpyArray]],
+) -> dict[str, NumpyArray]:
+    """Return `OF_GOOGLE`; `axes` are principal directions and singular values of both sides."""
+    (x_axes, s_x), (y_axes, s_y) = axes
+    vectors = (x_axes.T @ a)[None], (y_axes.T @ b.T)[None]
+    loadings = [x_axes.T @ f_x], [y_axes.T @ f_y]
+    none = np.zeros(1, dtype=np.int64)
+    found = totals_of_google(rho[None], *vectors, (s_x[None], s_y[None]), (none, none), loadings)
+    return {name: one[0] for name, one in found.items()}
 
 
 def _columns(x: Array, of: Maps) -> NumpyArray:

@@ -13,12 +13,13 @@ from dsvcca.basis import RankRule
 from dsvcca.errors import DsvccaError
 from dsvcca.labels import Labels, check_same_types, nearest
 from dsvcca.layout import KEEP, ROUTES
-from dsvcca.measures import ALL, BY_RIDGE, DEFAULT, MEASURES, RIDGE, check_options
+from dsvcca.measures import ALL, BY_RIDGE, DEFAULT, MEASURES, RIDGE, check_options, sums_of
 from dsvcca.pairs import choose_pairs
 from dsvcca.passes import kind_of, reads_tokens
 from dsvcca.plan import Plan
 from dsvcca.store import Store
 from dsvcca.targets import find_targets
+from dsvcca.variants import variant_of
 from dsvcca.views import EACH_POSITION, VIEWS, spelled
 
 ALL_BUT_NOISE = 0.99
@@ -35,6 +36,7 @@ def plan_comparisons(
     criterion: str = "variance",
     rank: int | None = None,
     measures: str | Sequence[str] = DEFAULT,
+    variant: str | None = None,
     ridge: float | Sequence[float] = RIDGE,
     shuffles: int = 1,
     targets: Any = None,
@@ -79,6 +81,9 @@ def plan_comparisons(
     measures : str or sequence of str
         Of `dsvcca.measures.MEASURES`, or "all" but those that shuffle datapoints. Without the pwcca ones no vectors are
         computed.
+    variant : {"google", "singular"}, optional
+        Numbers as another tool, or the letter of a paper, defines them (`dsvcca.variants.VARIANTS`): measures and rank
+        rule are then those.
     ridge : float or list of float, default 0.01
         Of `ridge_cca` and `gulp`, for activations whose centred rows have a mean squared norm of 1; a list gives them a
         `ridge` dimension.
@@ -156,6 +161,19 @@ def plan_comparisons(
                     f"{r}: {r.logical_shape[0]} rows cannot be all {prod(space)} translations of some images of "
                     f"{spelled(space)}: leave rows= out"
                 )
+    if variant is not None:
+        own = variant_of(variant)
+        if own.needs_rows:
+            raise DsvccaError(
+                f"variant={variant!r} needs activations that are not centred, which bases do not keep: "
+                f"dsvcca.measure(x, y, variant={variant!r}) has it of two arrays"
+            )
+        given = {"criterion": criterion != "variance", "variance": own.variance and variance != ALL_BUT_NOISE}
+        given |= {"rank": rank is not None, "measures": own.measures != DEFAULT and measures != DEFAULT}
+        if too_much := [name for name, is_given in given.items() if is_given]:
+            raise DsvccaError(f"variant={variant!r} says {too_much[0]} itself: leave {too_much[0]}= out")
+        measures, criterion = own.measures if own.measures != DEFAULT else measures, own.criterion
+        variance = variance if own.variance is None else own.variance
     if route not in ROUTES:
         raise DsvccaError(f"route={route!r} is unknown: {nearest(route, ROUTES)}")
     if center not in ("all", "dc"):
@@ -187,8 +205,9 @@ def plan_comparisons(
         listed=("variance",) * is_list + ("ridge",) * (has_ridge and not isinstance(ridge, (int, float))),
         pairs=choose_pairs(pairs, [r.labels for r in found]),
         measures=tuple(m for m in MEASURES if m in measures),
+        variant=variant or "",
         ridges=ridges if has_ridge else (),
-        shuffles=shuffles if any(MEASURES[name].apart for name in measures) else 0,
+        shuffles=shuffles if "shuffled" in sums_of(measures) else 0,
         memory=bytes_of_memory,
         center=center,
         route=route,

@@ -22,6 +22,7 @@ from dsvcca.sums import (
     MAXIMA,
     OF_CHANCE,
     OF_COVARIANCES,
+    OF_GOOGLE,
     OF_RIDGE,
     OF_SEGMENTS,
     OF_SQUARES,
@@ -30,6 +31,7 @@ from dsvcca.sums import (
     exchanged,
     totals_of_chance,
     totals_of_covariances,
+    totals_of_google,
     totals_of_ridge,
     totals_of_values,
     totals_of_vectors,
@@ -183,14 +185,17 @@ def _totals(
         if not height:
             found.append({})
             continue
-        if wanted.isdisjoint(OF_VECTORS):
+        if wanted.isdisjoint((*OF_VECTORS, *OF_GOOGLE)):
             numbers = totals_of_values(corner, vectors="jackknife" in wanted)
         else:
             loadings = one.loadings(rule, height), other.loadings(rule, width)
             squares = not wanted.isdisjoint(OF_SQUARES)
             members = one.members, other.members
             numbers = totals_of_vectors(corner, *members, *loadings, ranks, turned_by, squares=squares)
-        rho, vectors = numbers.pop("correlations"), numbers.pop("vectors")
+        rho, a, b = numbers.pop("correlations"), numbers.pop("left"), numbers.pop("right", None)
+        if not wanted.isdisjoint(OF_GOOGLE):
+            scales = one.scales(rule, height), other.scales(rule, width)
+            numbers |= totals_of_google(rho, a, b, scales, (one.members, other.members), loadings)
         if not wanted.isdisjoint(OF_COVARIANCES):
             s_one, s_other = one.scales(rule, height), other.scales(rule, width)
             numbers |= totals_of_covariances(corner, like(s_one, corner), like(s_other, corner), wanted)
@@ -204,7 +209,7 @@ def _totals(
             if "jackknife" in wanted:
                 of_one, of_other = one.parts(rule, height), other.parts(rule, width)
                 grams = [part[0] for part in of_one], [part[0] for part in of_other]
-                numbers["jackknife"] = influences(corner, rho, vectors, own, *grams)
+                numbers["jackknife"] = influences(corner, rho, a, own, *grams)
             if "held_out" in wanted:
                 rows = ground.halves
                 halves = one.halves(rule, height, rows), other.halves(rule, width, rows)

@@ -71,9 +71,9 @@ class Clusters(NamedTuple):
 def distances(results: xr.Dataset, measure: str = "svcca", *, variance: float | None = None) -> pd.DataFrame:
     """Return how far every representation is from every other.
 
-    Similarities become 1 - similarity. `procrustes`, `procrustes_angle` and `cca_angle` are distances as they are, and
-    metrics where all pairs are looked at in one view. 1 - similarity is no metric: the triangle inequality may fail, by
-    `svcca` for instance a layer can be at no distance from two that share nothing. The angle of `cka` is one,
+    Similarities become 1 - similarity. `procrustes`, `procrustes_angle`, `cca_angle` and `gulp` are distances as they
+    are, and metrics where all pairs are looked at in one view. 1 - similarity is no metric: the triangle inequality may
+    fail, by `svcca` for instance a layer can be at no distance from two that share nothing. The angle of `cka` is one,
     ``numpy.arccos(1 - distances(results, "cka"))`` (Williams et al. 2021).
 
     Parameters

@@ -36,6 +36,12 @@ And how far sum(a rho) may be off, squared, since directions turn where correlat
 OF_SQUARES = tuple(f"{side}_{what}" for side in "xy" for what in ("weighted2", "weights2"))
 """The same with squares of what is summed over neurons."""
 
+OF_GOOGLE = ("leading", "led", *(f"{side}_google{what}" for side in "xy" for what in ("", "_weights")))
+"""sum(rho) up to LEADING of it, over how many; of each side sum(a rho), sum(a) with the weights of google/svcca."""
+
+LEADING = 0.98
+"""Share of sum(rho) that google/svcca takes its mean of."""
+
 OF_COVARIANCES = ("covariance2", "nuclear", "x_explained", "y_explained")
 """||S_x C S_y||_F^2, its nuclear norm, and what each side's neurons have in common with the other's directions."""
 
@@ -65,7 +71,7 @@ def totals_of_values(c: Array, *, vectors: bool = False) -> dict[str, Array]:
     """Return `OF_VALUES` of cross blocks (b, k_x, k_y), their correlations (b, c) and, if wanted, left vectors."""
     xp = namespace(c)
     rho, a = smaller_side(c) if vectors else (correlations_of(c), None)
-    return {"rho": xp.sum(rho, axis=-1), "rho2": xp.sum(rho * rho, axis=-1), "correlations": rho, "vectors": a}
+    return {"rho": xp.sum(rho, axis=-1), "rho2": xp.sum(rho * rho, axis=-1), "correlations": rho, "left": a}
 
 
 def totals_of_vectors(
@@ -122,7 +128,42 @@ def totals_of_vectors(
         sums += [of_x2 * rho, of_x2, of_y2 * rho, of_y2]
         names += OF_SQUARES
     found = {name: xp.sum(one, axis=-1) for name, one in zip(names, sums, strict=True)}
-    return {**found, "correlations": rho, "vectors": a}
+    return {**found, "correlations": rho, "left": a, "right": b}
+
+
+def totals_of_google(
+    rho: Array,
+    a: Array,
+    b: Array,
+    scales: tuple[NumpyArray, NumpyArray],
+    which: tuple[NumpyArray, NumpyArray],
+    loadings: tuple[Loadings, Loadings],
+) -> dict[str, Array]:
+    """Return `OF_GOOGLE` of correlations (b, c) and vectors (b, k_x, c), (b, k_y, c): zero where there are none.
+
+    Its directions are S A, without the inverse root that would make variates of them, made orthonormal one after
+    another. It adds means of neurons to them, so that for activations with means its weights follow the signs of
+    singular vectors: these are those of centred activations.
+
+    Parameters
+    ----------
+    scales : (b, k_x), (b, k_y)
+        Singular values of the directions.
+    which, loadings
+        As for `totals_of_vectors`.
+    """
+    xp = namespace(rho)
+    enough = LEADING * xp.sum(rho, axis=-1)[:, None]
+    before = xp.cumulative_sum(rho, axis=-1) - rho
+    there = xp.astype((before < enough) & (rho > 0), rho.dtype)
+    found = {"leading": xp.sum(there * rho, axis=-1), "led": xp.sum(there, axis=-1)}
+    for side, vectors, s, own, f in zip("xy", (a, b), scales, which, loadings, strict=True):
+        orthonormal = xp.linalg.qr(like(s, rho)[:, :, None] * vectors)[0]
+        weights, _ = _weights(orthonormal, own, f, False)
+        weights = weights * xp.astype(xp.any(vectors != 0, axis=-2), rho.dtype)
+        found[f"{side}_google"] = xp.sum(weights * rho, axis=-1)
+        found[f"{side}_google_weights"] = xp.sum(weights, axis=-1)
+    return found
 
 
 def totals_of_covariances(c: Array, s_x: Array, s_y: Array, wanted: Collection[str]) -> dict[str, Array]:

@@ -26,6 +26,7 @@ MATHS = [
     "sums",
     "resampling",
     "measures",
+    "variants",
     "pair",
 ]
 DATA = [

@@ -62,6 +62,7 @@ def test_the_commands_of_the_readme_run(folder):
     [
         ("views.md", ("dft (", "x_position", "r2_target_floor")),
         ("statistics.md", ("standard_error", "silhouette", "p_family")),
+        ("tools.md", ("svcca_google", "svcca_anatome")),
     ],
 )
 def test_the_examples_of_other_pages_run(tmp_path, page, said):

@@ -305,7 +305,10 @@ def test_all_measures_are_all_but_those_that_shuffle(tmp_path):
     store.write(np.random.default_rng(0).standard_normal((50, 3)), layer="a")
     plan = dsvcca.plan_comparisons(store, measures="all")
     assert plan.measures == ALL
-    assert set(MEASURES) - set(ALL) == {"svcca_shuffled", "p_shuffled"}
+    assert set(MEASURES) - set(ALL) == {
+        *("svcca_shuffled", "p_shuffled"),
+        *("svcca_google", "pwcca_google_x", "pwcca_google_y"),
+    }
     assert plan.shuffles == 0
     once = dsvcca.plan_comparisons(store, measures=["svcca_shuffled"])
     often = dsvcca.plan_comparisons(store, measures=["svcca_shuffled"], shuffles=50)
