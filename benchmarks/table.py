@@ -118,6 +118,20 @@ def growth(found: dict[str, Any]) -> Rows:
     ]
 
 
+def measures(found: dict[str, Any]) -> Rows:
+    each, whole, alone = (
+        found[name] for name in ("microseconds a pair", "ratios of whole runs", "ratios of correlations alone")
+    )
+    rows = [(f"bases of {found['representations']}", f"{found['seconds of bases']:.1f} s")]
+    for name, seconds in found["seconds of correlations"].items():
+        rows.append((f"{name} ({found['sets'][name]})", f"{seconds:.1f} s, {each[name]:.0f} µs a pair"))
+    rows += [
+        (f"**{name}**: whole run; from bases that are there", f"**{whole[name]:.2f}**; {alone[name]:.2f}")
+        for name in whole
+    ]
+    return rows
+
+
 def pair(found: dict[str, Any]) -> Rows:
     taken = found["seconds"]
     return [
@@ -203,6 +217,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], Rows]] = {
     "scale": scale,
     "growth": growth,
     "pair": pair,
+    "measures": measures,
     "drivers": drivers,
     "memory": memory,
     "accuracy": accuracy,

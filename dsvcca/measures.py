@@ -89,8 +89,8 @@ class Measure:
     by_ridge : bool
         Whether there is one of every ridge (last axis).
     apart : bool
-        Whether it is computed where it is named, and not among "all": it takes products of its own, or another tool
-        calls it so.
+        Whether it is computed where it is named, and not among "all": it takes products or solves of its own, or
+        another tool calls it so.
     """
 
     definition: str
@@ -283,6 +283,7 @@ MEASURES: dict[str, Measure] = {
         "0 on average of independent activations",
         ("held_out",),
         lambda t, s: t["held_out"] / s.fewer,
+        apart=True,
     ),
     "svcca_shuffled": Measure(
         "svcca of the same activations with the datapoints of each in an order of its own, mean of `shuffles` draws: "

@@ -183,7 +183,7 @@ def _by_segments(c: NumpyArray, u_x: NumpyArray, u_y: NumpyArray) -> dict[str, N
     halves = [Halves(gram, total, gram.shape[1], rows) for gram, total in zip(grams, sums, strict=True)]
     rho, a = smaller_side(c[None])
     return {
-        "jackknife": influences(c[None], rho, a, m, grams[:1], grams[1:])[0],
+        "jackknife": influences(c[None], rho, a, m, *([gram.reshape(len(gram), -1)] for gram in grams))[0],
         "held_out": held_out(m, halves[:1], halves[1:], rows)[0],
     }
 

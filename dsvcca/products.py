@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -24,6 +25,9 @@ from dsvcca.views import GRID
 TURNED = 1e-7
 """By how much float32 sums of products turn directions, about, where squared correlations differ by 1; their columns
 alone, rounded to float32, by a fourth of it if all of them lay in one row."""
+
+APART = 400 << 20
+"""Bytes of arrays up to which products are kept apart by segments: more of them cost more to come by than they save."""
 
 AGAIN_ROWS = 512
 """Rows of float64 columns that are there at once."""
@@ -109,6 +113,7 @@ def _groups(x: Panel, y: Panel, rows: int, budget: int, segments: int) -> Iterat
 
     That is all there are, but where one frequency alone does not fit.
     """
+    budget = min(budget, APART) if segments else budget
     of_x, of_y = ([padded(width) for width in panel.widths.sum(axis=0).tolist()] for panel in (x, y))
     a_column = max(x.bytes_a_column, y.bytes_a_column)
     solving = solve_bytes(int(x.widths.max()), int(y.widths.max()))
@@ -166,6 +171,7 @@ def _by_segments(
     segments = len(bounds) - 1
     strips = [_strips(x.ends(x_run, f), y.ends(y_run, f), wanted) for f in frequencies]
     found: list[Array] = [None for _ in frequencies]
+    begun: set[int] = set()
     itself = x is y and x_run == y_run
     sides = ((x, x_run),) if itself else ((x, x_run), (y, y_run))
     ends = [[panel.ends(run, f) for f in frequencies] for panel, run in sides]
@@ -185,10 +191,13 @@ def _by_segments(
                 u_x = u_y if itself else _some_rows(both[0], here)
                 if found[place] is None:
                     found[place] = put(np.zeros((segments, u_x.shape[1], u_y.shape[1]), dtype=np.float32))
-                _add_product(found[place][segment, :, :], u_x, u_y, strips[place])
+                is_first = segment not in begun
+                _add_product(found[place][segment, :, :], u_x, u_y, strips[place], is_first=is_first)
                 for own, columns, u in zip(parts, ends, (u_x, u_y), strict=False):
-                    for one, start, stop in zip(own[place], columns[place], columns[place][1:], strict=False):
-                        one.add(segment, u[:, int(start) : int(stop)], own_ones)
+                    sums = (own_ones @ u)[0, :]
+                    for one, (start, stop) in zip(own[place], pairwise(columns[place].tolist()), strict=True):
+                        one.add(segment, u[:, start:stop], sums[start:stop])
+            begun.add(segment)
     for place, f in enumerate(frequencies):
         turned = np.full(wanted.shape, TURNED)
         yield CrossBlock(f, x_run, y_run, found.pop(0), turned, parts[0][place], parts[-1][place])
@@ -214,24 +223,29 @@ def _strips(x_ends: NumpyArray, y_ends: NumpyArray, wanted: NumpyArray) -> list[
     return found
 
 
-def _add_product(m: Array, u_x: Array, u_y: Array, strips: list[tuple[slice, slice]]) -> Array:
-    """Return m + U_x^T U_y where it is wanted, or the product alone where m is None."""
+def _add_product(
+    m: Array, u_x: Array, u_y: Array, strips: list[tuple[slice, slice]], *, is_first: bool = False
+) -> Array:
+    """Return m + U_x^T U_y where it is wanted, or the product alone if it is the first, or where m is None."""
     xp = namespace(u_x)
     columns = u_y.shape[1]
     least = -(-SMALL // (SHAPE * u_y.shape[0] * SHAPE)) * SHAPE
     if columns < least:
         u_y = xp.concat([u_y, put(np.zeros((u_y.shape[0], least - columns), dtype=np.float32))], axis=1)
-    is_first = m is None
-    if is_first:
+    is_first = is_first or m is None
+    if m is None:
         m = put(np.empty((u_x.shape[1], columns)))
     for strip, wanted in strips:
         width = max(wanted.stop - wanted.start, least)
         start = min(wanted.start, u_y.shape[1] - width)
         left = u_x[:, strip.start : -(-strip.stop // SHAPE) * SHAPE]
         left = xp.asarray(left, copy=True) if u_x is u_y else left
-        product = xp.matmul(adjoint(left), u_y[:, start : start + width])
-        stop = min(start + width, columns)
-        here, made = (slice(strip.start, strip.start + left.shape[1]), slice(start, stop)), product[:, : stop - start]
+        right, stop = u_y[:, start : start + width], min(start + width, columns)
+        here = slice(strip.start, strip.start + left.shape[1]), slice(start, stop)
+        if is_first and isinstance(m, np.ndarray) and m.dtype == right.dtype and stop == start + width:
+            np.matmul(adjoint(left), right, out=m[here])
+            continue
+        made = xp.matmul(adjoint(left), right)[:, : stop - start]
         if is_first:
             m[here] = made
         else:

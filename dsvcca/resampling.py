@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import lcm
+from typing import Any
 
 import numpy as np
 
@@ -49,20 +50,20 @@ class Parts:
         self.grams: Array = put(np.zeros((segments, width, width), dtype=np.float32))
         self.sums: Array = put(np.zeros((segments, width), dtype=np.float32))
 
-    def add(self, segment: int, columns: Array, ones: Array) -> None:
-        """Add rows of a segment; `ones` (1, rows) is what became of (1, ..., 1) where they are mixed."""
-        xp = namespace(columns)
-        self.grams[segment, :, :] += xp.matmul(adjoint(columns), columns)
-        self.sums[segment, :] += xp.matmul(ones, columns)[0, :]
+    def add(self, segment: int, columns: Array, sums: Array) -> None:
+        """Add rows of a segment and their sums."""
+        self.grams[segment, :, :] += columns.T @ columns
+        self.sums[segment, :] += sums
 
     def of(self, k: int, weight: int, size: int) -> tuple[Array, Array]:
-        """Return Grams (segments, size, size) and sums (segments, size) of the first k directions; zero beyond."""
+        """Return Grams (segments, size size) and sums (segments, size) of the first k directions; zero beyond."""
         width = k * weight
         grams, sums = to_numpy(self.grams[:, :width, :width]), to_numpy(self.sums[:, :width])
         if weight == 2:
             grams, sums = from_pairs(grams), sums[:, 0::2] + 1j * sums[:, 1::2]
         more = size - k
-        return put(np.pad(grams, ((0, 0), (0, more), (0, more)))), put(np.pad(sums, ((0, 0), (0, more))))
+        whole = np.pad(grams, ((0, 0), (0, more), (0, more)))
+        return put(whole.reshape(len(whole), -1)), put(np.pad(sums, ((0, 0), (0, more))))
 
 
 def influences(c: Array, rho: Array, a: Array, m: Array, x_grams: Sequence[Array], y_grams: Sequence[Array]) -> Array:
@@ -77,28 +78,29 @@ def influences(c: Array, rho: Array, a: Array, m: Array, x_grams: Sequence[Array
     rho, a : (b, k_x), (b, k_x, k_x)
         Their correlations and left vectors.
     m : (b, segments, k_x, k_y)
-    x_grams, y_grams : sequence of (segments, k_x, k_x), (segments, k_y, k_y)
+    x_grams, y_grams : sequence of (segments, k_x k_x), (segments, k_y k_y)
         Of the two sides of every pair.
     """
     xp = namespace(c)
     inverse = 1 / xp.maximum(rho, xp.full_like(rho, UNSAFE))
     turn = xp.matmul(xp.matmul(a * inverse[:, None, :], adjoint(a)), c)  # A B^H
-    found = _inner(m, turn)
+    found = xp.matmul(_flat(m), _flat(turn, m.dtype)[:, :, None])[:, :, 0]
     for grams, root in ((x_grams, xp.matmul(turn, adjoint(c))), (y_grams, xp.matmul(adjoint(c), turn))):
-        own = [_inner(one[None, ...], root[i : i + 1, ...]) for i, one in enumerate(grams)]
-        found = found - xp.concat(own, axis=0) / 2
-    return found
+        flat, matmul = _flat(root, m.dtype), xp.matmul
+        # one product a pair: together they would have to be copied side by side
+        own = [matmul(one, flat[i, :]) for i, one in enumerate(grams)]
+        found = found - xp.stack(own) / 2
+    return xp.astype(found if xp.isdtype(found.dtype, "real floating") else xp.real(found), xp.float64)
 
 
-def _inner(parts: Array, whole: Array) -> Array:
-    """Return the real inner products of every part (b, segments, k, l) with (b, k, l), float64 (b, segments)."""
-    xp = namespace(parts)
-    flat = xp.reshape(parts, (*parts.shape[:2], -1))
-    column = xp.astype(xp.reshape(whole, (whole.shape[0], -1, 1)), parts.dtype)
-    if xp.isdtype(parts.dtype, "complex floating"):
-        column = xp.conj(column)
-        return xp.astype(xp.real(xp.matmul(flat, column))[..., 0], xp.float64)
-    return xp.astype(xp.matmul(flat, column)[..., 0], xp.float64)
+def _flat(m: Array, dtype: Any = None) -> Array:
+    """Return matrices (..., k, l) as rows (..., k l), in another type conjugated."""
+    xp = namespace(m)
+    flat = xp.reshape(m, (*m.shape[:-2], -1))
+    if dtype is None:
+        return flat
+    flat = xp.astype(flat, dtype)
+    return xp.conj(flat) if xp.isdtype(dtype, "complex floating") else flat
 
 
 def jackknife_error(found: NumpyArray) -> NumpyArray:
@@ -123,11 +125,11 @@ class Halves:
     """
 
     def __init__(self, grams: Array, sums: Array, k: int, rows: NumpyArray) -> None:
-        both = [
-            to_numpy(one[start::2, ...]).astype(np.result_type(to_numpy(one).dtype, np.float64)).sum(axis=0)
-            for one in (grams, sums)
-            for start in (0, 1)
-        ]
+        xp, size = namespace(grams), sums.shape[1]
+        both = []
+        for one in (xp.reshape(grams, (-1, size, size)), sums):
+            exact = to_numpy(one).astype(np.result_type(to_numpy(one).dtype, np.float64))
+            both += [exact[start::2].sum(axis=0) for start in (0, 1)]
         (train, test), self.sums = (
             (gram - np.outer(np.conj(own), own) / n for gram, own, n in zip(both[:2], both[2:], rows, strict=True)),
             np.stack(both[2:]),

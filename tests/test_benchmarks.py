@@ -16,6 +16,7 @@ NAMES = (
     "population",
     "scale",
     "growth",
+    "measures",
     "pair",
     "drivers",
     "memory",
@@ -78,6 +79,12 @@ def test_the_benchmark_of_growth_measures_the_real_path(benchmark):
     found = benchmark("growth", "--representations 6 --rows 400 --columns 40 --rank 8 --repeat 2")
     assert found["the same bits"]
     assert found["representations"] == 6
+
+
+def test_the_benchmark_of_measures_measures_the_real_path(benchmark):
+    found = benchmark("measures", "--representations 5 --rows 400 --columns 24 --rank 6 --rounds 1")
+    assert found["sets"]["svcca"] == 1
+    assert found["ratios of correlations alone"]["all, chance, errors / all"] > 0
 
 
 def test_the_benchmarks_of_one_pair_and_of_drivers_run(benchmark):

@@ -11,7 +11,7 @@ from dsvcca import nulls
 from dsvcca.measures import ALL, DEFAULT
 from dsvcca.resampling import segment_bounds
 from tests.populations import same_bits
-from tests.test_resampling import first_order, held_out
+from tests.test_resampling import first_order
 
 N = 700
 
@@ -85,7 +85,6 @@ def by_formula(x, y, variance, ridge=0.01):
         "p_value": nulls.largest_by_chance(rho[0], k, q, N - 1),
         "significant": nulls.standing_out(rho, k, q, N - 1),
         "svcca_error": first_order(u, v, segment_bounds(N, 1)),
-        "svcca_held_out": held_out(u, v, segment_bounds(N, 1)),
     }
     x_one, y_one = (one / np.sqrt(np.mean(np.sum(one**2, axis=1))) for one in (x, y))
     c_x, c_y = (one.T @ one / N + ridge * np.eye(one.shape[1]) for one in (x_one, y_one))
@@ -169,7 +168,7 @@ def test_a_plan_that_names_no_measure_has_the_default_ones(store, tmp_path):
     plan = dsvcca.plan_comparisons(store, variance=[0.9, 1.0])
     assert plan.measures == DEFAULT
     found = dsvcca.compare(plan, tmp_path / "r.zarr").load()
-    rest = [name for name in ALL if name not in ("svcca_error", "svcca_held_out")]  # which round in their own way
+    rest = [name for name in ALL if name != "svcca_error"]  # which round in their own way
     every = dsvcca.plan_comparisons(store, variance=[0.9, 1.0], measures=rest)
     both = dsvcca.compare(every, tmp_path / "all.zarr").load()
     assert same_bits(found, both[list(found.data_vars)])
@@ -254,7 +253,6 @@ INVARIANCES = {
     "p_value": (True, True, True, True, True, True),
     "significant": (True, True, True, True, True, True),
     "svcca_error": (True, True, True, True, True, True),
-    "svcca_held_out": (True, True, True, True, True, True),
 }
 """Whether a measure of x and y stays when y is changed, all non-zero directions kept: the table of docs/numbers.md."""
 

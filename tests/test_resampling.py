@@ -130,7 +130,9 @@ def test_influences_are_the_derivative(xp):
     a, rho, _ = np.linalg.svd(c, full_matrices=False)
     rows = slice(40, 90)
     parts = [(one[rows].T @ other[rows])[None] for one, other in ((u, v), (u, u), (v, v))]
-    own = influences(*(xp.asarray(one[None]) for one in (c, rho, a, parts[0])), *([xp.asarray(g)] for g in parts[1:]))
+    own = influences(
+        *(xp.asarray(one[None]) for one in (c, rho, a, parts[0])), *([xp.asarray(g.reshape(1, -1))] for g in parts[1:])
+    )
 
     def moved(e):
         g_x, g_y = np.eye(3) - e * parts[1][0], np.eye(5) - e * parts[2][0]
@@ -306,7 +308,7 @@ def test_all_measures_are_all_but_those_that_shuffle(tmp_path):
     plan = dsvcca.plan_comparisons(store, measures="all")
     assert plan.measures == ALL
     assert set(MEASURES) - set(ALL) == {
-        *("svcca_shuffled", "p_shuffled"),
+        *("svcca_held_out", "svcca_shuffled", "p_shuffled"),
         *("svcca_google", "pwcca_google_x", "pwcca_google_y"),
     }
     assert plan.shuffles == 0
