@@ -57,6 +57,7 @@ DOOR = [
     "correlate",
     "explain",
     "bases",
+    "stored",
     "compare",
 ]
 FACE = ["networks", "statistics", "plot", "demo", "cli"]
@@ -65,7 +66,7 @@ ORDER = ["errors", "progress", "blas", *MATHS, *DATA, *DOOR, *FACE]
 ALLOWED = {
     "zarr": {"files", "pieces", "foreign", "writer", "workspace"},
     "dask": {"sizes", "price", "plan", "planning", "cluster", "demo", "cli"},
-    "distributed": {"cluster", "execute", "bases", "compare", "demo", "cli"},
+    "distributed": {"cluster", "execute", "bases", "stored", "compare", "demo", "cli"},
     "torch": {"demo", "torch"},
     "fsspec": {"folders"},
     "filelock": {"folders"},

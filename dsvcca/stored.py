@@ -1,0 +1,132 @@
+"""Bases that plans left in a workspace, for analyses that need directions: no activations are read again.
+
+One basis against another at a time, in this process; what is many, numbers of pairs, is the business of `compare`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterator
+from functools import cached_property
+
+import numpy as np
+from distributed import Client
+
+from dsvcca.arrays import NumpyArray, from_pairs, inverse_cholesky, to_numpy
+from dsvcca.bases import make_bases, workspace_of
+from dsvcca.basis import Basis, RankRule
+from dsvcca.correlations import corrected
+from dsvcca.errors import DsvccaError
+from dsvcca.mixing import BLOCK, unmix
+from dsvcca.moments import grid_steps
+from dsvcca.panel import Panel
+from dsvcca.plan import Plan
+from dsvcca.products import cross_blocks
+from dsvcca.views import GRID
+from dsvcca.workspace import BasisRef, ensure_workspace
+
+
+class Stored:
+    """One basis of a workspace, as some rank rule cuts it.
+
+    Attributes
+    ----------
+    ref : BasisRef
+    rule : RankRule
+    basis : Basis
+        All that is known of it; its blocks are those of the widest rule of the plan that made it.
+    ranks : (f,) int
+        Directions that the rule keeps at each frequency.
+    """
+
+    def __init__(self, workspace: str, ref: BasisRef, rule: RankRule) -> None:
+        self.workspace, self.ref, self.rule = workspace, ref, rule
+        self.panel = Panel(workspace, (ref,), (rule,))
+        if self.panel.is_joint:
+            raise DsvccaError("route='direct' keeps no bases whose directions could be found: use route='bases'")
+        self.basis: Basis = self.panel.packs[ref.pack].basis(ref.position)
+        self.ranks: NumpyArray = self.panel.ranks[0, 0]
+
+    @property
+    def weights(self) -> NumpyArray:
+        """Directions of space that each frequency stands for, (f,) int."""
+        return self.basis.weights
+
+    @property
+    def rank(self) -> int:
+        """Kept directions, over all of space."""
+        return int(self.ranks @ self.weights)
+
+    @cached_property
+    def inverses(self) -> list[NumpyArray]:
+        """L^-1 of each frequency, (k, k): columns U L^-H are exactly orthonormal."""
+        blocks = (self.basis.blocks[f].cut(k) for f, k in enumerate(self.ranks.tolist()))
+        return [inverse_cholesky(block.cholesky) if len(block.column_sums) else block.cholesky for block in blocks]
+
+    def loadings(self, f: int) -> NumpyArray:
+        """Return F (k, c) with z = U L^-H F on the kept directions of a frequency, z the centred activations."""
+        return to_numpy(self.basis.blocks[f].cut(int(self.ranks[f])).loadings)
+
+    def whitening(self, f: int) -> NumpyArray:
+        """Return W (c, k) with z W = U L^-H: the map from centred activations to orthonormal columns."""
+        components = to_numpy(self.basis.blocks[f].cut(int(self.ranks[f])).components)
+        s = self.basis.singular_values[f, : len(components)]
+        found: NumpyArray = np.conj(components).T / (s * s) @ np.conj(self.inverses[f]).T
+        return found
+
+    def columns(self) -> Iterator[tuple[slice, list[NumpyArray]]]:
+        """Yield (rows, orthonormal columns (rows, k) of each frequency), in the order of datapoints."""
+        rows, every = self.basis.count, range(len(self.ranks))
+        [slab, _] = self.panel.slabs(range(1), every, max(min(rows, GRID), BLOCK))
+        n = float(rows)
+        for step in grid_steps(rows):
+            found = []
+            for f, u in enumerate(self.panel.fill(slab, step, range(1), every)):
+                k, weight = int(self.ranks[f]), int(self.weights[f])
+                own = to_numpy(unmix(u[: step.stop - step.start, : k * weight].astype(np.float64), step.start))
+                own = own if weight == 1 else own[:, 0::2] + 1j * own[:, 1::2]
+                sums = to_numpy(self.basis.blocks[f].column_sums)[:k]
+                found.append((own - sums / n) @ np.conj(self.inverses[f]).T)
+            yield step, found
+
+
+def cross_of(x: Stored, y: Stored, budget: int) -> list[NumpyArray]:
+    """Return the cross block (k_x, k_y) of every frequency of two bases of the same rows, of orthonormal columns."""
+    rows = x.basis.count
+    if y.basis.count != rows or len(y.ranks) != len(x.ranks):
+        raise DsvccaError(
+            f"bases of {rows} rows at {len(x.ranks)} frequencies and of {y.basis.count} rows at {len(y.ranks)} do not "
+            "meet: they were looked at in different views"
+        )
+    found: list[NumpyArray] = [np.zeros((0, 0))] * len(x.ranks)
+    for block in cross_blocks(x.panel, y.panel, rows, np.ones((1, 1), dtype=bool), budget, again=True):
+        f = block.frequency
+        weight, k, q = int(x.weights[f]), int(x.ranks[f]), int(y.ranks[f])
+        m = to_numpy(block.products)[: k * weight, : q * weight]
+        m = from_pairs(m) if weight == 2 else m
+        u, v = (to_numpy(one.basis.blocks[f].column_sums)[:r] for one, r in ((x, k), (y, q)))
+        found[f] = np.asarray(corrected(m, u, v, rows, x.inverses[f], y.inverses[f]))
+    return found
+
+
+def stored_bases(
+    plan: Plan,
+    workspace: str | os.PathLike[str] | None = None,
+    *,
+    client: Client | None = None,
+    wanted: Collection[int] | None = None,
+) -> dict[int, Stored]:
+    """Return the bases of the variants of a plan, under its widest rule, after making those that are missing.
+
+    Raises
+    ------
+    DsvccaError
+        If one cannot be made.
+    """
+    where = workspace_of(plan, workspace)
+    ensure_workspace(where)
+    needed = range(len(plan.variants)) if wanted is None else wanted
+    made = make_bases(plan, where, list(needed), client)
+    if made.failed:
+        raise DsvccaError("; ".join(made.failed.values()))
+    return {i: Stored(where, made.bases[i], plan.widest) for i in needed}
