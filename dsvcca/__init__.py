@@ -1,8 +1,8 @@
 """Compare neural-network representations by SVCCA and PWCCA, distributed and out of core.
 
 In the order of use: `create_store` and `open_store`, `dsvcca.torch.capture`, `plan_comparisons`, `compare`,
-`open_results`, `select`, `to_frame`, `dsvcca.plot`, `dsvcca.statistics`. In memory: `cca`, `svcca`, `pwcca`, `measure`;
-for maps `dft_cca`.
+`open_results`, `select`, `to_frame`, `dsvcca.plot`, `dsvcca.statistics`; `directions` of one pair. In memory: `cca`,
+`svcca`, `pwcca`, `measure`; for maps `dft_cca`.
 """
 
 from importlib import import_module as _import_module
@@ -14,6 +14,7 @@ from dsvcca.cluster import machine_of
 from dsvcca.compare import compare
 from dsvcca.correlations import CanonicalCorrelations, cca
 from dsvcca.dft import FrequencyCorrelations, dft_cca
+from dsvcca.directions import directions
 from dsvcca.errors import DsvccaError, DsvccaWarning
 from dsvcca.measures import pwcca, svcca
 from dsvcca.pair import measure
@@ -34,6 +35,7 @@ __all__ = [
     "compare",
     "create_store",
     "dft_cca",
+    "directions",
     "machine_of",
     "measure",
     "open_results",

@@ -8,7 +8,8 @@ storing U in few bits did to it (`corrected`). Its singular values are the canon
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -113,6 +114,10 @@ class CanonicalCorrelations:
     x_weights, y_weights : (c,) float64
         How much of the activations each variate accounts for, sum over neurons of |<variate, neuron>|: the weights of
         PWCCA (Morcos et al. 2018, section 3).
+    x_norms, y_norms : (p,), (q,) float64
+        Norms of the centred neurons.
+    x_loadings, y_loadings : (k, p), (k, q) float64
+        Inner products of neurons with some orthonormal basis of the kept directions.
     """
 
     correlations: Array
@@ -124,6 +129,104 @@ class CanonicalCorrelations:
     y_mean: Array
     x_weights: Array
     y_weights: Array
+    x_norms: Array
+    y_norms: Array
+    x_loadings: Array = field(repr=False)
+    y_loadings: Array = field(repr=False)
+
+    @cached_property
+    def _principal(self) -> list[tuple[Array, Array]]:
+        return [_principal(loadings) for loadings in (self.x_loadings, self.y_loadings)]
+
+    @property
+    def x_singular_values(self) -> Array:
+        """Singular values (k,) of the kept directions of centred x, largest first; s^2 / (n - 1) is a variance."""
+        return self._principal[0][0]
+
+    @property
+    def y_singular_values(self) -> Array:
+        """Those of y."""
+        return self._principal[1][0]
+
+    @property
+    def x_singular_vectors(self) -> Array:
+        """Principal directions (p, k) of x that are kept; the largest entry of each is positive."""
+        return self._principal[0][1]
+
+    @property
+    def y_singular_vectors(self) -> Array:
+        """Those of y, (q, k)."""
+        return self._principal[1][1]
+
+    def project(self, x: Array, k: int) -> Array:
+        """Return activations of x with only what its k most correlated variates hold of them, (m, p) float64.
+
+        mean + (x - mean) W G: the least squares fit of the kept part of x by those variates, in the space of neurons.
+        Variates beyond the smaller rank have no partner; they come last, in an order that means nothing.
+
+        Parameters
+        ----------
+        x : (m, p)
+            Those compared, or new ones.
+        k : int
+            1 to `x_rank`; all of them give back what the rank rule kept.
+        """
+        w, g = self._leading(k)
+        return self.x_mean + namespace(w).matmul(_project(x, self.x_mean, w, "x"), g)
+
+    def compress(self, weight: Array, bias: Array | None, k: int) -> Compressed:
+        """Return the layer after x for activations reduced to the neurons' share in k variates (Raghu et al. 2017).
+
+        Parameters
+        ----------
+        weight : (q_out, p)
+            Of the following linear layer, which computes weight x + bias.
+        bias : (q_out,) or None
+        k : int
+            1 to `x_rank`. The two new layers are smaller than the one if k < p q_out / (p + q_out).
+
+        Returns
+        -------
+        Compressed
+            ``weight (reduction x) + bias`` is what the layer gives of x projected, orthogonally, on the span of the
+            first k rows of G (`project`): what of x the variates do not hold, but lies in that span, stays in it.
+        """
+        _, g = self._leading(k)
+        xp = namespace(g)
+        weight = as_float64(weight)
+        if weight.ndim != 2 or weight.shape[1] != g.shape[1]:
+            raise DsvccaError(
+                f"weight has the shape {tuple(weight.shape)}, x has {g.shape[1]} neurons: give (outputs, neurons of x)"
+            )
+        bias = xp.zeros((weight.shape[0],), dtype=g.dtype, device=device(g)) if bias is None else as_float64(bias)
+        if bias.shape != (weight.shape[0],):
+            raise DsvccaError(f"bias has the shape {tuple(bias.shape)}, weight has {weight.shape[0]} outputs")
+        reduction = adjoint(xp.linalg.qr(adjoint(g))[0])
+        left_out = self.x_mean - xp.matmul(adjoint(reduction), xp.matmul(reduction, self.x_mean))
+        return Compressed(reduction, xp.matmul(weight, adjoint(reduction)), bias + xp.matmul(weight, left_out))
+
+    def important_neurons(self, k: int) -> Array:
+        """Return how much of each neuron of x its k most correlated variates hold, (p,) float64.
+
+        sum_i |<variate i, neuron>| / ||neuron||, between 0 (also of a dead one) and sqrt(k).
+        """
+        _, g = self._leading(k)
+        xp = namespace(g)
+        some = self.x_norms > 1e-12 * xp.max(self.x_norms)
+        norms = xp.where(some, self.x_norms, xp.ones_like(self.x_norms))
+        return xp.where(some, xp.sum(xp.abs(g), axis=0) / norms, xp.zeros_like(norms))
+
+    def _leading(self, k: int) -> tuple[Array, Array]:
+        """Return W (p, k) and G (k, p): (x - mean) W are variates of x, and variates G what they hold of it."""
+        if not isinstance(k, (int, np.integer)) or isinstance(k, bool) or not 1 <= k <= self.x_rank:
+            raise DsvccaError(f"k={k!r}: {self.x_rank} directions of x are kept, use 1 to {self.x_rank}")
+        xp = namespace(self.x_directions)
+        s, v = self.x_singular_values, self.x_singular_vectors
+        a = xp.matmul(adjoint(v * s), self.x_directions)  # (k_x, c), orthonormal columns
+        if k > a.shape[1]:  # completed
+            a = xp.concat([a, xp.linalg.qr(a, mode="complete")[0][:, a.shape[1] :]], axis=1)
+        a = a[:, :k]
+        return xp.matmul(v / s, a), xp.matmul(adjoint(a), adjoint(v * s))
 
     def variates(self, *, x: Array | None = None, y: Array | None = None) -> Array | tuple[Array, Array]:
         """Return the canonical variates of activations, new ones or those compared.
@@ -149,6 +252,14 @@ class CanonicalCorrelations:
         if of_x is not None and of_y is not None:
             return of_x, of_y
         return of_y if of_x is None else of_x
+
+
+class Compressed(NamedTuple):
+    """A linear layer in two smaller ones: x is reduced (k, p), then taken on by weight (q_out, k) and bias (q_out,)."""
+
+    reduction: Array
+    weight: Array
+    bias: Array
 
 
 def cca(x: Array, y: Array, *, variance: float = 1.0, criterion: str = "variance") -> CanonicalCorrelations:
@@ -194,13 +305,17 @@ def cca(x: Array, y: Array, *, variance: float = 1.0, criterion: str = "variance
     x, y = checked_sides(x, y)
     c, of_x, of_y = cross_block(x, y, RankRule(variance, criterion))
     warn_of_few_rows(x.shape[0], c.shape[0], c.shape[1])
+    return canonical(c, of_x, of_y)
+
+
+def canonical(c: Array, of_x: Maps, of_y: Maps) -> CanonicalCorrelations:
+    """Return what a cross block (k_x, k_y) of orthonormal columns says of the activations that maps lead to them."""
     xp = namespace(c)
     left, rho, right = xp.linalg.svd(c, full_matrices=False)
     check_excess(float(rho[0]))
     right = adjoint(right)
     x_directions = xp.matmul(adjoint(of_x.map), left)
-    largest = to_numpy(xp.argmax(xp.abs(x_directions), axis=0))
-    sign = like(np.sign(to_numpy(x_directions)[largest, np.arange(largest.size)]), x_directions)
+    sign = _signs(x_directions)
     return CanonicalCorrelations(
         correlations=xp.clip(rho, 0.0, 1.0),
         x_rank=c.shape[0],
@@ -211,7 +326,25 @@ def cca(x: Array, y: Array, *, variance: float = 1.0, criterion: str = "variance
         y_mean=of_y.mean,
         x_weights=xp.sum(xp.abs(xp.matmul(adjoint(left), of_x.loadings)), axis=1),
         y_weights=xp.sum(xp.abs(xp.matmul(adjoint(right), of_y.loadings)), axis=1),
+        x_norms=of_x.norms,
+        y_norms=of_y.norms,
+        x_loadings=of_x.loadings,
+        y_loadings=of_y.loadings,
     )
+
+
+def _principal(loadings: Array) -> tuple[Array, Array]:
+    """Return singular values (k,) and right singular vectors (p, k) of loadings (k, p), largest entries positive."""
+    xp = namespace(loadings)
+    _, s, v = xp.linalg.svd(loadings, full_matrices=False)
+    v = adjoint(v)
+    return s, v * _signs(v)
+
+
+def _signs(columns: Array) -> Array:
+    """Return the sign of the largest entry of every column."""
+    largest = to_numpy(namespace(columns).argmax(abs(columns), axis=0))
+    return like(np.sign(to_numpy(columns)[largest, np.arange(largest.size)]), columns)
 
 
 def correlations_in_memory(x: Array, y: Array, rule: RankRule) -> Array:
@@ -225,12 +358,23 @@ def correlations_in_memory(x: Array, y: Array, rule: RankRule) -> Array:
 
 
 class Maps(NamedTuple):
-    """Of one side: map (k, p) to orthonormal columns, loadings F (k, p) back, mean (p,), all singular values."""
+    """Of one side: map (k, p) to orthonormal columns, loadings F (k, p) back, mean (p,) and norms (p,) of neurons.
+
+    And all singular values that are not zero.
+    """
 
     map: Array
     loadings: Array
     mean: Array
+    norms: Array
     singular_values: NumpyArray
+
+
+def maps_of(basis: Basis, inverse: Array) -> Maps:
+    """Return the maps of a basis of one frequency, `inverse` being L^-1."""
+    first = basis.blocks[0]
+    back = adjoint(whitening(basis, 0, inverse))
+    return Maps(back, first.loadings, basis.mean[0, :], basis.neuron_norms, _not_zero(basis))
 
 
 def _not_zero(of: Basis | Spectrum) -> NumpyArray:
@@ -251,16 +395,13 @@ def cross_block(x: Array, y: Array, rule: RankRule) -> tuple[Array, Maps, Maps]:
         cross = sum(xp.matmul(adjoint(a), b) for a, b in zip(*(side.slabs() for side in sides), strict=True))
         offsets = [(side.moments.sums / n)[0, :] for side in sides]
         cross = cross - n * adjoint(offsets[0][None, :]) * offsets[1][None, :]
-        maps = [Maps(*side.maps(), side.moments.mean[0, :], _not_zero(side.spectrum)) for side in sides]
+        maps = [Maps(*side.maps(), side.moments.mean[0, :], side.norms, _not_zero(side.spectrum)) for side in sides]
         return xp.matmul(xp.matmul(maps[0].map, cross), adjoint(maps[1].map)), *maps
     (u_x, bx), (u_y, by) = (whiten_in_memory(array, rule, name) for array, name in ((x, "x"), (y, "y")))
     m = sum(xp.matmul(adjoint(u_x[step, :]), u_y[step, :]) for step in grid_steps(n))
     inverses = [inverse_cholesky(basis.blocks[0].cholesky) for basis in (bx, by)]
     c = corrected(m, bx.blocks[0].column_sums, by.blocks[0].column_sums, n, *inverses)
-    found = [
-        Maps(adjoint(whitening(basis, 0, inverse)), basis.blocks[0].loadings, basis.mean[0, :], _not_zero(basis))
-        for basis, inverse in zip((bx, by), inverses, strict=True)
-    ]
+    found = [maps_of(basis, inverse) for basis, inverse in zip((bx, by), inverses, strict=True)]
     return c, found[0], found[1]
 
 

@@ -172,11 +172,28 @@ def dft_cca(
     u_x, b_x = whiten_in_memory(x, rule, "x", view=meeting.x, center=center)
     u_y, b_y = whiten_in_memory(y, rule, "y", view=meeting.y, center=center)
     warn_of_few_rows(b_x.count, int(b_x.ranks.max()), int(b_y.ranks.max()))
+    blocks = []
+    for f, (u, v) in enumerate(zip(_cut(u_x, b_x), _cut(u_y, b_y), strict=True)):
+        m = sum(namespace(u).matmul(adjoint(u[step, :]), v[step, :]) for step in grid_steps(u.shape[0]))
+        blocks.append(from_pairs(m) if b_x.weights[f] == 2 else m)
+    return frequency_correlations(meeting.name, spaces, b_x, b_y, blocks)
+
+
+def frequency_correlations(
+    view: str, spaces: tuple[tuple[int, ...], tuple[int, ...]], b_x: Basis, b_y: Basis, products: Sequence[Array]
+) -> FrequencyCorrelations:
+    """Return what products (k_x, k_y) of the columns of two bases, as they are, say of every frequency.
+
+    Parameters
+    ----------
+    spaces : pair of tuple
+        Sizes of the maps of both sides.
+    """
     half = half_spectrum(b_x.space)
-    solved = [_solved(u, v, b_x, b_y, f) for f, (u, v) in enumerate(zip(_cut(u_x, b_x), _cut(u_y, b_y), strict=True))]
+    solved = [_solved(m, b_x, b_y, f) for f, m in enumerate(products)]
     rho, left, right, weights_x, weights_y = zip(*solved, strict=True)
     return FrequencyCorrelations(
-        view=meeting.name,
+        view=view,
         frequencies=half.bins,
         weights=half.weights,
         correlations=rho,
@@ -197,16 +214,15 @@ def _cut(columns: Array, basis: Basis) -> list[Array]:
     return [columns[:, a:b] for a, b in pairwise(ends)]
 
 
-def _solved(u: Array, v: Array, b_x: Basis, b_y: Basis, f: int) -> tuple[Array, Array, Array, Array, Array]:
+def _solved(m: Array, b_x: Basis, b_y: Basis, f: int) -> tuple[Array, Array, Array, Array, Array]:
     """Return correlations, directions (c, k) and PWCCA weights of both sides at one frequency."""
-    xp = namespace(u, v)
+    xp = namespace(m)
     one, other = b_x.blocks[f], b_y.blocks[f]
-    if not min(u.shape[1], v.shape[1]):
-        nothing = xp.zeros((0,), dtype=xp.float64, device=device(u))
+    if not min(m.shape):
+        nothing = xp.zeros((0,), dtype=xp.float64, device=device(m))
         return nothing, one.components.T[:, :0], other.components.T[:, :0], nothing, nothing
-    m = sum(xp.matmul(adjoint(u[step, :]), v[step, :]) for step in grid_steps(u.shape[0]))
     inverses = inverse_cholesky(one.cholesky), inverse_cholesky(other.cholesky)
-    c = corrected(from_pairs(m) if b_x.weights[f] == 2 else m, one.column_sums, other.column_sums, b_x.count, *inverses)
+    c = corrected(m, one.column_sums, other.column_sums, b_x.count, *inverses)
     left, rho, right = xp.linalg.svd(c, full_matrices=False)
     check_excess(float(rho[0]))
     right = adjoint(right)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterator
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -14,8 +15,8 @@ from distributed import Client
 
 from dsvcca.arrays import NumpyArray, from_pairs, inverse_cholesky, to_numpy
 from dsvcca.bases import make_bases, workspace_of
-from dsvcca.basis import Basis, RankRule
-from dsvcca.correlations import corrected
+from dsvcca.basis import RankRule
+from dsvcca.correlations import corrected, whitening
 from dsvcca.errors import DsvccaError
 from dsvcca.mixing import BLOCK, unmix
 from dsvcca.moments import grid_steps
@@ -31,21 +32,25 @@ class Stored:
 
     Attributes
     ----------
-    ref : BasisRef
-    rule : RankRule
+    panel : Panel
+        Of this basis alone.
     basis : Basis
-        All that is known of it; its blocks are those of the widest rule of the plan that made it.
-    ranks : (f,) int
-        Directions that the rule keeps at each frequency.
+        Cut to the directions that the rule keeps.
     """
 
     def __init__(self, workspace: str, ref: BasisRef, rule: RankRule) -> None:
-        self.workspace, self.ref, self.rule = workspace, ref, rule
         self.panel = Panel(workspace, (ref,), (rule,))
         if self.panel.is_joint:
             raise DsvccaError("route='direct' keeps no bases whose directions could be found: use route='bases'")
-        self.basis: Basis = self.panel.packs[ref.pack].basis(ref.position)
-        self.ranks: NumpyArray = self.panel.ranks[0, 0]
+        whole = self.panel.packs[ref.pack].basis(ref.position)
+        ranks = self.panel.ranks[0, 0]
+        blocks = [whole.blocks[f].cut(k) for f, k in enumerate(ranks.tolist())]
+        self.basis = replace(whole, ranks=ranks, blocks=blocks)
+
+    @property
+    def ranks(self) -> NumpyArray:
+        """Kept directions of each frequency, (f,) int."""
+        return self.basis.ranks
 
     @property
     def weights(self) -> NumpyArray:
@@ -55,24 +60,21 @@ class Stored:
     @property
     def rank(self) -> int:
         """Kept directions, over all of space."""
-        return int(self.ranks @ self.weights)
+        return self.basis.rank
 
     @cached_property
     def inverses(self) -> list[NumpyArray]:
         """L^-1 of each frequency, (k, k): columns U L^-H are exactly orthonormal."""
-        blocks = (self.basis.blocks[f].cut(k) for f, k in enumerate(self.ranks.tolist()))
-        return [inverse_cholesky(block.cholesky) if len(block.column_sums) else block.cholesky for block in blocks]
+        found = (block.cholesky for block in self.basis.blocks)
+        return [to_numpy(inverse_cholesky(one) if len(one) else one) for one in found]
 
     def loadings(self, f: int) -> NumpyArray:
         """Return F (k, c) with z = U L^-H F on the kept directions of a frequency, z the centred activations."""
-        return to_numpy(self.basis.blocks[f].cut(int(self.ranks[f])).loadings)
+        return to_numpy(self.basis.blocks[f].loadings)
 
     def whitening(self, f: int) -> NumpyArray:
         """Return W (c, k) with z W = U L^-H: the map from centred activations to orthonormal columns."""
-        components = to_numpy(self.basis.blocks[f].cut(int(self.ranks[f])).components)
-        s = self.basis.singular_values[f, : len(components)]
-        found: NumpyArray = np.conj(components).T / (s * s) @ np.conj(self.inverses[f]).T
-        return found
+        return to_numpy(whitening(self.basis, f, self.inverses[f]))
 
     def columns(self) -> Iterator[tuple[slice, list[NumpyArray]]]:
         """Yield (rows, orthonormal columns (rows, k) of each frequency), in the order of datapoints."""
@@ -85,27 +87,34 @@ class Stored:
                 k, weight = int(self.ranks[f]), int(self.weights[f])
                 own = to_numpy(unmix(u[: step.stop - step.start, : k * weight].astype(np.float64), step.start))
                 own = own if weight == 1 else own[:, 0::2] + 1j * own[:, 1::2]
-                sums = to_numpy(self.basis.blocks[f].column_sums)[:k]
+                sums = to_numpy(self.basis.blocks[f].column_sums)
                 found.append((own - sums / n) @ np.conj(self.inverses[f]).T)
             yield step, found
 
 
-def cross_of(x: Stored, y: Stored, budget: int) -> list[NumpyArray]:
-    """Return the cross block (k_x, k_y) of every frequency of two bases of the same rows, of orthonormal columns."""
+def products_of(x: Stored, y: Stored, budget: int) -> list[NumpyArray]:
+    """Return the products (k_x, k_y) of the columns of two bases of the same rows, as they are stored, by frequency."""
     rows = x.basis.count
     if y.basis.count != rows or len(y.ranks) != len(x.ranks):
         raise DsvccaError(
             f"bases of {rows} rows at {len(x.ranks)} frequencies and of {y.basis.count} rows at {len(y.ranks)} do not "
             "meet: they were looked at in different views"
         )
-    found: list[NumpyArray] = [np.zeros((0, 0))] * len(x.ranks)
+    found: list[NumpyArray] = [np.zeros((int(k), int(q))) for k, q in zip(x.ranks, y.ranks, strict=True)]
     for block in cross_blocks(x.panel, y.panel, rows, np.ones((1, 1), dtype=bool), budget, again=True):
         f = block.frequency
         weight, k, q = int(x.weights[f]), int(x.ranks[f]), int(y.ranks[f])
         m = to_numpy(block.products)[: k * weight, : q * weight]
-        m = from_pairs(m) if weight == 2 else m
-        u, v = (to_numpy(one.basis.blocks[f].column_sums)[:r] for one, r in ((x, k), (y, q)))
-        found[f] = np.asarray(corrected(m, u, v, rows, x.inverses[f], y.inverses[f]))
+        found[f] = from_pairs(m) if weight == 2 else m.copy()
+    return found
+
+
+def cross_of(x: Stored, y: Stored, budget: int) -> list[NumpyArray]:
+    """Return the cross block (k_x, k_y) of every frequency of two bases of the same rows, of orthonormal columns."""
+    found = []
+    for f, m in enumerate(products_of(x, y, budget)):
+        u, v = (to_numpy(one.basis.blocks[f].column_sums) for one in (x, y))
+        found.append(np.asarray(corrected(m, u, v, x.basis.count, x.inverses[f], y.inverses[f])))
     return found
 
 

@@ -479,6 +479,13 @@ class InMoments:
     condition: float
     slabs: Callable[[], Iterator[Array]]
 
+    @property
+    def norms(self) -> Array:
+        """Norms (c,) of the centred columns."""
+        xp = namespace(self.moments.gram)
+        powers = xp.linalg.diagonal(self.moments.comoment(0))
+        return xp.sqrt(xp.maximum(powers, 0.0 * powers))
+
     def maps(self) -> tuple[Array, Array]:
         """Return a map (k, c) of centred rows to orthonormal columns, and loadings F (k, c) that give them back."""
         xp = namespace(self.moments.gram)

@@ -58,6 +58,7 @@ DOOR = [
     "explain",
     "bases",
     "stored",
+    "directions",
     "compare",
 ]
 FACE = ["networks", "statistics", "plot", "demo", "cli"]
@@ -66,7 +67,7 @@ ORDER = ["errors", "progress", "blas", *MATHS, *DATA, *DOOR, *FACE]
 ALLOWED = {
     "zarr": {"files", "pieces", "foreign", "writer", "workspace"},
     "dask": {"sizes", "price", "plan", "planning", "cluster", "demo", "cli"},
-    "distributed": {"cluster", "execute", "bases", "stored", "compare", "demo", "cli"},
+    "distributed": {"cluster", "execute", "bases", "stored", "directions", "compare", "demo", "cli"},
     "torch": {"demo", "torch"},
     "fsspec": {"folders"},
     "filelock": {"folders"},
