@@ -48,6 +48,7 @@ bench: env
 	$(BIN)/python benchmarks/scale.py --folder $(FOLDER) --json benchmarks/records/scale.json
 	$(BIN)/python benchmarks/growth.py --folder $(FOLDER) --json benchmarks/records/growth.json
 	$(BIN)/python benchmarks/measures.py --json benchmarks/records/measures.json
+	$(BIN)/python benchmarks/floor.py --json benchmarks/records/floor.json
 	$(BIN)/python benchmarks/pair.py --json benchmarks/records/pair.json
 	$(BIN)/python benchmarks/memory.py --folder $(FOLDER) --json benchmarks/records/memory.json
 	$(BIN)/python benchmarks/drivers.py --json benchmarks/records/drivers.json

@@ -132,6 +132,18 @@ def measures(found: dict[str, Any]) -> Rows:
     return rows
 
 
+def floor(found: dict[str, Any]) -> Rows:
+    return [
+        (
+            f"view {view}, {one['pairs']:,} pairs: svcca; shuffled; chance",
+            f"{one['svcca, mean']:.4f}; {one['shuffled, mean']:.4f}; {one['chance, mean']:.4f}; **shuffled / chance "
+            f"{one['shuffled / chance, mean']:.4f}** (standard deviation "
+            f"{one['shuffled / chance, standard deviation']:.3f})",
+        )
+        for view, one in found["views"].items()
+    ]
+
+
 def pair(found: dict[str, Any]) -> Rows:
     taken = found["seconds"]
     return [
@@ -218,6 +230,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], Rows]] = {
     "growth": growth,
     "pair": pair,
     "measures": measures,
+    "floor": floor,
     "drivers": drivers,
     "memory": memory,
     "accuracy": accuracy,

@@ -5,7 +5,10 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+import dsvcca
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -17,6 +20,7 @@ NAMES = (
     "scale",
     "growth",
     "measures",
+    "floor",
     "pair",
     "drivers",
     "memory",
@@ -85,6 +89,15 @@ def test_the_benchmark_of_measures_measures_the_real_path(benchmark):
     found = benchmark("measures", "--representations 5 --rows 400 --columns 24 --rank 6 --rounds 1")
     assert found["sets"]["svcca"] == 1
     assert found["ratios of correlations alone"]["all, chance, errors / all"] > 0
+
+
+def test_the_benchmark_of_the_floor_measures_the_real_path(benchmark, tmp_path):
+    store = dsvcca.create_store(tmp_path / "activations.zarr", datapoints=300)
+    for seed in range(3):
+        x = np.random.default_rng(seed).standard_normal((300, 4, 4, 6))
+        store.write(x, layer="conv", seed=seed, step=1, dims="nhwc")
+    found = benchmark("floor", f"--demo {tmp_path}")
+    assert found["views"]["dft"]["shuffled / chance, mean"] == pytest.approx(1, abs=0.1)
 
 
 def test_the_benchmarks_of_one_pair_and_of_drivers_run(benchmark):

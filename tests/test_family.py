@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.linalg
+import xarray as xr
 
 import dsvcca
 from dsvcca import nulls
@@ -397,3 +398,32 @@ def test_debiased_cka_is_not_known_by_frequency(tmp_path):
     assert np.isfinite(found.gulp.values).all()
     positions = dsvcca.plan_comparisons(store, measures="all", view="positions", variance=1.0)
     assert np.isfinite(dsvcca.compare(positions, tmp_path / "p.zarr").cka_debiased.values).all()
+
+
+def test_results_alone_say_what_their_numbers_are(store, tmp_path):
+    """Measure, side, variant, rank rule, view, centring, n, ranks, precision, version, chance: from the file alone."""
+    plan = dsvcca.plan_comparisons(store, variance=[0.9, 1.0], measures=[*DEFAULT, "gulp"], ridge=0.1)
+    dsvcca.compare(plan, tmp_path / "r.zarr")
+    found = xr.open_zarr(tmp_path / "r.zarr", consolidated=False)  # by no package but xarray
+    about = found.attrs
+    assert about["variant"] == ""
+    assert about["rank_rule"][0] == "fewest directions holding 90 % of the sum of squared singular values (variance)"
+    assert about["center"] == "all"
+    assert about["datapoints"] == N
+    assert about["rows"] == N
+    assert "float32" in about["precision"]
+    assert about["dsvcca_version"] == dsvcca.__version__
+    assert about["ridge"] == [0.1]
+    assert about["views"] == ["neurons"]
+    for name in (*DEFAULT, "gulp", "rank_x", "rank_y", "view"):
+        assert len(found[name].attrs["definition"]) > 20, name
+    assert (
+        "neuron j of x|" in found.pwcca_x.attrs["definition"] or "neurons j of x" in found.pwcca_x.attrs["definition"]
+    )
+    assert "weights from y" in found.pwcca_y.attrs["definition"]
+    assert found.view.attrs["flag_definitions"]["neurons"]
+    assert (found.rank_x.values[:, :, 1] >= found.rank_x.values[:, :, 0]).all()
+    assert (found.chance.values > 0).all()
+    other = dsvcca.compare(dsvcca.plan_comparisons(store, variant="google"), tmp_path / "google.zarr")
+    assert other.attrs["variant"].startswith("google: google/svcca (commit 1f3fbf1)")
+    assert "98 %" in other.svcca_google.attrs["definition"]
