@@ -427,3 +427,20 @@ def test_results_alone_say_what_their_numbers_are(store, tmp_path):
     other = dsvcca.compare(dsvcca.plan_comparisons(store, variant="google"), tmp_path / "google.zarr")
     assert other.attrs["variant"].startswith("google: google/svcca (commit 1f3fbf1)")
     assert "98 %" in other.svcca_google.attrs["definition"]
+
+
+def test_neurons_that_are_dead_shrink_nothing(tmp_path):
+    """Rounding of a dead neuron, or of one that another repeats, is no direction that a ridge of 0 leaves whole."""
+    x, y = layers()["a"], layers()["b"]
+    doubled = np.hstack([x, x[:, :3], np.full((N, 2), 0.3)])
+    store = dsvcca.create_store(tmp_path / "s.zarr", datapoints=N)
+    for name, one in (("x", x), ("doubled", doubled), ("y", y)):
+        store.write(one, layer=name)
+    plan = dsvcca.plan_comparisons(store, measures=["gulp", "ridge_cca"], ridge=0, variance=1.0)
+    found = dsvcca.compare(plan, tmp_path / "r.zarr").load()
+    names = found.x_layer.values.tolist()
+    a, b, c = (names.index(name) for name in ("x", "doubled", "y"))
+    for measure in ("gulp", "ridge_cca"):
+        assert found[measure].values[b, c] == pytest.approx(found[measure].values[a, c], abs=1e-5)
+        own = dsvcca.measure(doubled, y, measure, ridge=0)[measure]
+        assert own == pytest.approx(found[measure].values[a, c], abs=1e-5)
