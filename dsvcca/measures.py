@@ -271,6 +271,13 @@ MEASURES: dict[str, Measure] = {
         lambda t, s: _of_all(t["surprise"], t["looked_at"]),
         kind="chance",
     ),
+    "significant_bartlett": Measure(
+        "directions that stand out by Bartlett's test of all that are left, one after another at a level of 5 % over "
+        "all frequencies (Bartlett 1947, Lawley 1959): of few directions in many rows; else it finds too many",
+        ("bartlett",),
+        lambda t, s: t["bartlett"],
+        kind="chance",
+    ),
     "svcca_error": Measure(
         "standard error of svcca: jackknife over 20 runs of datapoints, each left out in turn, to first order (Miller "
         "1974); about the kept directions, which are those of all datapoints",

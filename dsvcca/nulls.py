@@ -127,7 +127,7 @@ def standing_out(rho: Numbers, p: Numbers, q: Numbers, m: Numbers, *, beta: int 
     return found
 
 
-def bartlett(rho: Numbers, p: int, q: int, m: int) -> NumpyArray:
+def bartlett(rho: Numbers, p: Numbers, q: Numbers, m: int, beta: int = 1) -> NumpyArray:
     """Return the p-values, for i = 0, 1, ..., that correlations from the i-th on are chance: (..., c) each.
 
     Bartlett (1947) with Lawley's (1959) correction: chi-squared of (p - i)(q - i) degrees of freedom. For few
@@ -138,18 +138,20 @@ def bartlett(rho: Numbers, p: int, q: int, m: int) -> NumpyArray:
     >>> bool(bartlett(np.linalg.svd(x.T @ y, compute_uv=False), 5, 7, 59)[0] > 0.05)
     True
     """
-    statistic, freedom = bartlett_statistics(rho, p, q, m)
-    return np.asarray(chdtrc(freedom, statistic))
+    statistic, freedom = bartlett_statistics(rho, p, q, m, beta)
+    return np.asarray(np.where(freedom > 0, chdtrc(np.maximum(freedom, 1), np.maximum(statistic, 0.0)), 1.0))
 
 
-def bartlett_statistics(rho: Numbers, p: int, q: int, m: int) -> tuple[NumpyArray, NumpyArray]:
-    """Return Bartlett's statistics, (..., c), and their degrees of freedom, (c,)."""
+def bartlett_statistics(rho: Numbers, p: Numbers, q: Numbers, m: int, beta: int = 1) -> tuple[NumpyArray, NumpyArray]:
+    """Return Bartlett's statistics and their degrees of freedom, (..., c); of complex data both are twice as large."""
+    p, q = (np.asarray(one)[..., None] for one in (p, q))
     squared = np.asarray(rho, np.float64) ** 2
     c = squared.shape[-1]
     i = np.arange(c)
     logs = np.cumsum(np.log1p(-np.minimum(squared, 1 - 1e-15))[..., ::-1], axis=-1)[..., ::-1]
     inverse = np.cumsum(1 / np.maximum(squared, 1e-300), axis=-1) - 1 / np.maximum(squared, 1e-300)
-    return -(m - i - (p + q + 1) / 2 + inverse) * logs, (p - i) * (q - i)
+    scale = m - i - (p + q + (1 if beta == 1 else 0)) / 2 + inverse
+    return -beta * scale * logs, np.asarray(beta * (p - i) * (q - i) * (i < np.minimum(p, q)))
 
 
 def draw(rng: np.random.Generator, p: int, q: int, m: int, count: int) -> NumpyArray:

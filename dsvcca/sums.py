@@ -57,8 +57,11 @@ OF_SHUFFLES = ("shuffled", "exceeded")
 OF_ROWS = ("row_products",)
 """sum over rows of ||x_i||^2 ||y_i||^2, of centred activations: no cross block knows it."""
 
-OF_CHANCE = ("without_chance", "surprise", "looked_at", "standing_out")
-"""sum(rho) without what chance adds; the largest -log of a p-value, and of how many; directions that stand out."""
+OF_CHANCE = ("without_chance", "surprise", "looked_at", "standing_out", "bartlett")
+"""sum(rho) without what chance adds; the largest -log of a p-value, and of how many; directions that stand out.
+
+And those that do by Bartlett's test.
+"""
 
 LEVEL = 0.05
 """Probability with which some direction of independent data stands out."""
@@ -253,8 +256,11 @@ def totals_of_chance(
             found["surprise"] = -np.log(nulls.largest_by_chance(rho[:, 0], p, q, freedom, beta))
     if "looked_at" in wanted:
         found["looked_at"] = np.ones(len(rho))
+    level = 1 - (1 - LEVEL) ** (1 / frequencies)
+    if "bartlett" in wanted:
+        rejected = nulls.bartlett(rho, p, q, freedom, beta) <= level
+        found["bartlett"] = np.cumprod(rejected, axis=-1).sum(axis=-1).astype(np.float64)
     if "standing_out" in wanted:
-        level = 1 - (1 - LEVEL) ** (1 / frequencies)
         found["standing_out"] = nulls.standing_out(rho, p, q, freedom, beta=beta, level=level).astype(np.float64)
     return found
 

@@ -85,6 +85,7 @@ def by_formula(x, y, variance, ridge=0.01):
         "svcca_debiased": nulls.without_chance(rho, k, q, N - 1).mean(),
         "p_value": nulls.largest_by_chance(rho[0], k, q, N - 1),
         "significant": nulls.standing_out(rho, k, q, N - 1),
+        "significant_bartlett": np.cumprod(nulls.bartlett(rho, k, q, N - 1) <= 0.05).sum(),
         "svcca_error": first_order(u, v, segment_bounds(N, 1)),
     }
     x_one, y_one = (one / np.sqrt(np.mean(np.sum(one**2, axis=1))) for one in (x, y))
@@ -253,6 +254,7 @@ INVARIANCES = {
     "svcca_debiased": (True, True, True, True, True, True),
     "p_value": (True, True, True, True, True, True),
     "significant": (True, True, True, True, True, True),
+    "significant_bartlett": (True, True, True, True, True, True),
     "svcca_error": (True, True, True, True, True, True),
 }
 """Whether a measure of x and y stays when y is changed, all non-zero directions kept: the table of docs/numbers.md."""

@@ -158,3 +158,20 @@ def test_arrays_broadcast():
     np.testing.assert_array_equal(
         nulls.mean_by_chance(p, 50, 200), [[nulls.mean_by_chance(k, 50, 200) for k in r] for r in p.tolist()]
     )
+
+
+@pytest.mark.parametrize("beta", [1, 2])
+def test_bartletts_p_values_are_uniform_for_few_directions(beta):
+    rng = np.random.default_rng(0)
+
+    def columns(c):
+        x = rng.standard_normal((500, 200, c)) + (1j * rng.standard_normal((500, 200, c)) if beta == 2 else 0)
+        return np.linalg.qr(x - x.mean(axis=1, keepdims=True))[0]
+
+    u, v = columns(3), columns(4)
+    rho = np.linalg.svd(np.conj(u).swapaxes(1, 2) @ v, compute_uv=False)
+    own = nulls.bartlett(rho, np.full(500, 3), np.full(500, 4), 199, beta)
+    assert kstest(own[:, 0], "uniform").pvalue > 0.01
+    filled = nulls.bartlett(np.pad(rho, ((0, 0), (0, 2))), np.full(500, 3), np.full(500, 4), 199, beta)
+    np.testing.assert_allclose(filled[:, :3], own, rtol=1e-9)
+    np.testing.assert_array_equal(filled[:, 3:], 1)

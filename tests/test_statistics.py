@@ -77,7 +77,7 @@ def whole(found):
 
 
 def test_every_measure_has_its_kind():
-    chance = ("chance", "p_value", "significant", "svcca_error", "svcca_shuffled", "p_shuffled")
+    chance = ("chance", "p_value", "significant", "significant_bartlett", "svcca_error", "svcca_shuffled", "p_shuffled")
     assert sorted([*SIMILARITIES, *DISTANCES, *SIDED, *chance]) == sorted(MEASURES)
     assert all(MEASURES[name].kind == "chance" for name in chance)
 
