@@ -52,6 +52,8 @@ def maps(count: int, n: int, side: int, c: int) -> tuple[int, int, Make, dict[st
     return count, n, make, {"dims": "nhwc"}
 
 
+ERRORS = ["svcca", "svcca_error", "svcca_held_out"]
+
 CASES: dict[str, tuple[tuple[int, int, Make, dict[str, Any]], dict[str, Any]]] = {
     "dense, 256 columns, 30 kept": (dense(256, 10_000, 256, 30), {}),
     "dense, 256 columns, 85 kept": (dense(160, 10_000, 256, 85), {}),
@@ -59,9 +61,13 @@ CASES: dict[str, tuple[tuple[int, int, Make, dict[str, Any]], dict[str, Any]]] =
     "dense, 64 columns, PWCCA": (dense(400, 5_000, 64, 20), {}),
     "dense, one keeps far more": (one_of(120, 5_000, 256, 20), {}),
     "dense, 1024 columns": (dense(40, 8_000, 1024, 100), {}),
+    "dense, 85 kept, errors": (dense(160, 10_000, 256, 85), {"measures": ERRORS}),
+    "dense, all kept, errors": (dense(24, 10_000, 256, 256), {"variance": 1.0, "measures": ERRORS}),
+    "dense, shuffled": (dense(160, 10_000, 256, 30), {"measures": ["svcca_shuffled"]}),
     "a wide one, 4096 columns": (dense(6, 10_000, 4096, 60), {"memory": "2.5 GiB"}),
     "more columns than rows": (dense(6, 2_000, 12_000, 40), {}),
     "maps 8 x 8 x 32": (maps(12, 4_000, 8, 32), {"variance": 0.5}),
+    "maps 8 x 8 x 32, errors": (maps(12, 4_000, 8, 32), {"variance": 0.5, "measures": ERRORS}),
     "maps 16 x 16 x 32": (maps(3, 20_000, 16, 32), {"variance": 0.5}),
     "maps 16 x 16 x 32, in segments": (
         maps(3, 20_000, 16, 32),

@@ -23,7 +23,9 @@ from dsvcca.pairs import RULES
 from dsvcca.passes import Pass
 from dsvcca.price import BasisWork, Price, Together, Work, price, spelled_time
 from dsvcca.sizes import (
+    APART,
     PROCESS,
+    STACKS,
     USABLE,
     basis_memory,
     block_bytes,
@@ -32,6 +34,7 @@ from dsvcca.sizes import (
     holds_whole,
     moments_bytes,
     padded,
+    parts_bytes,
     projection_memory,
     segment_memory,
     solve_bytes,
@@ -88,7 +91,8 @@ class Plan(Layout):
                 itself = one.x == one.y
                 passes.append(self._together(one, x, y))
                 read += 0 if self.direct else 4 * one.rows * int(x.sum() + (0 if itself else y.sum()))
-                memory = max(memory, min(self._tile_memory(one, k), self.tile_budget) + self.budget - self.tile_budget)
+                needed = min(self._tile_memory(one, k), self.tile_budget)
+                memory = max(memory, needed + self.budget - self.tile_budget)
             arrays = 2 + sum(len(self.ridges) if name in BY_RIDGE else 1 for name in self.measures)
             written += 8 * arrays * len(self.rules) * 2 * self.panel**2
         return Work(
@@ -123,7 +127,13 @@ class Plan(Layout):
         # On the direct route cross blocks are there already, and no columns.
         rows = 0 if self.direct else one.rows
         right = None if one.x == one.y else columns[1]
-        return tile_memory(columns[0], right, rows, blocks, self.segments_of_rows)
+        if not self.segments_of_rows:
+            return tile_memory(columns[0], right, rows, blocks)
+        segments, widest = self.segments_of_rows, padded(max(largest))
+        parts = parts_bytes(2 * widest, widest, segments)
+        least = tile_memory([widest], [widest], rows, blocks + parts, segments)
+        parts = parts_bytes(max(columns[0]) + (0 if right is None else max(right)), widest, segments)
+        return min(tile_memory(columns[0], right, rows, blocks + parts, segments), max(least, APART)) + STACKS
 
     def _together(self, one: Pass, x: NumpyArray, y: NumpyArray) -> Together:
         """Return comparisons that share their ground as integers; x and y are the ranks of both sides."""
@@ -194,7 +204,9 @@ class Plan(Layout):
                 k = min(ranks[i], size.columns)
                 weight = 2 if size.space else 1
                 blocks = 2 * block_bytes(k, size.columns, weight) + solve_bytes(k * weight, k * weight)
-                needed = max(needed, tile_memory([k * weight], [k * weight], size.rows, blocks))
+                width, segments = k * weight, self.segments_of_rows
+                blocks += parts_bytes(2 * width, width, segments)
+                needed = max(needed, tile_memory([width], [width], size.rows, blocks, segments))
             representation = self.representations[variant.representation]
             other = "; or use route='bases'" if self.direct and self.route == "auto" else ""
             if 3 * size.unit > self.budget // 2:

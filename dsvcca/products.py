@@ -19,15 +19,12 @@ from dsvcca.mixing import mixed_ones, unmix
 from dsvcca.moments import grid_steps
 from dsvcca.panel import ROWS, Panel, Shuffled, read_slabs
 from dsvcca.resampling import Parts, are_whole_blocks
-from dsvcca.sizes import SHAPE, SLACK, STRIP, padded, solve_bytes, tile_memory
+from dsvcca.sizes import APART, SHAPE, SLACK, STACKS, STRIP, padded, parts_bytes, solve_bytes, tile_memory
 from dsvcca.views import GRID
 
 TURNED = 1e-7
 """By how much float32 sums of products turn directions, about, where squared correlations differ by 1; their columns
 alone, rounded to float32, by a fourth of it if all of them lay in one row."""
-
-APART = 400 << 20
-"""Bytes of arrays up to which products are kept apart by segments: more of them cost more to come by than they save."""
 
 AGAIN_ROWS = 512
 """Rows of float64 columns that are there at once."""
@@ -113,14 +110,16 @@ def _groups(x: Panel, y: Panel, rows: int, budget: int, segments: int) -> Iterat
 
     That is all there are, but where one frequency alone does not fit.
     """
-    budget = min(budget, APART) if segments else budget
+    budget = min(budget - STACKS, APART) if segments else budget
     of_x, of_y = ([padded(width) for width in panel.widths.sum(axis=0).tolist()] for panel in (x, y))
     a_column = max(x.bytes_a_column, y.bytes_a_column)
+    widest = max(int(x.widths.max()), int(y.widths.max()))
     solving = solve_bytes(int(x.widths.max()), int(y.widths.max()))
 
     def needed(group: slice) -> int:
         left, right = of_x[group], of_y[group]
         blocks = solving + int(a_column * (max(left) + max(right)))
+        blocks += parts_bytes(max(left) + max(right), widest, segments)
         return tile_memory(left, None if x is y else right, rows, blocks, segments)
 
     start = 0
@@ -131,7 +130,8 @@ def _groups(x: Panel, y: Panel, rows: int, budget: int, segments: int) -> Iterat
         most = max(of_x[start:stop] + of_y[start:stop])
         if needed(slice(start, stop)) > budget:
             while most > SHAPE:
-                if tile_memory([most], [most], rows, solving + int(2 * a_column * most), segments) <= budget:
+                blocks = solving + int(2 * a_column * most) + parts_bytes(2 * most, widest, segments)
+                if tile_memory([most], [most], rows, blocks, segments) <= budget:
                     break
                 most = most * 7 // 8
         yield range(start, stop), most

@@ -26,6 +26,12 @@ SLACK = 16
 STRIP = 512
 """Columns of one side in one matrix product."""
 
+APART = 400 << 20
+"""Bytes of arrays up to which products are kept apart by segments: more of them cost more to come by than they save."""
+
+STACKS = 16 << 20
+"""Bytes of products by segments that are solved together."""
+
 PROCESS = 184 << 20
 """Bytes of a worker process before it holds any array."""
 
@@ -273,6 +279,11 @@ def block_bytes(rank: int, columns: int, weight: int) -> int:
 def solve_bytes(k_x: int, k_y: int) -> int:
     """Return the bytes of one comparison while it is solved, with vectors: fourteen matrices were counted."""
     return 8 * 14 * k_x * k_y
+
+
+def parts_bytes(columns: int, widest: int, segments: int) -> int:
+    """Return the bytes of Grams by segments, twice, of bases with so many columns together, `widest` each at most."""
+    return 2 * 4 * segments * columns * widest
 
 
 def transform_flops(size: Size) -> float:

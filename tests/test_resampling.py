@@ -171,7 +171,7 @@ def test_maps_have_errors_over_all_frequencies(tmp_path):
 
 def test_positions_are_left_out_with_their_datapoint(tmp_path):
     """Repeating every row says nothing new: the error stays."""
-    x, y = planted(300, [0.8, 0.4], more=1)
+    x, y = planted(310, [0.8, 0.4], more=1)
     once = compared(tmp_path / "once", [x, y])
     often = compared(tmp_path / "often", [np.repeat(one[:, None], 7, axis=1) for one in (x, y)], "ntd")
     assert often.svcca_error.values[0, 1] == pytest.approx(once.svcca_error.values[0, 1], rel=1e-4)
