@@ -1,8 +1,8 @@
 """Compare neural-network representations by SVCCA and PWCCA, distributed and out of core.
 
 In the order of use: `create_store` and `open_store`, `dsvcca.torch.capture`, `plan_comparisons`, `compare`,
-`open_results`, `select`, `to_frame`, `dsvcca.plot`, `dsvcca.statistics`; `directions` of one pair. In memory: `cca`,
-`svcca`, `pwcca`, `measure`; for maps `dft_cca`.
+`open_results`, `select`, `to_frame`, `dsvcca.plot`, `dsvcca.statistics`. From the bases that plans leave:
+`directions`, `signal_and_noise`, `shared_subspace`. In memory: `cca`, `svcca`, `pwcca`, `measure`; for maps `dft_cca`.
 """
 
 from importlib import import_module as _import_module
@@ -21,8 +21,10 @@ from dsvcca.pair import measure
 from dsvcca.plan import Plan
 from dsvcca.planning import plan_comparisons
 from dsvcca.results import open_results
+from dsvcca.shared import SharedSubspace, shared_subspace
 from dsvcca.store import Store, create_store, open_store
 from dsvcca.tables import select, to_frame
+from dsvcca.training import signal_and_noise
 
 __all__ = [
     "CanonicalCorrelations",
@@ -30,6 +32,7 @@ __all__ = [
     "DsvccaWarning",
     "FrequencyCorrelations",
     "Plan",
+    "SharedSubspace",
     "Store",
     "cca",
     "compare",
@@ -44,6 +47,8 @@ __all__ = [
     "plot",
     "pwcca",
     "select",
+    "shared_subspace",
+    "signal_and_noise",
     "statistics",
     "svcca",
     "to_frame",

@@ -8,11 +8,13 @@ distribution of the largest is known exactly. Functions take arrays that broadca
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache, lru_cache
 
 import numpy as np
 from numpy.polynomial import legendre
 from scipy.interpolate import CubicSpline, PchipInterpolator
+from scipy.optimize import minimize_scalar
 from scipy.special import airy, chdtrc
 
 from dsvcca.arrays import NumpyArray
@@ -67,6 +69,25 @@ def mean_by_chance(p: Numbers, q: Numbers, m: Numbers, beta: int = 1) -> NumpyAr
     for place in map(tuple, np.argwhere(few)):
         found[place] = _sum_by_chance(int(p[place]), int(q[place]), int(m[place]), beta) / p[place]
     return found
+
+
+def largest_eigenvalue_by_chance(ranks: Sequence[int] | NumpyArray, m: float) -> float:
+    """Return the largest eigenvalue of a sum of projections on independent subspaces of these ranks, all of them large.
+
+    The right edge of their free sum (Voiculescu 1986). For N of one rank it is 1 + (N - 2) g + 2 sqrt((N - 1) g (1 -
+    g)) with g = rank / m; for two of any ranks 1 + the largest correlation of `edges`.
+
+    >>> round(largest_eigenvalue_by_chance([50, 50, 50], 1000), 4)
+    1.6664
+    """
+    g = np.asarray(ranks, np.float64) / m
+    # At Cauchy transform 1 / u the inverse is this convex function of u, whose minimum is the edge.
+    cosine, squared_sine = 1 - 2 * g, 4 * g * (1 - g)
+
+    def inverse(u: float) -> float:
+        return float(u + np.sum(1 - u + np.sqrt((u - cosine) ** 2 + squared_sine)) / 2)
+
+    return float(minimize_scalar(inverse, bounds=(0, 1 + len(g) ** 0.5), method="bounded", options={"xatol": 1e-9}).fun)
 
 
 def without_chance(rho: Numbers, p: Numbers, q: Numbers, m: Numbers) -> NumpyArray:

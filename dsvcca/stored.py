@@ -139,3 +139,32 @@ def stored_bases(
     if made.failed:
         raise DsvccaError("; ".join(made.failed.values()))
     return {i: Stored(where, made.bases[i], plan.widest) for i in needed}
+
+
+def basis_of_each(
+    plan: Plan, workspace: str | os.PathLike[str] | None = None, *, client: Client | None = None
+) -> list[Stored]:
+    """Return the one basis of every representation of a plan, in its order; parameters as `stored_bases`.
+
+    Raises
+    ------
+    DsvccaError
+        If representations are seen by frequency, or one of them in several views; or if a basis cannot be made.
+    """
+    variant: dict[int, int] = {}
+    for i, (own, size) in enumerate(zip(plan.variants, plan.sizes, strict=True)):
+        representation = plan.representations[own.representation]
+        if size.space:
+            raise DsvccaError(
+                f"{representation} is seen by frequency (view {own.view.name!r}), where directions of different "
+                "frequencies do not meet: give view='mean', or another that does not transform"
+            )
+        if own.representation in variant:
+            other = plan.variants[variant[own.representation]].view.name
+            raise DsvccaError(
+                f"{representation} is seen as {other!r} by some and as {own.view.name!r} by others, which are other "
+                "directions: give one view= that fits all, such as 'mean', or select() layers of one kind"
+            )
+        variant[own.representation] = i
+    found = stored_bases(plan, workspace, client=client)
+    return [found[variant[i]] for i in range(len(plan.representations))]
