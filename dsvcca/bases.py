@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,27 @@ from dsvcca.workspace import BasisRef, Pack, Receipt, find_bases
 def workspace_of(plan: Plan, workspace: str | os.PathLike[str] | None) -> str:
     """Return where the bases of a plan are kept: by default beside its store."""
     return str(folders.reach(workspace or f"{plan.store.rstrip('/')}.workspace", "workspace"))
+
+
+def places_of(plan: Plan, workspace: str) -> dict[str, Path]:
+    """Return a file of every place that workers have to see."""
+    first = folders.at(plan.representations[0].array, "store")
+    described = [first.parent / "zarr.json", *(first / name for name in ("zarr.json", ".zarray"))]
+    return {
+        "store": next(path for path in described if folders.exists(path)),
+        "workspace": folders.at(workspace, "workspace") / "zarr.json",
+    }
+
+
+def check_memory(plan: Plan, client: Client) -> None:
+    """Raise if the workers have less memory than the plan counts on."""
+    memory = cluster.memory_of_a_thread(client)
+    if memory is not None and memory < plan.memory:
+        raise DsvccaError(
+            f"the plan counts on {plan.memory / 2**30:.2f} GiB a worker thread, the cluster's smallest has "
+            f"{memory / 2**30:.2f} GiB: plan with memory='{memory / 2**30:.2f} GiB', or start workers with fewer "
+            "threads or more memory"
+        )
 
 
 @contextmanager

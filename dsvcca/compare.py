@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from importlib.metadata import version
 from math import prod
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ import xarray as xr
 from distributed import Client
 
 from dsvcca import cluster, commits, execute, files, filling, folders, results
-from dsvcca.bases import learn, make_bases, partials_held, workspace_of
+from dsvcca.bases import check_memory, learn, make_bases, partials_held, places_of, workspace_of
 from dsvcca.correlate import BasisPairs, CorrelateTask, correlate
 from dsvcca.dataset import BETWEEN
 from dsvcca.errors import DsvccaError, DsvccaWarning
@@ -114,8 +113,9 @@ def _compared(
     if needed:
         ensure_workspace(where)
         if client is not None:
-            _check_memory(plan, client)
-            stack.enter_context(cluster.taking_part(client, _places(plan, root, where)))
+            check_memory(plan, client)
+            places = {**places_of(plan, where), "results": root / commits.COMMITS / "zarr.json"}
+            stack.enter_context(cluster.taking_part(client, places))
     while needed:
         made = make_bases(plan, where, sorted(needed), client)
         bases = made.bases
@@ -149,17 +149,6 @@ def _compared(
     if left := results.what_is_missing(root):  # whatever was said by tasks: what counts is on storage
         raise DsvccaError(f"'{root}' is not complete: {left}; run the same line again")
     return results.open_results(root)
-
-
-def _places(plan: Plan, root: Path, workspace: str) -> dict[str, Path]:
-    """Return a file of every place that workers have to see."""
-    first = folders.at(plan.representations[0].array, "store")
-    described = [first.parent / "zarr.json", *(first / name for name in ("zarr.json", ".zarray"))]
-    return {
-        "store": next(path for path in described if folders.exists(path)),
-        "workspace": folders.at(workspace, "workspace") / "zarr.json",
-        "results": root / commits.COMMITS / "zarr.json",
-    }
 
 
 def _needed(begun: filling.Begun, learned: Mapping[str, Any]) -> set[int]:
@@ -333,14 +322,3 @@ def target_tasks(begun: filling.Begun, workspace: str, bases: dict[int, BasisRef
         )
         for missing in begun.panels
     ]
-
-
-def _check_memory(plan: Plan, client: Client) -> None:
-    """Raise if the workers have less memory than the plan counts on."""
-    memory = cluster.memory_of_a_thread(client)
-    if memory is not None and memory < plan.memory:
-        raise DsvccaError(
-            f"the plan counts on {plan.memory / 2**30:.2f} GiB a worker thread, the cluster's smallest has "
-            f"{memory / 2**30:.2f} GiB: plan with memory='{memory / 2**30:.2f} GiB', or start workers with fewer "
-            "threads or more memory"
-        )

@@ -263,3 +263,15 @@ def test_directions_in_other_views(store):
 def test_directions_that_cannot_be_are_refused(store, x, y, options, message):
     with pytest.raises(dsvcca.DsvccaError, match=message):
         dsvcca.directions(store, x, y, **options)
+
+
+def test_workers_that_make_missing_bases_are_checked(store, tmp_path):
+    """And the numbers are those that this process finds."""
+    from dsvcca.cluster import local_client
+
+    refused = pytest.raises(dsvcca.DsvccaError, match="the cluster's smallest has 0.50 GiB")
+    with local_client(1, "512 MiB") as client, refused:
+        dsvcca.directions(store, X, Y, client=client, workspace=tmp_path / "w")
+    with local_client(1, "1 GiB") as client:
+        found = dsvcca.directions(store, X, Y, client=client, workspace=tmp_path / "w")
+    np.testing.assert_array_equal(found.correlations, dsvcca.directions(store, X, Y).correlations)
