@@ -12,7 +12,7 @@ from dsvcca.arrays import NumpyArray, library
 from dsvcca.basis import RankRule
 from dsvcca.commits import MIRRORED, Sheet, doubt_before, is_committed, read_tile, tile_keys, unpacked, write_tile
 from dsvcca.dataset import BY_FREQUENCY, RANKS, VIEW
-from dsvcca.measures import AGAIN, BY_RIDGE, Sides, doubt_of, measures_of, sums_of
+from dsvcca.measures import AGAIN, BY_RIDGE, Side, Sides, doubt_of, measures_of, sums_of
 from dsvcca.nulls import mean_by_chance
 from dsvcca.panel import Panel, Shuffled
 from dsvcca.products import CrossBlock, cross_blocks, row_products
@@ -156,31 +156,36 @@ def _compared(task: CorrelateTask, pairs: BasisPairs, wanted: NumpyArray) -> tup
     if "row_products" in totals:
         known = not x.is_joint and len(x.weights) == 1
         totals["row_products"][:] = row_products(x, y, pairs.rows)[..., None] if known else np.nan
-    ranks = [np.sum(panel.ranks * panel.weights, axis=2) for panel in (x, y)]
-    both = np.broadcast_arrays(ranks[0][:, None, :], ranks[1][None, :, :])
-    by_chance = _by_chance(x, y, pairs.freedom, wanted) if "chance" in task.measures else np.asarray(np.nan)
     sides = Sides(
-        x_rank=both[0],
-        y_rank=both[1],
-        x_scale=x.scales[:, None, None],
-        y_scale=y.scales[None, :, None],
-        x_power=x.powers[0][:, None, None],
-        y_power=y.powers[0][None, :, None],
-        x_power2=x.powers[1][:, None, None],
-        y_power2=y.powers[1][None, :, None],
-        x_rows2=x.rows2[:, None, None],
-        y_rows2=y.rows2[None, :, None],
-        x_shrunk4=x.shrunk4[:, None, None, :],
-        y_shrunk4=y.shrunk4[None, :, None, :],
+        x=_side(x, 0, shape),
+        y=_side(y, 1, shape),
         rows=pairs.rows,
+        by_chance=_by_chance(x, y, pairs.freedom, wanted) if "chance" in task.measures else np.asarray(np.nan),
         shuffles=task.shuffles,
-        by_chance=by_chance,
     )
     with np.errstate(invalid="ignore"):  # 0 / 0 where no comparison was asked for
-        found = {**measures_of(totals, sides), **dict(zip(RANKS, both, strict=True))}
+        found = {**measures_of(totals, sides), **dict(zip(RANKS, (sides.x.rank, sides.y.rank), strict=True))}
     found |= {name: found[name].swapaxes(-1, -2) for name in BY_RIDGE if name in found}
     doubt = float(np.max(doubt_of(totals)[wanted], initial=0.0)) if "x_doubt" in totals else 0.0
     return {**found, BY_FREQUENCY: means}, doubt
+
+
+def _side(panel: Panel, axis: int, shape: tuple[int, ...]) -> Side:
+    """Return what there is of a panel on one side of comparisons (x, y, rules)."""
+    ranks = np.sum(panel.ranks * panel.weights, axis=2)
+
+    def along(values: NumpyArray, more: int = 1) -> NumpyArray:
+        found: NumpyArray = np.expand_dims(values, (1 - axis, *range(2, 2 + more)))
+        return found
+
+    return Side(
+        rank=np.broadcast_to(np.expand_dims(ranks, 1 - axis), shape),
+        power=along(panel.powers[0]),
+        power2=along(panel.powers[1]),
+        rows2=along(panel.rows2),
+        shrunk4=along(panel.shrunk4),
+        scale=along(panel.scales),
+    )
 
 
 def _by_chance(x: Panel, y: Panel, freedom: int, wanted: NumpyArray) -> NumpyArray:

@@ -22,51 +22,57 @@ Totals = Mapping[str, Array]
 
 
 @dataclass(frozen=True)
-class Sides:
-    """What comparisons are between, beside their sums: arrays that broadcast against those.
+class Side:
+    """One side of comparisons, beside their sums: arrays that broadcast against those.
 
     Attributes
     ----------
-    x_rank, y_rank
-        K of each side.
-    x_scale, y_scale
-        Largest singular value of all of X and of all of Y: sums are of activations divided by them.
-    x_power, y_power
-        ||X||_F^2 and ||Y||_F^2 of those: of everything, not of the kept directions alone.
-    x_power2, y_power2
-        ||X^T X||_F^2 and ||Y^T Y||_F^2 of those.
-    x_rows2, y_rows2
-        Sums of the squared squared norms of the rows of those, sum ||x_i||^4.
-    x_shrunk4, y_shrunk4
+    rank
+        K.
+    power, power2
+        ||X||_F^2 and ||X^T X||_F^2 of the activations over their scale: of everything, not of the kept directions
+        alone.
+    rows2
+        Sum over their rows of ||x_i||^4.
+    shrunk4
         Of each ridge (last axis) the sum of D^4 over all directions, D = s / sqrt(s^2 + ridge ||X||_F^2).
-    rows
-        n.
-    shuffles
-        How often datapoints were shuffled.
-    by_chance
-        Mean correlation that independent data would show.
+    scale
+        Largest singular value of X: sums are of activations divided by it.
     """
 
-    x_rank: Array
-    y_rank: Array
-    x_scale: Array = np.nan
-    y_scale: Array = np.nan
-    x_power: Array = np.nan
-    y_power: Array = np.nan
-    x_power2: Array = np.nan
-    y_power2: Array = np.nan
-    x_rows2: Array = np.nan
-    y_rows2: Array = np.nan
-    x_shrunk4: Array = np.nan
-    y_shrunk4: Array = np.nan
-    rows: int = 0
-    shuffles: int = 1
-    by_chance: Array = np.nan
+    rank: Array
+    power: Array
+    power2: Array
+    rows2: Array
+    shrunk4: Array
+    scale: Array = 1.0
+
+
+@dataclass(frozen=True)
+class Sides:
+    """What comparisons are between.
+
+    Attributes
+    ----------
+    x, y : Side
+    rows
+        n.
+    by_chance
+        Mean correlation that independent data would show.
+    shuffles
+        How often datapoints were shuffled.
+    """
+
+    x: Side
+    y: Side
+    rows: int
+    by_chance: Array
+    shuffles: int
 
     @property
     def fewer(self) -> Array:
         """min(K_x, K_y)."""
-        return np.minimum(self.x_rank, self.y_rank)
+        return np.minimum(self.x.rank, self.y.rank)
 
 
 @dataclass(frozen=True)
@@ -108,9 +114,9 @@ def _angle(cosine: Array) -> Array:
 
 def _distance(nuclear: Array, s: Sides) -> Array:
     """Return sqrt(||X||^2 + ||Y||^2 - 2 ||Y^T X||_*) in the units of the activations."""
-    larger = np.maximum(s.x_scale, s.y_scale)
-    x, y = s.x_scale / larger, s.y_scale / larger
-    return larger * np.sqrt(np.maximum(x * x * s.x_power + y * y * s.y_power - 2 * x * y * nuclear, 0.0))
+    larger = np.maximum(s.x.scale, s.y.scale)
+    x, y = s.x.scale / larger, s.y.scale / larger
+    return larger * np.sqrt(np.maximum(x * x * s.x.power + y * y * s.y.power - 2 * x * y * nuclear, 0.0))
 
 
 def _hsic(covariance2: Array, rows2: Array, x_power: Array, y_power: Array, n: int) -> Array:
@@ -122,13 +128,10 @@ def _hsic(covariance2: Array, rows2: Array, x_power: Array, y_power: Array, n: i
 
 
 def _debiased(t: Totals, s: Sides) -> Array:
-    own = [
-        _hsic(power2, rows2, power, power, s.rows)
-        for power2, rows2, power in ((s.x_power2, s.x_rows2, s.x_power), (s.y_power2, s.y_rows2, s.y_power))
-    ]
+    own = [_hsic(one.power2, one.rows2, one.power, one.power, s.rows) for one in (s.x, s.y)]
     both = np.asarray(own[0] * own[1])
     scale = np.sqrt(both, where=both > 0, out=np.full_like(both, np.nan))
-    return _hsic(t["covariance2"], t["row_products"], s.x_power, s.y_power, s.rows) / scale
+    return _hsic(t["covariance2"], t["row_products"], s.x.power, s.y.power, s.rows) / scale
 
 
 def _of_all(surprise: Array, count: Array) -> Array:
@@ -172,7 +175,7 @@ def _r2(side: str, other: str) -> Measure:
         f"share of the variance of {side} that linear regression on the kept directions of {other} explains, "
         f"||U_{other}^T {side.upper()}||_F^2 / ||{side.upper()}||_F^2 (Kornblith et al. 2019, section 4.1)",
         (f"{side}_explained",),
-        lambda t, s: t[f"{side}_explained"] / getattr(s, f"{side}_power"),
+        lambda t, s: t[f"{side}_explained"] / getattr(s, side).power,
         of_kept=False,
     )
 
@@ -210,7 +213,7 @@ MEASURES: dict[str, Measure] = {
     "cka": Measure(
         "linear centred kernel alignment, ||Y^T X||_F^2 / (||X^T X||_F ||Y^T Y||_F) (Kornblith et al. 2019, section 3)",
         ("covariance2",),
-        lambda t, s: t["covariance2"] / np.sqrt(s.x_power2 * s.y_power2),
+        lambda t, s: t["covariance2"] / np.sqrt(s.x.power2 * s.y.power2),
         of_kept=False,
     ),
     "cka_debiased": Measure(
@@ -231,7 +234,7 @@ MEASURES: dict[str, Measure] = {
         "GULP distance, the square root of sum(D_x^4) + sum(D_y^4) - 2 ||D_x C D_y||_F^2, D as of ridge_cca: how "
         "differently ridge regressions on x and y predict, a metric (Boix-Adsera et al. 2022)",
         ("ridge2",),
-        lambda t, s: np.sqrt(np.maximum(s.x_shrunk4 + s.y_shrunk4 - 2 * t["ridge2"], 0.0)),
+        lambda t, s: np.sqrt(np.maximum(s.x.shrunk4 + s.y.shrunk4 - 2 * t["ridge2"], 0.0)),
         of_kept=False,
         by_ridge=True,
         kind="distance",
@@ -248,7 +251,7 @@ MEASURES: dict[str, Measure] = {
         "angular Procrustes distance, arccos of ||Y^T X||_* / (||X||_F ||Y||_F): radians, a metric (Williams et al. "
         "2021)",
         ("nuclear",),
-        lambda t, s: _angle(t["nuclear"] / np.sqrt(s.x_power * s.y_power)),
+        lambda t, s: _angle(t["nuclear"] / np.sqrt(s.x.power * s.y.power)),
         of_kept=False,
         kind="distance",
     ),
@@ -256,7 +259,7 @@ MEASURES: dict[str, Measure] = {
         "angular distance of whitened activations, arccos of sum(rho) / sqrt(rank_x rank_y): radians, a metric "
         "(Williams et al. 2021)",
         ("rho",),
-        lambda t, s: _angle(t["rho"] / np.sqrt(s.x_rank * s.y_rank)),
+        lambda t, s: _angle(t["rho"] / np.sqrt(s.x.rank * s.y.rank)),
         kind="distance",
     ),
     "svcca_debiased": Measure(

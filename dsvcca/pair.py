@@ -11,7 +11,7 @@ from dsvcca.arrays import Array, NumpyArray, as_float64, namespace, to_numpy
 from dsvcca.basis import RankRule
 from dsvcca.correlations import Maps, check_excess, checked_sides, cross_block, smaller_side, warn_of_few_rows
 from dsvcca.errors import DsvccaError
-from dsvcca.measures import ALL, DEFAULT, MEASURES, RIDGE, Sides, check_options
+from dsvcca.measures import ALL, DEFAULT, MEASURES, RIDGE, Side, Sides, check_options
 from dsvcca.resampling import Halves, held_out, influences, segment_bounds
 from dsvcca.sums import (
     OF_CHANCE,
@@ -100,22 +100,12 @@ def measure(
     principal = (axes[0][0].T @ c @ axes[1][0])[None]
     totals |= {name: one[0] for name, one in totals_of_ridge(principal, d_x, d_y, OF_RIDGE).items()}
     own = totals_of_chance(rho[None], (np.asarray([k_x]), np.asarray([k_y])), n - 1, 1, 1, OF_CHANCE)
+    of_both = [
+        Side(np.asarray(k), np.asarray(power), np.sum(s**4), own_norms @ own_norms, np.sum(d**4, axis=1))
+        for k, power, s, own_norms, d in zip(c.shape, powers, spectra, norms, shrunk, strict=True)
+    ]
     sides = Sides(
-        x_rank=np.asarray(k_x),
-        y_rank=np.asarray(k_y),
-        x_scale=np.asarray(1.0),
-        y_scale=np.asarray(1.0),
-        x_power=np.asarray(powers[0]),
-        y_power=np.asarray(powers[1]),
-        x_power2=np.sum(spectra[0] ** 4),
-        y_power2=np.sum(spectra[1] ** 4),
-        x_rows2=norms[0] @ norms[0],
-        y_rows2=norms[1] @ norms[1],
-        x_shrunk4=np.sum(shrunk[0] ** 4, axis=1),
-        y_shrunk4=np.sum(shrunk[1] ** 4, axis=1),
-        rows=n,
-        shuffles=shuffles,
-        by_chance=nulls.mean_by_chance(k_x, k_y, n - 1),
+        x=of_both[0], y=of_both[1], rows=n, by_chance=nulls.mean_by_chance(k_x, k_y, n - 1), shuffles=shuffles
     )
     totals |= {name: one[0] for name, one in own.items()}
     columns = [_columns(one, of) for one, of in ((x, of_x), (y, of_y))]
