@@ -281,8 +281,10 @@ def _freedom(plan: Plan, one: Pass) -> int:
     return rows // (prod(one.space) if plan.rows == "translations" else 1) - 1
 
 
-def _unit(plan: Plan, one: Pass) -> int:
-    """Return how many rows of a pass a datapoint has; 0 where not all have the same number."""
+def _unit(plan: Plan, one: Pass) -> int | None:
+    """Return how many rows of a pass a datapoint has: 0 where they differ, None where it is not known whose they are."""
+    if plan.rows == "translations":
+        return None
     datapoints = plan.representations[0].logical_shape[0]
     return one.rows // datapoints if one.rows % datapoints == 0 else 0
 

@@ -38,8 +38,8 @@ class BasisPairs:
     rows : int
     freedom : int
         Independent ones, less one for their mean; 0 where nothing is known of chance.
-    unit : int
-        Rows of a datapoint; 0 where datapoints have other numbers of them.
+    unit : int or None
+        Rows of a datapoint; 0 where datapoints have other numbers of them, None where it is not known whose they are.
     x, y : tuple of BasisRef
     x_members, y_members : tuple of int
         Whose they are: places within the panels.
@@ -51,7 +51,7 @@ class BasisPairs:
 
     rows: int
     freedom: int
-    unit: int
+    unit: int | None
     x: tuple[BasisRef, ...]
     y: tuple[BasisRef, ...]
     x_members: tuple[int, ...]
@@ -134,7 +134,7 @@ def _compared(task: CorrelateTask, pairs: BasisPairs, wanted: NumpyArray) -> tup
     x = Panel(task.workspace, pairs.x, task.rules, task.ridges)
     y = x if pairs.x == pairs.y else Panel(task.workspace, pairs.y, task.rules, task.ridges)
     names, shape = sums_of(task.measures), (*wanted.shape, len(task.rules))
-    by_segments = not (x.is_joint or set(OF_SEGMENTS).isdisjoint(names))
+    by_segments = not (x.is_joint or pairs.unit is None or set(OF_SEGMENTS).isdisjoint(names))
     ground = Ground(pairs.rows, pairs.freedom, segment_bounds(pairs.rows, pairs.unit or 1) if by_segments else None)
     more = {name: (len(task.ridges),) for name in OF_RIDGE}
     more["jackknife"] = (SEGMENTS,) if ground.bounds is None else (len(ground.bounds) - 1,)
@@ -237,11 +237,12 @@ def _shuffle(
 ) -> None:
     """Add up sum(rho) of shuffled datapoints; NaN where they cannot be shuffled, or both sides are one."""
     same = np.equal.outer(np.asarray(x.keys), np.asarray(y.keys))
-    if x.is_joint or not 0 < pairs.unit <= GRID // 4:
+    unit = pairs.unit or 0
+    if x.is_joint or not 0 < unit <= GRID // 4:
         same = np.ones_like(same)
-    for draw in range(task.shuffles):
+    for draw in range(0 if same.all() else task.shuffles):
         own = {"rho": np.zeros_like(totals["rho"])}
-        shuffled = Shuffled(pairs.unit, draw)
+        shuffled = Shuffled(unit, draw)
         for block in cross_blocks(x, y, pairs.rows, wanted & ~same, task.budget, shuffled=shuffled):
             solve(block, x, y, Ground(pairs.rows, pairs.freedom), wanted & ~same, own)
             del block

@@ -213,6 +213,17 @@ def test_the_direct_route_keeps_no_rows(tmp_path):
     assert np.isfinite(found.svcca.values).all()
 
 
+def test_translations_of_one_image_are_not_told_apart(tmp_path):
+    rng = np.random.default_rng(0)
+    images = [rng.standard_normal((100, 2, 2, 3)) for _ in range(2)]
+    every = [np.concatenate([np.roll(one, (a, b), (1, 2)) for a in range(2) for b in range(2)]) for one in images]
+    target = rng.standard_normal(400)
+    names = [*NAMES, "svcca_shuffled"]
+    found = compared(tmp_path, every, "nhwc", measures=names, rows="translations", targets=target)
+    for name in names[1:]:
+        assert np.isnan(found[name].values).all()
+
+
 SHUFFLES = ["svcca", "svcca_shuffled", "p_shuffled", "chance"]
 
 
