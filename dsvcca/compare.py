@@ -282,7 +282,7 @@ def _freedom(plan: Plan, one: Pass) -> int:
 
 
 def _unit(plan: Plan, one: Pass) -> int | None:
-    """Return how many rows of a pass a datapoint has: 0 where they differ, None where it is not known whose they are."""
+    """Return how many rows of a pass a datapoint has: 0 where numbers differ, None where it is not known whose."""
     if plan.rows == "translations":
         return None
     datapoints = plan.representations[0].logical_shape[0]

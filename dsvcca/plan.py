@@ -41,11 +41,16 @@ from dsvcca.sizes import (
     spread,
     tile_memory,
 )
+from dsvcca.sums import OF_RIDGE
 from dsvcca.views import GRID
 from dsvcca.wide import POWERS
 
 LEAST = f"{ceil((PROCESS + (64 << 20)) / USABLE / 2**30 * 10) / 10} GiB"
 """Memory of a worker in which small layers can be compared."""
+
+
+SPECTRA = {"nuclear": 1, "ridge": 1, "held_out": 3, "jackknife": 5}
+"""What sums cost beside correlations, in solves for those of one cross block, about."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -104,7 +109,7 @@ class Plan(Layout):
             passes=tuple(passes),
             rules=len(self.rules),
             vectors=any(m.startswith("pwcca") for m in self.measures),
-            spectra=("nuclear" in sums) + ("ridge" in sums) * len(self.ridges) + 2 * ("held_out" in sums),
+            spectra=sum(SPECTRA.get(name, 0) * (len(self.ridges) if name in OF_RIDGE else 1) for name in sums),
             products=1 + self.shuffles,
             direct=self.direct,
             bytes_read=read,

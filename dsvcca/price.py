@@ -62,8 +62,8 @@ class Together:
 class Work:
     """A plan as integers.
 
-    `spectra` is how often singular values of a cross block are taken beside its correlations, `products` how often
-    cross blocks are made.
+    `spectra` is how many solves for the correlations of a cross block all else costs, `products` how often cross blocks
+    are made.
     """
 
     comparisons: int
