@@ -174,8 +174,8 @@ def _side(panel: Panel, axis: int, shape: tuple[int, ...]) -> Side:
     """Return what there is of a panel on one side of comparisons (x, y, rules)."""
     ranks = np.sum(panel.ranks * panel.weights, axis=2)
 
-    def along(values: NumpyArray, more: int = 1) -> NumpyArray:
-        found: NumpyArray = np.expand_dims(values, (1 - axis, *range(2, 2 + more)))
+    def along(values: NumpyArray) -> NumpyArray:
+        found: NumpyArray = np.expand_dims(values, (1 - axis, 2))
         return found
 
     return Side(
@@ -183,7 +183,8 @@ def _side(panel: Panel, axis: int, shape: tuple[int, ...]) -> Side:
         power=along(panel.powers[0]),
         power2=along(panel.powers[1]),
         rows2=along(panel.rows2),
-        shrunk4=along(panel.shrunk4),
+        kept_power=np.expand_dims(panel.kept_powers, 1 - axis),
+        shrunk4=np.expand_dims(panel.shrunk4, 1 - axis),
         scale=along(panel.scales),
     )
 

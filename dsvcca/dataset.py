@@ -99,9 +99,16 @@ def columns_of(plan: Plan, labels: Sequence[Labels], views: Sequence[str]) -> li
     for side in "xy":
         found.append(_given(side, np.arange(len(labels)), side))
         found += [_label(f"{side}_{name}", [one.get(name) for one in labels], side) for name in names]
-    for name, values in (("variance", [rule.variance for rule in plan.rules]), ("ridge", plan.ridges)):
+    for name, values, said in (
+        ("variance", [rule.variance for rule in plan.rules], "share of each representation that is kept (rank_rule)"),
+        (
+            "ridge",
+            plan.ridges,
+            "added to the covariance of activations whose centred rows have a mean squared norm of 1",
+        ),
+    ):
         if name in plan.listed:
-            found.append(_given(name, np.asarray(values), name))
+            found.append(_given(name, np.asarray(values), name, {"definition": said}))
     return found
 
 
@@ -151,10 +158,15 @@ def _of_pairs(plan: Plan, count: int, names: Sequence[str], views: Sequence[str]
 
     square, tile = (count, count), (plan.panel, plan.panel)
     coordinates = {"coordinates": _coordinates(names)}
+    kinds = {name: {"kind": MEASURES[name].kind} for name in plan.measures} | {name: {} for name in RANKS}
     definitions = {name: MEASURES[name].definition + _what_is_left_out(plan, name) for name in plan.measures}
     definitions |= {name: f"directions of {name[-1]} kept by the rank rule" for name in RANKS}
     found = [
-        column(name, "int64" if name in RANKS else "float64", {"definition": definition, **coordinates})
+        column(
+            name,
+            "int64" if name in RANKS else "float64",
+            {"definition": definition, **kinds.get(name, {}), **coordinates},
+        )
         for name, definition in definitions.items()
     ]
     flags: dict[str, Any] = {"flag_values": list(range(1, len(views) + 1)), "flag_meanings": " ".join(views)}
@@ -176,8 +188,8 @@ def _what_is_left_out(plan: Plan, name: str) -> str:
     if MEASURES[name].of_kept or all(rule.variance == 1 and rule.rank is None for rule in plan.rules):
         return ""
     return (
-        "; of the kept directions beside everything: similarities are a little smaller, and distances larger, than "
-        "with variance=1.0"
+        "; of the kept directions over all of the activations: a little smaller than with variance=1.0, also of a "
+        "layer with itself"
     )
 
 

@@ -58,8 +58,9 @@ def directions(
     view, center, variance, criterion, rank, memory
         As for `plan_comparisons`. Columns are those of the view: channels of means over space, for instance.
     out : path, optional
-        Also write everything, and the variates of all rows, which are not held in memory, to a new Zarr group that
-        ``xarray.open_zarr(out, consolidated=False)`` opens. Not of maps seen by frequency.
+        Also write correlations, directions, means, weights, singular values and vectors, and the variates of all rows,
+        which are not held in memory, to a new Zarr group that ``xarray.open_zarr(out, consolidated=False)`` opens. Not
+        of maps seen by frequency.
     workspace : path, optional
         Where bases are; by default beside the store.
     client : distributed.Client, optional
@@ -81,6 +82,11 @@ def directions(
     DsvccaWarning
         As `cca`.
     """
+    for side, labels in (("x", x), ("y", y)):
+        if not isinstance(labels, Mapping):
+            raise DsvccaError(f"{side}={labels!r}: give the labels of one representation, such as {{'layer': 'fc1'}}")
+    if not isinstance(variance, (int, float)):
+        raise DsvccaError(f"variance={variance!r}: directions are those of one share, give one number")
     plan = plan_comparisons(
         store,
         [(dict(x), dict(y))],

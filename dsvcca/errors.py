@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from difflib import get_close_matches
+from typing import Any
 
 
 class DsvccaError(ValueError):
@@ -37,3 +39,22 @@ def errors_of(whose: str) -> Iterator[None]:
 
 class DsvccaWarning(UserWarning):
     """A number that is right but needs care in reading; the same sentence is kept with the results."""
+
+
+def nearest(wanted: Any, known: Iterable[Any], limit: int = 8) -> str:
+    """Return what there is, for an error message: what was meant, perhaps, or the first (nearest) few.
+
+    >>> nearest("conv", ["conv1", "fc"]), nearest("0", [0, 100]), nearest(90, [0, 50, 100])
+    ("did you mean 'conv1'?", 'did you mean 0?', 'there is 100, 50, 0')
+    """
+    names = list(dict.fromkeys(known))
+    if isinstance(wanted, (int, float)) and all(isinstance(name, (int, float)) for name in names):
+        names.sort(key=lambda name: abs(name - wanted))
+    else:
+        by_text = {str(name): name for name in names}
+        close = [by_text[text] for text in get_close_matches(str(wanted), list(by_text), n=3)]
+        close = close or [name for text, name in by_text.items() if text.lower() == str(wanted).lower()]
+        if close:
+            return f"did you mean {' or '.join(map(repr, close))}?"
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return "there is " + ", ".join(map(repr, names[:limit])) + more

@@ -14,17 +14,8 @@ import zarr
 from dsvcca import files, folders
 from dsvcca.activations import Representation, foreign_fingerprint
 from dsvcca.arrays import significand_bits
-from dsvcca.errors import DsvccaError
-from dsvcca.labels import (
-    COLUMNS,
-    Label,
-    Labels,
-    check_same_types,
-    checked_dims,
-    checked_labels,
-    nearest,
-    to_datapoints_first,
-)
+from dsvcca.errors import DsvccaError, nearest
+from dsvcca.labels import COLUMNS, Label, Labels, check_same_types, checked_dims, checked_labels, to_datapoints_first
 
 PATTERN_FIELD = re.compile(r"\{(\w+)\}")
 INTEGER = re.compile(r"-?(0|[1-9]\d*)")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from difflib import get_close_matches
 from typing import Any
 from urllib.parse import quote
 
@@ -104,24 +103,6 @@ def folder_name(labels: Labels) -> str:
     if len(name) <= LONGEST_NAME:
         return name
     return f"{name[: LONGEST_NAME - 17]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
-
-
-def nearest(wanted: Any, known: Iterable[Any], limit: int = 8) -> str:
-    """Return what there is, for an error message: what was meant, perhaps, or the first (nearest) few.
-
-    >>> nearest("conv", ["conv1", "fc"]), nearest("0", [0, 100]), nearest(90, [0, 50, 100])
-    ("did you mean 'conv1'?", 'did you mean 0?', 'there is 100, 50, 0')
-    """
-    names = list(dict.fromkeys(known))
-    if isinstance(wanted, (int, float)) and all(isinstance(name, (int, float)) for name in names):
-        names.sort(key=lambda name: abs(name - wanted))
-    else:
-        by_text = {str(name): name for name in names}
-        close = [by_text[text] for text in get_close_matches(str(wanted), list(by_text), n=3)]
-        if close:
-            return f"did you mean {' or '.join(map(repr, close))}?"
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return "there is " + ", ".join(map(repr, names[:limit])) + more
 
 
 def checked_dims(dims: str | Sequence[str] | None, shape: Sequence[int], what: str) -> tuple[str, ...]:

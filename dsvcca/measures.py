@@ -14,7 +14,7 @@ import numpy as np
 from dsvcca.arrays import Array, NumpyArray, namespace
 from dsvcca.basis import RankRule
 from dsvcca.correlations import CanonicalCorrelations, cca, correlations_in_memory
-from dsvcca.errors import DsvccaError
+from dsvcca.errors import DsvccaError, nearest
 from dsvcca.resampling import jackknife_error
 from dsvcca.sums import OF_GOOGLE, OF_SQUARES, OF_VECTORS, weighted_mean
 
@@ -34,8 +34,10 @@ class Side:
         alone.
     rows2
         Sum over their rows of ||x_i||^4.
+    kept_power
+        What of ||X||_F^2 the kept directions hold.
     shrunk4
-        Of each ridge (last axis) the sum of D^4 over all directions, D = s / sqrt(s^2 + ridge ||X||_F^2).
+        Of each ridge (last axis) the sum of D^4 over the kept directions, D = s / sqrt(s^2 + ridge ||X||_F^2).
     scale
         Largest singular value of X: sums are of activations divided by it.
     """
@@ -44,6 +46,7 @@ class Side:
     power: Array
     power2: Array
     rows2: Array
+    kept_power: Array
     shrunk4: Array
     scale: Array = 1.0
 
@@ -89,7 +92,7 @@ class Measure:
         From the sums over all frequencies, each frequency times its weight, and what they are between, to the number.
     of_kept : bool
         Whether it speaks of the kept directions alone. Otherwise it is about all of the activations, and directions
-        that are left out make similarities a little smaller, and distances larger, than those of everything.
+        that are left out make it a little smaller than that of everything.
     kind : {"similarity", "distance", "chance"}
         1 of what is the same; a metric; or how sure something is.
     by_ridge : bool
@@ -116,7 +119,8 @@ def _distance(nuclear: Array, s: Sides) -> Array:
     """Return sqrt(||X||^2 + ||Y||^2 - 2 ||Y^T X||_*) in the units of the activations."""
     larger = np.maximum(s.x.scale, s.y.scale)
     x, y = s.x.scale / larger, s.y.scale / larger
-    return larger * np.sqrt(np.maximum(x * x * s.x.power + y * y * s.y.power - 2 * x * y * nuclear, 0.0))
+    squared = x * x * s.x.kept_power + y * y * s.y.kept_power - 2 * x * y * nuclear
+    return larger * np.sqrt(np.maximum(squared, 0.0))
 
 
 def _hsic(covariance2: Array, rows2: Array, x_power: Array, y_power: Array, n: int) -> Array:
@@ -231,28 +235,25 @@ MEASURES: dict[str, Measure] = {
         by_ridge=True,
     ),
     "gulp": Measure(
-        "GULP distance, the square root of sum(D_x^4) + sum(D_y^4) - 2 ||D_x C D_y||_F^2, D as of ridge_cca: how "
-        "differently ridge regressions on x and y predict, a metric (Boix-Adsera et al. 2022)",
+        "GULP distance, the square root of sum(D_x^4) + sum(D_y^4) - 2 ||D_x C D_y||_F^2, D as of ridge_cca, of the "
+        "kept directions: how differently ridge regressions on x and y predict, a metric (Boix-Adsera et al. 2022)",
         ("ridge2",),
         lambda t, s: np.sqrt(np.maximum(s.x.shrunk4 + s.y.shrunk4 - 2 * t["ridge2"], 0.0)),
-        of_kept=False,
         by_ridge=True,
         kind="distance",
     ),
     "procrustes": Measure(
-        "Procrustes distance, the square root of ||X||_F^2 + ||Y||_F^2 - 2 ||Y^T X||_*: in units of the activations, a "
-        "metric (Schoenemann 1966; Williams et al. 2021)",
+        "Procrustes distance of the activations reduced to their kept directions, the square root of ||X||_F^2 + "
+        "||Y||_F^2 - 2 ||Y^T X||_*: in their units, a metric (Schoenemann 1966; Williams et al. 2021)",
         ("nuclear",),
         lambda t, s: _distance(t["nuclear"], s),
-        of_kept=False,
         kind="distance",
     ),
     "procrustes_angle": Measure(
-        "angular Procrustes distance, arccos of ||Y^T X||_* / (||X||_F ||Y||_F): radians, a metric (Williams et al. "
-        "2021)",
+        "angular Procrustes distance of the activations reduced to their kept directions, arccos of ||Y^T X||_* / "
+        "(||X||_F ||Y||_F): radians, a metric (Williams et al. 2021)",
         ("nuclear",),
-        lambda t, s: _angle(t["nuclear"] / np.sqrt(s.x.power * s.y.power)),
-        of_kept=False,
+        lambda t, s: _angle(t["nuclear"] / np.sqrt(s.x.kept_power * s.y.kept_power)),
         kind="distance",
     ),
     "cca_angle": Measure(
@@ -341,6 +342,9 @@ RIDGE = 0.01
 DEFAULT = ("svcca", "pwcca_x", "pwcca_y", "r2", "chance")
 """Measures of a plan that names none."""
 
+LEAST_SHUFFLES = 19
+"""Shuffles below which no p-value can be 5 %."""
+
 DOUBT, AGAIN = 1e-6, 2e-7
 """By how much PWCCA may be off, about, before it is said, and before it is computed anew."""
 
@@ -354,8 +358,8 @@ def exchanged_name(name: str) -> str:
     return {"_x": f"{name[:-1]}y", "_y": f"{name[:-1]}x"}.get(name[-2:], name)
 
 
-def check_options(ridges: Sequence[float], shuffles: int) -> None:
-    """Raise if some ridge, or the number of shuffles, is none."""
+def check_options(measures: Sequence[str], ridges: Sequence[float], shuffles: int) -> None:
+    """Raise if some ridge, or the number of shuffles, is none, or too few for what is asked of them."""
     for ridge in ridges:
         if not isinstance(ridge, (int, float)) or not 0 <= ridge < np.inf:
             raise DsvccaError(
@@ -364,6 +368,22 @@ def check_options(ridges: Sequence[float], shuffles: int) -> None:
             )
     if not isinstance(shuffles, int) or isinstance(shuffles, bool) or not 1 <= shuffles <= 10_000:
         raise DsvccaError(f"shuffles={shuffles!r} must be a number from 1 to 10,000: each costs the products once more")
+    if "p_shuffled" in measures and shuffles < LEAST_SHUFFLES:
+        raise DsvccaError(
+            f"p_shuffled of shuffles={shuffles} cannot be below {1 / (1 + shuffles):.2g}: give {LEAST_SHUFFLES} or more"
+        )
+
+
+def expanded(measures: str | Sequence[str]) -> tuple[str, ...]:
+    """Return the names of measures: one, or several, "all" among them."""
+    names = (measures,) if isinstance(measures, str) else tuple(measures)
+    found = [one for name in names for one in (ALL if name == "all" else (name,))]
+    for name in found:
+        if name not in MEASURES:
+            raise DsvccaError(f"measure {name!r} is unknown: {nearest(name, MEASURES)}")
+    if not found:
+        raise DsvccaError(f"measures is empty: choose from {', '.join(MEASURES)}")
+    return tuple(dict.fromkeys(found))
 
 
 def sums_of(measures: Sequence[str]) -> tuple[str, ...]:

@@ -16,8 +16,8 @@ import xarray as xr
 
 from dsvcca.arrays import NumpyArray
 from dsvcca.dataset import VIEW
-from dsvcca.errors import DsvccaError, DsvccaWarning
-from dsvcca.labels import describe, label_order, nearest
+from dsvcca.errors import DsvccaError, DsvccaWarning, nearest
+from dsvcca.labels import describe, label_order
 from dsvcca.measures import MEASURES, exchanged_name
 
 SYMMETRIC = tuple(name for name in MEASURES if exchanged_name(name) == name)

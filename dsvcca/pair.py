@@ -10,8 +10,7 @@ from dsvcca import nulls
 from dsvcca.arrays import Array, NumpyArray, as_float64, namespace, to_numpy
 from dsvcca.basis import RankRule
 from dsvcca.correlations import Maps, check_excess, checked_sides, cross_block, smaller_side, warn_of_few_rows
-from dsvcca.errors import DsvccaError
-from dsvcca.measures import ALL, DEFAULT, MEASURES, RIDGE, Side, Sides, check_options
+from dsvcca.measures import DEFAULT, MEASURES, RIDGE, Side, Sides, check_options, expanded
 from dsvcca.resampling import Halves, held_out, influences, segment_bounds
 from dsvcca.sums import (
     OF_CHANCE,
@@ -22,7 +21,7 @@ from dsvcca.sums import (
     totals_of_google,
     totals_of_ridge,
 )
-from dsvcca.variants import anatome, variant_of
+from dsvcca.variants import anatome, check_not_given, variant_of
 
 
 def measure(
@@ -31,7 +30,7 @@ def measure(
     measures: str | Sequence[str] = DEFAULT,
     *,
     variant: str | None = None,
-    variance: float = 1.0,
+    variance: float | None = None,
     criterion: str = "variance",
     ridge: float = RIDGE,
     shuffles: int = 1,
@@ -43,12 +42,12 @@ def measure(
     x, y : (n, p), (n, q)
         Activations, datapoints first. NumPy, torch and anything else that follows the array API.
     measures : str or sequence of str
-        Of `dsvcca.measures.MEASURES`, where their definitions are, or "all" but those that shuffle datapoints.
+        Of `dsvcca.measures.MEASURES`, where their definitions are; "all" as for `plan_comparisons`.
     variant : {"google", "singular", "anatome"}, optional
         Numbers as another tool, or the letter of a paper, defines them (`dsvcca.variants.VARIANTS`): measures and rank
         rule are then those.
     variance, criterion
-        Which directions are kept, as for `cca`.
+        Which directions are kept, as for `cca`: all of them by default, of variant "singular" 0.99.
     ridge, shuffles
         Of `ridge_cca` and `gulp`, and of `svcca_shuffled` and `p_shuffled`: see `plan_comparisons`.
 
@@ -70,18 +69,20 @@ def measure(
     >>> {name: round(value, 6) for name, value in found.items()}
     {'cka': 1.0, 'procrustes_angle': 0.0}
     """
-    names = ALL if measures == "all" else (measures,) if isinstance(measures, str) else tuple(measures)
-    if unknown := [name for name in names if name not in MEASURES]:
-        raise DsvccaError(f"measure {unknown[0]!r} is unknown: there are {', '.join(MEASURES)}")
-    check_options([ridge], shuffles)
+    names = expanded(measures)
+    check_options(names, [ridge], shuffles)
     x, y = checked_sides(x, y)
     if variant is not None:
         other = variant_of(variant)
+        given = {"criterion": criterion != "variance", "variance": other.variance and variance is not None}
+        given |= {"measures": other.measures != DEFAULT and names != DEFAULT}
+        check_not_given(variant, given)
         if other.needs_rows:
-            return anatome(to_numpy(as_float64(x)), to_numpy(as_float64(y)), other.variance or variance)
+            return anatome(to_numpy(as_float64(x)), to_numpy(as_float64(y)), other.variance or 0.99)
         names = names if other.measures == DEFAULT else other.measures
-        variance, criterion = variance if other.variance is None else other.variance, other.criterion
-    block, of_x, of_y = cross_block(x, y, RankRule(variance, criterion))
+        variance = other.variance or (0.99 if variance is None else variance)
+        criterion = other.criterion
+    block, of_x, of_y = cross_block(x, y, RankRule(1.0 if variance is None else variance, criterion))
     c, f_x, f_y = (to_numpy(one) for one in (block, of_x.loadings, of_y.loadings))
     n, (k_x, k_y) = x.shape[0], c.shape
     warn_of_few_rows(n, k_x, k_y)
@@ -101,7 +102,14 @@ def measure(
     totals |= {name: one[0] for name, one in totals_of_ridge(principal, d_x, d_y, OF_RIDGE).items()}
     own = totals_of_chance(rho[None], (np.asarray([k_x]), np.asarray([k_y])), n - 1, 1, 1, OF_CHANCE)
     of_both = [
-        Side(np.asarray(k), np.asarray(power), np.sum(s**4), own_norms @ own_norms, np.sum(d**4, axis=1))
+        Side(
+            rank=np.asarray(k),
+            power=np.asarray(power),
+            power2=np.sum(s**4),
+            rows2=own_norms @ own_norms,
+            kept_power=np.sum(s[:k] ** 2),
+            shrunk4=np.sum(d[:, :k] ** 4, axis=1),
+        )
         for k, power, s, own_norms, d in zip(c.shape, powers, spectra, norms, shrunk, strict=True)
     ]
     sides = Sides(

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from dsvcca.arrays import NumpyArray
-from dsvcca.errors import DsvccaError
-from dsvcca.labels import Labels, describe, label_order, nearest
+from dsvcca.errors import DsvccaError, nearest
+from dsvcca.labels import Labels, describe, label_order
 
 RULES = {
     "all": "every representation with every other",

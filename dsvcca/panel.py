@@ -137,8 +137,10 @@ class Panel:
         Largest singular value of each.
     powers : (2, b) float
         Sums of squares, and of fourth powers, of all singular values over the largest, over all frequencies.
-    shrunk4 : (b, ridges) float
-        Sums of fourth powers of what all directions are shrunk by, over all frequencies.
+    kept_powers : (b, rules) float
+        Of the directions that each rule keeps the sum of squares.
+    shrunk4 : (b, rules, ridges) float
+        Sums of fourth powers of what they are shrunk by, over all frequencies.
     rows2 : (b,) float
         Sum over centred rows of their norms to the fourth power, over that of the largest singular value.
     condition : float
@@ -160,7 +162,8 @@ class Panel:
         scales: list[float] = []
         powers: list[list[float]] = []
         rows2: list[float] = []
-        shrunk4: list[list[float]] = []
+        kept_powers: list[list[float]] = []
+        shrunk4: list[list[list[float]]] = []
         self._shrinkage: list[NumpyArray] = []
         self.neurons: list[int] = []
         for ref in refs:
@@ -175,7 +178,9 @@ class Panel:
             powers.append([float(basis.weights @ np.sum(self._spectra[-1] ** power, axis=1)) for power in (2, 4)])
             rows2.append(float(np.sum((basis.row_norms / scales[-1] ** 2) ** 2)))
             self._shrinkage.append(shrinkage_of(self._spectra[-1], powers[-1][0], basis.nonzero, ridges))
-            shrunk4.append([float(basis.weights @ np.sum(one**4, axis=1)) for one in self._shrinkage[-1]])
+            firsts = [np.arange(basis.singular_values.shape[1]) < ranks[:, None] for ranks in kept[-1]]
+            kept_powers.append([_over(basis.weights, self._spectra[-1] ** 2, own) for own in firsts])
+            shrunk4.append([[_over(basis.weights, one**4, own) for one in self._shrinkage[-1]] for own in firsts])
         self.keys = [self.packs[ref.pack].key(ref.position) for ref in refs]
         self.ranks: NumpyArray = np.asarray(kept)
         self.most: NumpyArray = self.ranks.max(axis=1)
@@ -185,6 +190,7 @@ class Panel:
         self.scales: NumpyArray = np.asarray(scales)
         self.powers: NumpyArray = np.asarray(powers).T
         self.rows2: NumpyArray = np.asarray(rows2)
+        self.kept_powers: NumpyArray = np.asarray(kept_powers)
         self.shrunk4: NumpyArray = np.asarray(shrunk4)
         self.most_kept: NumpyArray = np.sum(self.most * self.weights, axis=1)
         self._at: tuple[tuple[int, range], Kept] = ((-1, range(0)), Kept(()))
@@ -289,6 +295,11 @@ class Panel:
                 columns[:count, start:stop] = shuffled.apply(own, self.keys[i], step, read)
             columns[count:] = 0
         return [columns[: max(count, ROWS)] for columns in found]
+
+
+def _over(weights: NumpyArray, values: NumpyArray, own: NumpyArray) -> float:
+    """Return the sum of some values (f, c), each frequency times its weight."""
+    return float(weights @ np.sum(np.where(own, values, 0.0), axis=1))
 
 
 def _condition(ranks: Sequence[NumpyArray], singular_values: NumpyArray) -> float:

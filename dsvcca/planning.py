@@ -10,16 +10,16 @@ from dask.utils import parse_bytes
 
 from dsvcca.activations import Representation
 from dsvcca.basis import RankRule
-from dsvcca.errors import DsvccaError
-from dsvcca.labels import Labels, check_same_types, nearest
+from dsvcca.errors import DsvccaError, nearest
+from dsvcca.labels import Labels, check_same_types
 from dsvcca.layout import KEEP, ROUTES
-from dsvcca.measures import ALL, BY_RIDGE, DEFAULT, MEASURES, RIDGE, check_options, sums_of
+from dsvcca.measures import BY_RIDGE, DEFAULT, MEASURES, RIDGE, check_options, expanded, sums_of
 from dsvcca.pairs import choose_pairs
 from dsvcca.passes import kind_of, reads_tokens
 from dsvcca.plan import Plan
 from dsvcca.store import Store
 from dsvcca.targets import find_targets
-from dsvcca.variants import variant_of
+from dsvcca.variants import check_not_given, variant_of
 from dsvcca.views import EACH_POSITION, VIEWS, spelled
 
 ALL_BUT_NOISE = 0.99
@@ -79,8 +79,8 @@ def plan_comparisons(
         Keep this many directions instead of a share of variance (all of them where there are fewer); of transformed
         maps so many over all frequencies together.
     measures : str or sequence of str
-        Of `dsvcca.measures.MEASURES`, or "all" but those that shuffle datapoints. Without the pwcca ones no vectors are
-        computed.
+        Of `dsvcca.measures.MEASURES`; "all" stands for those that need no products or solves of their own and are no
+        other tool's. Without the pwcca ones no vectors are computed.
     variant : {"google", "singular"}, optional
         Numbers as another tool, or the letter of a paper, defines them (`dsvcca.variants.VARIANTS`): measures and rank
         rule are then those.
@@ -170,25 +170,19 @@ def plan_comparisons(
             )
         given = {"criterion": criterion != "variance", "variance": own.variance and variance != ALL_BUT_NOISE}
         given |= {"rank": rank is not None, "measures": own.measures != DEFAULT and measures != DEFAULT}
-        if too_much := [name for name, is_given in given.items() if is_given]:
-            raise DsvccaError(f"variant={variant!r} says {too_much[0]} itself: leave {too_much[0]}= out")
+        check_not_given(variant, given)
         measures, criterion = own.measures if own.measures != DEFAULT else measures, own.criterion
         variance = variance if own.variance is None else own.variance
     if route not in ROUTES:
         raise DsvccaError(f"route={route!r} is unknown: {nearest(route, ROUTES)}")
     if center not in ("all", "dc"):
         raise DsvccaError(f"center={center!r} is unknown: use 'all' or 'dc'")
-    measures = ALL if measures == "all" else (measures,) if isinstance(measures, str) else measures
-    if not measures:
-        raise DsvccaError(f"measures is empty: choose from {', '.join(MEASURES)}")
-    for measure in measures:
-        if measure not in MEASURES:
-            raise DsvccaError(f"measure {measure!r} is unknown: {nearest(measure, MEASURES)}")
+    measures = expanded(measures)
     is_list = not isinstance(variance, (int, float))
     if rank is not None and (is_list or variance != ALL_BUT_NOISE):
         raise DsvccaError(f"rank={rank} and variance={variance!r} were both given: give one of them")
     shares, ridges = _several("variance", variance, "share"), _several("ridge", ridge, "number")
-    check_options(ridges, shuffles)
+    check_options(measures, ridges, shuffles)
     has_ridge = not set(BY_RIDGE).isdisjoint(measures)
     try:
         bytes_of_memory = parse_bytes(memory)

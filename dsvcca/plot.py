@@ -12,8 +12,8 @@ import pandas as pd
 import xarray as xr
 
 from dsvcca.arrays import NumpyArray
-from dsvcca.errors import DsvccaError
-from dsvcca.labels import describe, nearest
+from dsvcca.errors import DsvccaError, nearest
+from dsvcca.labels import describe
 from dsvcca.measures import MEASURES
 from dsvcca.tables import select
 from dsvcca.training import COLUMNS

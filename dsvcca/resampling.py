@@ -22,6 +22,10 @@ SEGMENTS = 20
 """Runs of datapoints, as many as there are rows at most."""
 
 
+LEAST = 1e-5
+"""Share of a direction's variance that has to lie in half of the rows for it to be found there: far above rounding."""
+
+
 def segment_bounds(rows: int, unit: int) -> NumpyArray:
     """Return where runs of rows begin, and their end: of whole datapoints, each of `unit` rows.
 
@@ -115,7 +119,7 @@ class Halves:
     Attributes
     ----------
     known : bool
-        Whether the even segments have rows enough.
+        Whether the even segments have rows enough, and all directions in them.
     inverse : (size, size)
         L^-1 of the Gram of its columns in the even segments, centred there; zero where it is not known.
     tested : (size, size)
@@ -137,7 +141,12 @@ class Halves:
         inverse = np.zeros_like(train)
         self.known = bool(rows[0] > k + 1)
         if self.known:
-            inverse[:k, :k] = inverse_cholesky(np.linalg.cholesky(train[:k, :k]))
+            try:
+                cholesky = np.linalg.cholesky(train[:k, :k])
+                self.known = bool(np.min(np.abs(np.diagonal(cholesky))) ** 2 > LEAST)
+                inverse[:k, :k] = inverse_cholesky(cholesky)
+            except np.linalg.LinAlgError:  # some direction is not in these rows at all
+                self.known = False
         self.inverse, self.tested = put(inverse), put(inverse @ test @ np.conj(inverse).T)
 
 

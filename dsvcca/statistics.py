@@ -18,8 +18,7 @@ from scipy.cluster import hierarchy
 from scipy.spatial.distance import squareform
 
 from dsvcca.arrays import NumpyArray
-from dsvcca.errors import DsvccaError
-from dsvcca.labels import nearest
+from dsvcca.errors import DsvccaError, nearest
 from dsvcca.networks import (
     DISTANCES,
     SIDED,

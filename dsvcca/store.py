@@ -29,9 +29,9 @@ from dsvcca.activations import (
     read_records,
 )
 from dsvcca.arrays import NumpyArray, to_numpy
-from dsvcca.errors import DsvccaError
+from dsvcca.errors import DsvccaError, nearest
 from dsvcca.foreign import foreign_representations
-from dsvcca.labels import Label, describe, label_order, nearest
+from dsvcca.labels import Label, describe, label_order
 from dsvcca.pieces import findings, read_pieces
 from dsvcca.progress import track
 from dsvcca.records import StoreRecord, read_attributes, read_record, write_record

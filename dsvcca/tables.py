@@ -11,8 +11,7 @@ import xarray as xr
 
 from dsvcca.arrays import NumpyArray
 from dsvcca.dataset import BY_FREQUENCY, FLOOR, R2, VIEW
-from dsvcca.errors import DsvccaError
-from dsvcca.labels import nearest
+from dsvcca.errors import DsvccaError, nearest
 from dsvcca.measures import MEASURES
 from dsvcca.pairs import LEAVING_OUT
 
@@ -37,6 +36,7 @@ def select(
     --------
     ``select(results, x={"seed": 0}, y={"seed": 0, "step": 1000})``
     """
+    check_results(results)
     chosen = {}
     for side, wanted in (("x", x or {}), ("y", y or {})):
         if side not in results.sizes:
@@ -61,14 +61,24 @@ def select(
     return results.isel(chosen)
 
 
-def to_frame(results: xr.Dataset, *, measures: Sequence[str] | None = None) -> pd.DataFrame:
+def check_results(results: Any) -> None:
+    """Raise if something was given that is not results."""
+    if not isinstance(results, xr.Dataset):
+        raise DsvccaError(f"a {type(results).__name__} was given instead of results: open_results(path) first")
+    if not {"x", "rank_x"} <= {*results.dims, *results.variables} and R2 not in results:
+        raise DsvccaError(
+            "this dataset is no results of a comparison, or only a slice of them: select() keeps both sides"
+        )
+
+
+def to_frame(results: xr.Dataset, *, measures: str | Sequence[str] | None = None) -> pd.DataFrame:
     """Return one row per compared pair: labels of x and y, ranks, view, measures; or one per explained target.
 
     Parameters
     ----------
     results : xarray.Dataset
         All of them, or what `select` left.
-    measures : sequence of str, optional
+    measures : str or sequence of str, optional
         Default: all there are of pairs. ``["r2_target"]``, the default where nothing but targets was compared, gives a
         row for every representation and target, ``["svcca_by_frequency"]`` one for every pair and frequency.
 
@@ -80,6 +90,8 @@ def to_frame(results: xr.Dataset, *, measures: Sequence[str] | None = None) -> p
         step, of ``"over_training"`` the later one, of ``"across_seeds"`` the larger seed, of ``"to_last_position"`` the
         last position; else y comes after x in the results.
     """
+    check_results(results)
+    measures = [measures] if isinstance(measures, str) else measures
     there = [name for name in MEASURES if name in results]
     if R2 in results and (list(measures or ()) == [R2] or not (there or measures)):
         return _targets_frame(results)

@@ -15,8 +15,8 @@ from distributed import Client
 
 from dsvcca.arrays import NumpyArray
 from dsvcca.correlations import check_excess
-from dsvcca.errors import DsvccaError
-from dsvcca.labels import Labels, describe, label_order, nearest
+from dsvcca.errors import DsvccaError, nearest
+from dsvcca.labels import Labels, describe, label_order
 from dsvcca.nulls import mean_by_chance
 from dsvcca.planning import ALL_BUT_NOISE, plan_comparisons
 from dsvcca.store import Store
@@ -65,8 +65,9 @@ def signal_and_noise(
     k : int, optional
         Directions of each kind, at most half of the correlations. Default: a third of them, at least 1.
     early : float, optional
-        The step whose directions are followed. Default: of the steps before `against` that nearest to a tenth of the
-        last. The middle with ``against`` the last step asks what stays from the middle on.
+        The step whose directions are followed. Default: of the steps before `against`, but for the first of all where
+        there is another, that nearest to a tenth of the last. The middle with ``against`` the last step asks what stays
+        from the middle on.
     against : float, optional
         The step by which they are sorted. Default: that nearest to half of the last, neither first nor last.
     draws : int, default 20
@@ -195,7 +196,8 @@ def _chosen(own: Mapping[Any, int], early: float | None, against: float | None) 
     before = [step for step in steps if step < second]
     if early is None and not before:
         raise DsvccaError(f"there is no step before against={against!r}: say which one is early=, or take a later one")
-    first = _nearest(before, EARLY * steps[-1]) if early is None else _known(steps, early)
+    # The first step is that of networks which know nothing yet.
+    first = _nearest(before[1:] or before, EARLY * steps[-1]) if early is None else _known(steps, early)
     if first == second:
         raise DsvccaError(f"early and against are both step {first!r}: give two")
     return first, second

@@ -5,6 +5,7 @@ Values that these tools gave once are in the tests, with their versions.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -73,9 +74,15 @@ def variant_of(name: str) -> Variant:
     DsvccaError
         If there is none.
     """
-    if name not in VARIANTS:
+    if not isinstance(name, str) or name not in VARIANTS:
         raise DsvccaError(f"variant={name!r} is unknown: there are {', '.join(VARIANTS)}")
     return VARIANTS[name]
+
+
+def check_not_given(name: str, given: Mapping[str, object]) -> None:
+    """Raise if something was given that a variant says itself."""
+    if too_much := [option for option, is_given in given.items() if is_given]:
+        raise DsvccaError(f"variant={name!r} says {too_much[0]} itself: leave {too_much[0]}= out")
 
 
 def anatome(x: NumpyArray, y: NumpyArray, variance: float) -> dict[str, float]:

@@ -66,6 +66,7 @@ def by_formula(x, y, variance, ridge=0.01):
 
     nuclear = np.sum(np.linalg.svd(y_kept.T @ x_kept, compute_uv=False))
     power = np.linalg.norm(x) ** 2, np.linalg.norm(y) ** 2
+    kept_power = np.linalg.norm(x_kept) ** 2, np.linalg.norm(y_kept) ** 2
     found = {
         "svcca": rho.mean(),
         "r2": (rho**2).mean(),
@@ -78,8 +79,8 @@ def by_formula(x, y, variance, ridge=0.01):
         "r2_y": np.linalg.norm(u.T @ y_kept) ** 2 / power[1],
         "cka": np.linalg.norm(y_kept.T @ x_kept) ** 2 / np.linalg.norm(x.T @ x) / np.linalg.norm(y.T @ y),
         "cka_debiased": hsic(x, y) / np.sqrt(hsic(x, x) * hsic(y, y)),
-        "procrustes": np.sqrt(sum(power) - 2 * nuclear),
-        "procrustes_angle": np.arccos(nuclear / np.sqrt(power[0] * power[1])),
+        "procrustes": np.sqrt(sum(kept_power) - 2 * nuclear),
+        "procrustes_angle": np.arccos(nuclear / np.sqrt(kept_power[0] * kept_power[1])),
         "cca_angle": np.arccos(min(rho.sum() / np.sqrt(k * q), 1)),
         "chance": nulls.mean_by_chance(k, q, N - 1),
         "svcca_debiased": nulls.without_chance(rho, k, q, N - 1).mean(),
@@ -99,7 +100,7 @@ def by_formula(x, y, variance, ridge=0.01):
         d_x, d_y = (s / np.sqrt(s**2 + ridge) for s in (s_x, s_y))
         covariance = d_x[:k, None] * (u.T @ v) * d_y[:q]
         found["ridge_cca"] = np.linalg.svd(covariance, compute_uv=False).sum() / min(k, q)
-        found["gulp"] = np.sqrt(np.sum(d_x**4) + np.sum(d_y**4) - 2 * np.linalg.norm(covariance) ** 2)
+        found["gulp"] = np.sqrt(np.sum(d_x[:k] ** 4) + np.sum(d_y[:q] ** 4) - 2 * np.linalg.norm(covariance) ** 2)
         tr = np.linalg.norm(y_kept.T @ x_kept) ** 2
         found["cka_debiased"] += (tr - np.linalg.norm(y.T @ x) ** 2) / (N * (N - 3)) / np.sqrt(hsic(x, x) * hsic(y, y))
     if variance == 1:  # against other ways to the same numbers
@@ -142,7 +143,10 @@ def test_every_measure_is_its_formula(results):
 
 
 def test_a_layer_is_itself(results):
-    whole = results.isel(variance=1)
+    whole, cut = results.isel(variance=1), results.isel(variance=0)
+    for name in ("procrustes_angle", "cca_angle", "gulp"):
+        np.testing.assert_allclose(np.diagonal(cut[name].values), 0, atol=4e-3)
+    np.testing.assert_allclose(np.diagonal(cut["procrustes"].values), 0, atol=0.2)  # of norms of some hundred
     for name in ("svcca", "pwcca_x", "pwcca2_y", "r2", "r2_x", "cka"):
         np.testing.assert_allclose(np.diagonal(whole[name].values), 1, atol=1e-6)
     np.testing.assert_allclose(np.diagonal(whole["cka_debiased"].values), 1, atol=1e-6)
@@ -315,8 +319,13 @@ def test_measures_of_two_arrays_are_checked():
     x = np.random.default_rng(0).standard_normal((50, 3))
     assert list(dsvcca.measure(x, x)) == list(DEFAULT)
     assert dsvcca.measure(x, 2 * x, "cka")["cka"] == pytest.approx(1)
-    with pytest.raises(dsvcca.DsvccaError, match="measure 'ckas' is unknown: there are svcca, "):
+    with pytest.raises(dsvcca.DsvccaError, match=r"measure 'ckas' is unknown: did you mean 'cka'"):
         dsvcca.measure(x, x, "ckas")
+    assert list(dsvcca.measure(x, x, ["svcca_held_out", "all"])) == ["svcca_held_out", *ALL]
+    with pytest.raises(dsvcca.DsvccaError, match=r"measure 'SVCCA' is unknown: did you mean 'svcca'\?"):
+        dsvcca.measure(x, x, "SVCCA")
+    with pytest.raises(dsvcca.DsvccaError, match="measures is empty"):
+        dsvcca.measure(x, x, [])
     with pytest.raises(dsvcca.DsvccaError, match="x has 50 datapoints and y has 40"):
         dsvcca.measure(x, x[:40])
 

@@ -28,6 +28,7 @@ from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, GzipCodec, Transpos
 import dsvcca
 from dsvcca import DsvccaError, DsvccaWarning, activations, cli, files, pieces
 from dsvcca.labels import COLUMNS, LETTERS, SPACE, to_datapoints_first
+from dsvcca.measures import MEASURES
 from tests import fuzz_targets, reference
 from tests.fuzz_targets import NASTY, answered, edited, guarded, key_of, signed_again, spelled
 from tests.populations import activations as activations_of
@@ -263,6 +264,9 @@ def has_direction(x):
     return True
 
 
+EVERYTHING = tuple(MEASURES)
+
+
 @fault("small populations of any rank, type and scale", "the numbers in memory; chunks and order change no bit")
 @given(data=st.data())
 @examples(12, 400)
@@ -289,7 +293,7 @@ def test_results_are_those_in_memory_and_neither_chunks_nor_order_change_a_bit(d
             array[...] = x
         found = []
         for name, one in (("r", store), ("o", other), ("f", dsvcca.open_store(folder / "g.zarr"))):
-            plan = dsvcca.plan_comparisons(one, variance=shares)
+            plan = dsvcca.plan_comparisons(one, variance=shares, measures=EVERYTHING, shuffles=19)
             if sum(map(has_direction, arrays)) < 2:
                 with pytest.raises(DsvccaError, match="nothing is left to compare"):
                     dsvcca.compare(plan, folder / f"{name}.zarr", workspace=folder / f"{name}.w")

@@ -152,7 +152,7 @@ def test_variants_of_populations_are_those_in_memory(tmp_path, name):
     for other in ("google", "singular"):
         plan = dsvcca.plan_comparisons(store, variant=other)
         found = dsvcca.compare(plan, tmp_path / f"{other}.zarr").load()
-        own = dsvcca.measure(*case(name), variant=other, variance=0.99)
+        own = dsvcca.measure(*case(name), variant=other)
         for measure, value in own.items():
             assert found[measure].values[0, 1] == pytest.approx(value, abs=1e-6), measure
         assert found.attrs["variant"] == f"{other}: {VARIANTS[other].definition}"
@@ -201,6 +201,15 @@ def test_variants_of_several_variances_and_maps(tmp_path):
 def test_variants_that_cannot_be_are_refused(tmp_path, options, message):
     with pytest.raises(dsvcca.DsvccaError, match=message):
         dsvcca.plan_comparisons(population(tmp_path, "centred"), **options)
+
+
+def test_variants_in_memory_are_checked_as_those_of_plans():
+    x, y = case("centred")
+    with pytest.raises(dsvcca.DsvccaError, match="variant='google' says variance itself: leave variance= out"):
+        dsvcca.measure(x, y, variant="google", variance=0.9)
+    with pytest.raises(dsvcca.DsvccaError, match="says measures itself"):
+        dsvcca.measure(x, y, ["cka"], variant="google")
+    assert dsvcca.measure(x, y, variant="singular") == dsvcca.measure(x, y, variance=0.99, criterion="singular")
 
 
 def test_anatome_may_keep_nothing():

@@ -22,8 +22,8 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler, SubsetRandomSam
 from torch.utils.data.distributed import DistributedSampler
 
 from dsvcca.arrays import NumpyArray
-from dsvcca.errors import DsvccaError
-from dsvcca.labels import Label, checked_dims, nearest
+from dsvcca.errors import DsvccaError, nearest
+from dsvcca.labels import Label, checked_dims
 from dsvcca.progress import track
 from dsvcca.store import Store
 from dsvcca.writer import Writer
