@@ -194,7 +194,9 @@ def _about_variant(plan: Plan, variant: int, reason: str) -> str:
     own = plan.variants[variant]
     whose = str(plan.representations[own.representation])
     several = sum(one.representation == own.representation for one in plan.variants) > 1
-    reason = reason.removeprefix(f"{whose}: ")
+    for i, name in enumerate(plan.basis_fingerprints):  # others may hold the same, and have failed first
+        if name == plan.basis_fingerprints[variant]:
+            reason = reason.removeprefix(f"{plan.representations[plan.variants[i].representation]}: ")
     return f"{whose}{f' (as {own.view})' if several else ''}: {reason}"
 
 

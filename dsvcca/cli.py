@@ -71,10 +71,11 @@ Criterion = Annotated[str, typer.Option(help="variance, or singular for the lett
 Rank = Annotated[int | None, typer.Option(help="Keep this many directions instead.")]
 Measures = Annotated[
     list[str] | None,
-    typer.Option("--measure", help="svcca, pwcca_x, cka, ... (docs/numbers.md); repeat for several. [default: five]"),
+    typer.Option("--measure", help="svcca, cka, ... or all (docs/numbers.md); repeat for several. [default: five]"),
 ]
 VariantName = Annotated[str | None, typer.Option("--variant", help="google or singular: as others define it.")]
 Ridge = Annotated[list[float] | None, typer.Option(help="Of ridge_cca and gulp; repeat for several. [default: 0.01]")]
+Shuffles = Annotated[int, typer.Option(help="Of svcca_shuffled, and of p_shuffled, which takes 19 or more.")]
 Center = Annotated[str, typer.Option(help="By frequency: subtract the mean of all of them, or of dc alone.")]
 Keep = Annotated[list[str] | None, typer.Option(help="frequencies: also the numbers of every frequency.")]
 Route = Annotated[str, typer.Option(help="auto, or bases, direct, covariance, dual, randomised.")]
@@ -201,6 +202,7 @@ def plan(
     measures: Measures = None,
     variant: VariantName = None,
     ridge: Ridge = None,
+    shuffles: Shuffles = 1,
     center: Center = "all",
     targets: Targets = None,
     keep: Keep = None,
@@ -216,7 +218,7 @@ def plan(
     dims: Dims = None,
 ) -> None:
     """Show what a comparison would cost; reads no activations and computes nothing."""
-    options = _options(view, variance, criterion, rank, measures, variant, ridge, center, keep, route, memory)
+    options = _options(view, variance, criterion, rank, measures, variant, ridge, shuffles, center, keep, route, memory)
     chosen = _plan(_opened(store, where, labels, dims), pairs, targets, options)
     if scheduler:
         with _connected(scheduler, (tls_ca, tls_cert, tls_key)) as client:
@@ -240,6 +242,7 @@ def compare(
     measures: Measures = None,
     variant: VariantName = None,
     ridge: Ridge = None,
+    shuffles: Shuffles = 1,
     center: Center = "all",
     targets: Targets = None,
     keep: Keep = None,
@@ -264,7 +267,7 @@ def compare(
         raise DsvccaError("--workers starts a cluster and --scheduler names one: give one of them")
     if not scheduler and (tls_ca or tls_cert or tls_key):
         raise DsvccaError("certificates were given and no --scheduler to show them to: give its tls:// address")
-    options = _options(view, variance, criterion, rank, measures, variant, ridge, center, keep, route, memory)
+    options = _options(view, variance, criterion, rank, measures, variant, ridge, shuffles, center, keep, route, memory)
     chosen = _plan(_opened(store, where, labels, dims), pairs, targets, options)
     with ExitStack() as stack:
         client = None
@@ -324,6 +327,7 @@ def _options(
     measures: list[str] | None,
     variant: str | None,
     ridge: list[float] | None,
+    shuffles: int,
     center: str,
     keep: list[str] | None,
     route: str,
@@ -331,7 +335,7 @@ def _options(
 ) -> dict[str, Any]:
     """Return the options of `plan_comparisons` that were given."""
     options: dict[str, Any] = {"view": view, "criterion": criterion, "rank": rank, "center": center}
-    options |= {"route": route, "memory": memory, "variant": variant}
+    options |= {"route": route, "memory": memory, "variant": variant, "shuffles": shuffles}
     if variance:
         options["variance"] = variance[0] if len(variance) == 1 else variance
     if ridge:

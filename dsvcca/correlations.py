@@ -8,7 +8,7 @@ storing U in few bits did to it (`corrected`). Its singular values are the canon
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
@@ -95,7 +95,7 @@ def check_excess(largest: float) -> None:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class CanonicalCorrelations:
     """Canonical correlations of two sets of activations, and the directions that give them.
 
@@ -131,8 +131,14 @@ class CanonicalCorrelations:
     y_weights: Array
     x_norms: Array
     y_norms: Array
-    x_loadings: Array = field(repr=False)
-    y_loadings: Array = field(repr=False)
+    x_loadings: Array
+    y_loadings: Array
+
+    def __repr__(self) -> str:
+        first = ", ".join(f"{float(one):.3f}" for one in self.correlations[:3])
+        more = ", ..." if self.correlations.shape[0] > 3 else ""
+        sides = f"{self.x_mean.shape[0]} neurons (rank {self.x_rank}) and {self.y_mean.shape[0]} (rank {self.y_rank})"
+        return f"<canonical correlations of {sides}: {first}{more}>"
 
     @cached_property
     def _principal(self) -> list[tuple[Array, Array]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -114,12 +115,13 @@ def learning_dynamics(results: xr.Dataset, *, measure: str = "svcca", steps: Seq
     width, height = (max(2.4, 0.19 * min(len(layers), NAMES)) for layers in (found.y_layers, found.x_layers))
     figure = Figure(figsize=(across * (width + 0.15) + 1.7, down * (height + 0.75) + 0.9), layout="constrained")
     panels = figure.subplots(down, across, squeeze=False, sharex=True, sharey=True)
+    scale = _scale_of(measure, found.values)
     for place, panel in enumerate(panels.flat):
         if place >= len(found.steps):
             panel.set_axis_off()
             continue
         # Whole cells, so that every pixel of one is its number.
-        image = panel.imshow(found.values[place], vmin=0, vmax=1, cmap="viridis", origin="lower", aspect="auto")
+        image = panel.imshow(found.values[place], **scale, origin="lower", aspect="auto")
         panel.set_title(_step_title(found.steps[place], found.last), fontsize=10)
         _name_layers(panel.xaxis, found.y_layers)
         _name_layers(panel.yaxis, found.x_layers)
@@ -228,8 +230,10 @@ def layers(
     height = max(1.6, 0.36 * max(len(one.x_layers) for one in found.values()))
     figure = Figure(figsize=(sum(widths) + 1.1 * len(widths) + 1.2, height + 1.9), layout="constrained")
     axes = figure.subplots(1, len(found), squeeze=False, width_ratios=widths)[0]
+    scale = _scale_of(measure, [one.values for one in found.values()])
+    shown_as = ".2f" if scale["vmax"] < 100 else ".0f"
     for panel, (title, one) in zip(axes, found.items(), strict=True):
-        image = panel.imshow(one.values, vmin=0, vmax=1, cmap="viridis", origin="lower", aspect="auto")
+        image = panel.imshow(one.values, **scale, origin="lower", aspect="auto")
         panel.set_facecolor("0.85")
         _name_layers(panel.xaxis, one.y_layers)
         _name_layers(panel.yaxis, one.x_layers)
@@ -238,14 +242,27 @@ def layers(
         if max(one.values.shape) <= NAMES:
             for (i, j), value in np.ndenumerate(one.values):
                 if np.isfinite(value):
-                    text = f"{value:.2f}{marks[one.views[i, j]]}"
-                    panel.text(j, i, text, ha="center", va="center", fontsize=6, color="w" if value < 0.6 else "k")
+                    text = f"{value:{shown_as}}{marks[one.views[i, j]]}"
+                    dark = (value < 0.6 * scale["vmax"]) != scale["cmap"].endswith("_r")
+                    panel.text(j, i, text, ha="center", va="center", fontsize=6, color="w" if dark else "k")
     said = ", ".join(f"{view} {mark}".strip() for view, mark in marks.items())
     figure.colorbar(image, ax=list(axes), label=measure, pad=0.01, fraction=0.05)
     holes = any(np.isnan(one.values).any() for one in found.values())
     rows = "rows: what is named first, columns: second; " if panels else ""
-    figure.supxlabel(f"{rows}view: {said}" + ("; grey: not compared" if holes else ""), fontsize=9)
+    words = f"{rows}view: {said}" + ("; grey: not compared" if holes else "")
+    figure.supxlabel(textwrap.fill(words, int(12 * figure.get_figwidth())), fontsize=9)
     return figure
+
+
+def _scale_of(measure: str, values: Iterable[NumpyArray]) -> dict[str, Any]:
+    """Return how numbers become colours: similarities from 0 to 1, others from 0 to the largest; alike is bright."""
+    kind = MEASURES[measure].kind if measure in MEASURES else "chance"
+    most = max((float(np.nanmax(one)) for one in values if np.isfinite(one).any()), default=1.0)
+    return {
+        "vmin": 0,
+        "vmax": 1 if kind == "similarity" or most <= 0 else most,
+        "cmap": "viridis_r" if kind == "distance" else "viridis",
+    }
 
 
 def layer_means(

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
+import dsvcca
 from dsvcca import DsvccaError, compare, create_store, plan_comparisons, select
 from dsvcca.plot import dynamics, layer_means, layers, learning_dynamics
 from dsvcca.store import Store
@@ -263,3 +264,36 @@ def test_a_network_that_lacks_a_label_is_itself(tmp_path: Path) -> None:
     made.write(rng.standard_normal((ROWS, 4)), layer="fc", model="teacher")
     found = compare(plan_comparisons(made), tmp_path / "r.zarr")
     assert layer_means(found, {}, {}).values.item() == pytest.approx(float(found.svcca[0, 1]), abs=1e-12)
+
+
+def test_distances_are_drawn_on_a_scale_of_their_own(tmp_path):
+    rng = np.random.default_rng(0)
+    store = dsvcca.create_store(tmp_path / "s.zarr", datapoints=200)
+    for seed in range(2):
+        for layer in ("a", "b"):
+            store.write(10 * rng.standard_normal((200, 5)), layer=layer, seed=seed)
+    names = ["svcca", "gulp", "procrustes", "significant"]
+    found = dsvcca.compare(dsvcca.plan_comparisons(store, measures=names), tmp_path / "r.zarr").load()
+    for name, bright in (
+        ("svcca", "viridis"),
+        ("procrustes", "viridis_r"),
+        ("gulp", "viridis_r"),
+        ("significant", "viridis"),
+    ):
+        [image] = dsvcca.plot.layers(found, measure=name).axes[0].images
+        assert image.get_cmap().name == bright
+        values = dsvcca.plot.layer_means(found, {}, {}, measure=name).values
+        assert image.norm.vmax == (1 if name == "svcca" or values.max() <= 0 else values.max())
+
+
+def test_words_below_a_narrow_figure_stay_within_it(tmp_path):
+    rng = np.random.default_rng(0)
+    store = dsvcca.create_store(tmp_path / "s.zarr", datapoints=100)
+    for seed in range(2):
+        store.write(rng.standard_normal((100, 5)), layer="a", seed=seed)
+    found = dsvcca.compare(dsvcca.plan_comparisons(store), tmp_path / "r.zarr").load()
+    figure = dsvcca.plot.layers(found, {"one panel": ({"seed": 0}, {"seed": 1})})
+    figure.draw_without_rendering()
+    box = figure._supxlabel.get_window_extent()
+    assert box.x0 >= 0
+    assert box.x1 <= figure.bbox.width

@@ -286,3 +286,17 @@ def test_integers_are_selected_exactly_beside_floats(tmp_path):
     found = dsvcca.compare(dsvcca.plan_comparisons(store), tmp_path / "r.zarr")
     chosen = dsvcca.select(found, x={"seed": [2**53 + 1, 5.0]})
     assert chosen.x_seed.values.tolist() == [2**53 + 1, 5]
+
+
+def test_layers_of_the_same_numbers_that_fail_are_each_called_by_their_own_name(tmp_path):
+    rng = np.random.default_rng(0)
+    store = dsvcca.create_store(tmp_path / "s.zarr", datapoints=100)
+    for seed in range(2):
+        store.write(np.ones((100, 3)), layer="dead", seed=seed)
+        store.write(rng.standard_normal((100, 3)), layer="alive", seed=seed)
+    with pytest.warns(dsvcca.DsvccaWarning, match="could not be compared"):
+        found = dsvcca.compare(dsvcca.plan_comparisons(store), tmp_path / "r.zarr")
+    assert len(found.attrs["failed"]) == 2
+    for seed, reason in enumerate(found.attrs["failed"]):
+        assert f"seed={seed}" in reason
+        assert f"seed={1 - seed}" not in reason
