@@ -281,12 +281,12 @@ def _freedom(plan: Plan, one: Pass) -> int:
     return rows // (prod(one.space) if plan.rows == "translations" else 1) - 1
 
 
-def _unit(plan: Plan, one: Pass) -> int | None:
-    """Return how many rows of a pass a datapoint has: 0 where numbers differ, None where it is not known whose."""
-    if plan.rows == "translations":
-        return None
-    datapoints = plan.representations[0].logical_shape[0]
-    return one.rows // datapoints if one.rows % datapoints == 0 else 0
+def _unit(plan: Plan, one: Pass) -> int:
+    """Return how many rows of a pass a datapoint has; 0 where numbers differ, or it is not known whose rows are."""
+    variant = plan.variants[one.x[0]]
+    shape = plan.representations[variant.representation].logical_shape
+    whole = prod(shape[:-1]) if variant.view.name == "positions" else shape[0]
+    return one.rows // shape[0] if one.rows == whole and plan.rows != "translations" else 0
 
 
 def _along_a_curve(missing: filling.Missing) -> tuple[bool, int]:

@@ -16,7 +16,7 @@ from dsvcca.measures import AGAIN, BY_RIDGE, Side, Sides, doubt_of, measures_of,
 from dsvcca.nulls import mean_by_chance
 from dsvcca.panel import Panel, Shuffled
 from dsvcca.products import CrossBlock, cross_blocks, row_products
-from dsvcca.resampling import SEGMENTS, segment_bounds
+from dsvcca.resampling import SEGMENTS, TIED, segment_bounds
 from dsvcca.solves import Ground, solve
 from dsvcca.sums import OF_GOOGLE, OF_RIDGE, OF_SEGMENTS, OF_SQUARES, OF_VECTORS
 from dsvcca.views import GRID
@@ -38,8 +38,8 @@ class BasisPairs:
     rows : int
     freedom : int
         Independent ones, less one for their mean; 0 where nothing is known of chance.
-    unit : int or None
-        Rows of a datapoint; 0 where datapoints have other numbers of them, None where it is not known whose they are.
+    unit : int
+        Rows of a datapoint; 0 where their numbers differ, or it is not known whose they are.
     x, y : tuple of BasisRef
     x_members, y_members : tuple of int
         Whose they are: places within the panels.
@@ -51,7 +51,7 @@ class BasisPairs:
 
     rows: int
     freedom: int
-    unit: int | None
+    unit: int
     x: tuple[BasisRef, ...]
     y: tuple[BasisRef, ...]
     x_members: tuple[int, ...]
@@ -134,8 +134,8 @@ def _compared(task: CorrelateTask, pairs: BasisPairs, wanted: NumpyArray) -> tup
     x = Panel(task.workspace, pairs.x, task.rules, task.ridges)
     y = x if pairs.x == pairs.y else Panel(task.workspace, pairs.y, task.rules, task.ridges)
     names, shape = sums_of(task.measures), (*wanted.shape, len(task.rules))
-    by_segments = not (x.is_joint or pairs.unit is None or set(OF_SEGMENTS).isdisjoint(names))
-    ground = Ground(pairs.rows, pairs.freedom, segment_bounds(pairs.rows, pairs.unit or 1) if by_segments else None)
+    by_segments = not (x.is_joint or not pairs.unit or set(OF_SEGMENTS).isdisjoint(names))
+    ground = Ground(pairs.rows, pairs.freedom, segment_bounds(pairs.rows, pairs.unit) if by_segments else None)
     more = {name: (len(task.ridges),) for name in OF_RIDGE}
     more["jackknife"] = (SEGMENTS,) if ground.bounds is None else (len(ground.bounds) - 1,)
     totals = {name: np.zeros((*shape, *more.get(name, ()))) for name in names}
@@ -153,12 +153,16 @@ def _compared(task: CorrelateTask, pairs: BasisPairs, wanted: NumpyArray) -> tup
     totals |= unknown
     if "shuffled" in totals:
         _shuffle(task, pairs, x, y, wanted, totals)
+    norms4 = [np.full(panel.ranks.shape[:2], np.nan) for panel in (x, y)]
     if "row_products" in totals:
-        known = not x.is_joint and len(x.weights) == 1
-        totals["row_products"][:] = row_products(x, y, pairs.rows)[..., None] if known else np.nan
+        # Rows of one datapoint are not independent, and by frequency there is one norm for all of them.
+        if x.is_joint or len(x.weights) > 1 or pairs.unit != 1:
+            totals["row_products"][:] = np.nan
+        else:
+            totals["row_products"], *norms4 = row_products(x, y, pairs.rows)
     sides = Sides(
-        x=_side(x, 0, shape),
-        y=_side(y, 1, shape),
+        x=_side(x, 0, shape, norms4[0]),
+        y=_side(y, 1, shape, norms4[1]),
         rows=pairs.rows,
         by_chance=_by_chance(x, y, pairs.freedom, wanted) if "chance" in task.measures else np.asarray(np.nan),
         shuffles=task.shuffles,
@@ -170,8 +174,8 @@ def _compared(task: CorrelateTask, pairs: BasisPairs, wanted: NumpyArray) -> tup
     return {**found, BY_FREQUENCY: means}, doubt
 
 
-def _side(panel: Panel, axis: int, shape: tuple[int, ...]) -> Side:
-    """Return what there is of a panel on one side of comparisons (x, y, rules)."""
+def _side(panel: Panel, axis: int, shape: tuple[int, ...], norms4: NumpyArray) -> Side:
+    """Return what there is of a panel on one side of comparisons (x, y, rules); `norms4` are sums of ||x_i||^4."""
     ranks = np.sum(panel.ranks * panel.weights, axis=2)
 
     def along(values: NumpyArray) -> NumpyArray:
@@ -182,8 +186,9 @@ def _side(panel: Panel, axis: int, shape: tuple[int, ...]) -> Side:
         rank=np.broadcast_to(np.expand_dims(ranks, 1 - axis), shape),
         power=along(panel.powers[0]),
         power2=along(panel.powers[1]),
-        rows2=along(panel.rows2),
-        kept_power=np.expand_dims(panel.kept_powers, 1 - axis),
+        kept_power=np.expand_dims(panel.kept_powers[0], 1 - axis),
+        kept_power2=np.expand_dims(panel.kept_powers[1], 1 - axis),
+        norms4=np.expand_dims(norms4, 1 - axis),
         shrunk4=np.expand_dims(panel.shrunk4, 1 - axis),
         scale=along(panel.scales),
     )
@@ -237,19 +242,18 @@ def _shuffle(
     task: CorrelateTask, pairs: BasisPairs, x: Panel, y: Panel, wanted: NumpyArray, totals: dict[str, NumpyArray]
 ) -> None:
     """Add up sum(rho) of shuffled datapoints; NaN where they cannot be shuffled, or both sides are one."""
-    same = np.equal.outer(np.asarray(x.keys), np.asarray(y.keys))
-    unit = pairs.unit or 0
-    if x.is_joint or not 0 < unit <= GRID // 4:
+    same = np.equal.outer(np.asarray(x.seeds), np.asarray(y.seeds))  # which would be shuffled alike
+    if x.is_joint or not 0 < pairs.unit <= GRID // 4:
         same = np.ones_like(same)
     for draw in range(0 if same.all() else task.shuffles):
         own = {"rho": np.zeros_like(totals["rho"])}
-        shuffled = Shuffled(unit, draw)
+        shuffled = Shuffled(pairs.unit, draw)
         for block in cross_blocks(x, y, pairs.rows, wanted & ~same, task.budget, shuffled=shuffled):
             solve(block, x, y, Ground(pairs.rows, pairs.freedom), wanted & ~same, own)
             del block
         totals["shuffled"] += own["rho"] / task.shuffles
         if "exceeded" in totals:
-            totals["exceeded"] += own["rho"] >= totals["rho"]
+            totals["exceeded"] += own["rho"] >= (1 - TIED) * totals["rho"]
     totals["shuffled"][same] = np.nan
 
 

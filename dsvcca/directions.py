@@ -83,7 +83,7 @@ def directions(
         As `cca`.
     """
     for side, labels in (("x", x), ("y", y)):
-        if not isinstance(labels, Mapping):
+        if not isinstance(labels, Mapping) or not all(np.ndim(value) == 0 for value in labels.values()):
             raise DsvccaError(f"{side}={labels!r}: give the labels of one representation, such as {{'layer': 'fc1'}}")
     if not isinstance(variance, (int, float)):
         raise DsvccaError(f"variance={variance!r}: directions are those of one share, give one number")

@@ -32,10 +32,8 @@ class Side:
     power, power2
         ||X||_F^2 and ||X^T X||_F^2 of the activations over their scale: of everything, not of the kept directions
         alone.
-    rows2
-        Sum over their rows of ||x_i||^4.
-    kept_power
-        What of ||X||_F^2 the kept directions hold.
+    kept_power, kept_power2, norms4
+        Of the kept directions: the same, and the sum over rows of ||x_i||^4.
     shrunk4
         Of each ridge (last axis) the sum of D^4 over the kept directions, D = s / sqrt(s^2 + ridge ||X||_F^2).
     scale
@@ -45,8 +43,9 @@ class Side:
     rank: Array
     power: Array
     power2: Array
-    rows2: Array
     kept_power: Array
+    kept_power2: Array
+    norms4: Array
     shrunk4: Array
     scale: Array = 1.0
 
@@ -132,10 +131,10 @@ def _hsic(covariance2: Array, rows2: Array, x_power: Array, y_power: Array, n: i
 
 
 def _debiased(t: Totals, s: Sides) -> Array:
-    own = [_hsic(one.power2, one.rows2, one.power, one.power, s.rows) for one in (s.x, s.y)]
+    own = [_hsic(one.kept_power2, one.norms4, one.kept_power, one.kept_power, s.rows) for one in (s.x, s.y)]
     both = np.asarray(own[0] * own[1])
     scale = np.sqrt(both, where=both > 0, out=np.full_like(both, np.nan))
-    return _hsic(t["covariance2"], t["row_products"], s.x.power, s.y.power, s.rows) / scale
+    return _hsic(t["covariance2"], t["row_products"], s.x.kept_power, s.y.kept_power, s.rows) / scale
 
 
 def _of_all(surprise: Array, count: Array) -> Array:
@@ -221,11 +220,11 @@ MEASURES: dict[str, Measure] = {
         of_kept=False,
     ),
     "cka_debiased": Measure(
-        "linear CKA of the unbiased estimates of HSIC: 0 on average of independent activations, may be negative (Song "
-        "et al. 2012; Kornblith et al. 2019). NaN where transformed by frequency, and where moments alone are known",
+        "linear CKA of the unbiased estimates of HSIC, of activations reduced to their kept directions: 0 on average "
+        "of independent ones, may be negative (Song et al. 2012). NaN where a datapoint has several rows, by "
+        "frequency, and where moments alone are known",
         ("covariance2", "row_products"),
         _debiased,
-        of_kept=False,
     ),
     "ridge_cca": Measure(
         "mean correlation of ridge CCA, the sum of the singular values of D_x C D_y over min(rank_x, rank_y), D = s / "

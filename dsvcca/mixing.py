@@ -59,6 +59,8 @@ def unmix(slab: Array, start: int) -> Array:
     """Return rows as they were before `mix`; they end with a whole block, or with the last row of all."""
     xp = namespace(slab)
     m, k = slab.shape
+    if not k:
+        return slab
     whole = m - m % BLOCK
     parts = []
     for part, size in ((slab[:whole, :], BLOCK), (slab[whole:, :], m - whole)):

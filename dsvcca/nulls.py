@@ -172,7 +172,8 @@ def bartlett_statistics(rho: Numbers, p: Numbers, q: Numbers, m: int, beta: int 
     logs = np.cumsum(np.log1p(-np.minimum(squared, 1 - 1e-15))[..., ::-1], axis=-1)[..., ::-1]
     inverse = np.cumsum(1 / np.maximum(squared, 1e-300), axis=-1) - 1 / np.maximum(squared, 1e-300)
     scale = m - i - (p + q + (1 if beta == 1 else 0)) / 2 + inverse
-    return -beta * scale * logs, np.asarray(beta * (p - i) * (q - i) * (i < np.minimum(p, q)))
+    possible = (i < np.minimum(p, q)) & (p + q - i <= m)
+    return -beta * scale * logs, np.asarray(beta * (p - i) * (q - i) * possible)
 
 
 def draw(rng: np.random.Generator, p: int, q: int, m: int, count: int) -> NumpyArray:

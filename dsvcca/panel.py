@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -9,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from dsvcca.arrays import Array, NumpyArray, inverse_cholesky, put, to_numpy
-from dsvcca.basis import Block, RankRule, lumps_of, ranks_of
+from dsvcca.basis import Basis, Block, RankRule, lumps_of, ranks_of
 from dsvcca.mixing import BLOCK, unmix
 from dsvcca.moments import grid_steps
 from dsvcca.resampling import Halves, Parts
@@ -17,6 +18,9 @@ from dsvcca.sizes import block_bytes, padded
 from dsvcca.sums import shrinkage_of
 from dsvcca.views import GRID
 from dsvcca.workspace import BasisRef, Pack
+
+RUN = 2048
+"""Columns of which norms of rows are taken together."""
 
 ROWS = 16
 """Products run over so many rows or more: for fewer BLAS has other routines."""
@@ -137,14 +141,14 @@ class Panel:
         Largest singular value of each.
     powers : (2, b) float
         Sums of squares, and of fourth powers, of all singular values over the largest, over all frequencies.
-    kept_powers : (b, rules) float
-        Of the directions that each rule keeps the sum of squares.
+    kept_powers : (2, b, rules) float
+        The same of the directions that each rule keeps.
     shrunk4 : (b, rules, ridges) float
         Sums of fourth powers of what they are shrunk by, over all frequencies.
-    rows2 : (b,) float
-        Sum over centred rows of their norms to the fourth power, over that of the largest singular value.
     condition : float
         Largest singular value over the smallest of a direction that some rule keeps, of the worst basis.
+    seeds : list of str
+        Of what each was made, whatever rule cuts it.
     keys : list of str
         Order bases by what they hold: every pair is solved in an order of its two sides that does not depend on which
         of them came first.
@@ -161,8 +165,8 @@ class Panel:
         self._spectra: list[NumpyArray] = []
         scales: list[float] = []
         powers: list[list[float]] = []
-        rows2: list[float] = []
-        kept_powers: list[list[float]] = []
+        seeds: list[str] = []
+        kept_powers: tuple[list[list[float]], ...] = ([], [])
         shrunk4: list[list[list[float]]] = []
         self._shrinkage: list[NumpyArray] = []
         self.neurons: list[int] = []
@@ -176,10 +180,11 @@ class Panel:
             scales.append(float(basis.singular_values.max()))
             self._spectra.append(basis.singular_values / scales[-1])
             powers.append([float(basis.weights @ np.sum(self._spectra[-1] ** power, axis=1)) for power in (2, 4)])
-            rows2.append(float(np.sum((basis.row_norms / scales[-1] ** 2) ** 2)))
+            seeds.append(_digest(basis))
             self._shrinkage.append(shrinkage_of(self._spectra[-1], powers[-1][0], basis.nonzero, ridges))
             firsts = [np.arange(basis.singular_values.shape[1]) < ranks[:, None] for ranks in kept[-1]]
-            kept_powers.append([_over(basis.weights, self._spectra[-1] ** 2, own) for own in firsts])
+            for found, power in zip(kept_powers, (2, 4), strict=True):
+                found.append([_over(basis.weights, self._spectra[-1] ** power, own) for own in firsts])
             shrunk4.append([[_over(basis.weights, one**4, own) for one in self._shrinkage[-1]] for own in firsts])
         self.keys = [self.packs[ref.pack].key(ref.position) for ref in refs]
         self.ranks: NumpyArray = np.asarray(kept)
@@ -189,7 +194,7 @@ class Panel:
         self.lumps: NumpyArray = np.asarray(lumps)
         self.scales: NumpyArray = np.asarray(scales)
         self.powers: NumpyArray = np.asarray(powers).T
-        self.rows2: NumpyArray = np.asarray(rows2)
+        self.seeds = seeds
         self.kept_powers: NumpyArray = np.asarray(kept_powers)
         self.shrunk4: NumpyArray = np.asarray(shrunk4)
         self.most_kept: NumpyArray = np.sum(self.most * self.weights, axis=1)
@@ -229,11 +234,24 @@ class Panel:
             self._at = (f, run), Kept(blocks, spectra, shrinkage)
         return self._at[1]
 
-    def row_norms(self, step: slice) -> NumpyArray:
-        """Return squared norms of centred rows, (b, rows), in units of the largest singular value of each basis."""
-        norms = [self.packs[ref.pack].row_norms(ref.position, step) for ref in self.refs]
-        found: NumpyArray = np.asarray(norms) / self.scales[:, None] ** 2
-        return found
+    def kept_norms(self, rows: int) -> Iterator[NumpyArray]:
+        """Yield squared norms of centred rows, what each rule keeps of them, (rules, b, rows of a step of the grid).
+
+        Of bases of one frequency, in units of the largest singular value of each.
+        """
+        runs = list(self.runs(0, RUN))
+        height = max(min(rows, GRID), ROWS)
+        for step in grid_steps(rows):
+            count = step.stop - step.start
+            found = np.zeros((self.ranks.shape[1], len(self.refs), count))
+            for run in runs:
+                [u] = self.fill(self.slabs(run, range(1), height)[0], step, run, range(1))
+                u = unmix(u[:count], step.start)
+                for i, start in zip(run, self.ends(run, 0).tolist(), strict=False):
+                    scaled = u[:, start : start + int(self.most[i, 0])] * self._spectra[i][0, : int(self.most[i, 0])]
+                    for rule, k in enumerate(self.ranks[i, :, 0].tolist()):
+                        found[rule, i] = np.einsum("rk,rk->r", scaled[:, :k], scaled[:, :k])
+            yield found
 
     def runs(self, f: int, most: int) -> Iterator[range]:
         """Cut the panel into runs of at most `most` columns at one frequency (or one basis)."""
@@ -292,9 +310,15 @@ class Panel:
         for f, columns in zip(frequencies, found, strict=True):
             for i, start, stop in zip(run, self.ends(run, f), self.ends(run, f)[1:], strict=False):
                 own = columns[: read.stop - read.start, start:stop]
-                columns[:count, start:stop] = shuffled.apply(own, self.keys[i], step, read)
+                columns[:count, start:stop] = shuffled.apply(own, self.seeds[i], step, read)
             columns[count:] = 0
         return [columns[: max(count, ROWS)] for columns in found]
+
+
+def _digest(basis: Basis) -> str:
+    """Return a digest of what does not follow the rule by which a basis was cut."""
+    parts = (basis.mean, basis.neuron_norms, basis.row_norms)
+    return hashlib.blake2b(b"".join(to_numpy(part).tobytes() for part in parts), digest_size=16).hexdigest()
 
 
 def _over(weights: NumpyArray, values: NumpyArray, own: NumpyArray) -> float:
@@ -328,9 +352,9 @@ class Shuffled:
         """Return steps of whole datapoints."""
         return list(grid_steps(rows, GRID // self.unit * self.unit))
 
-    def apply(self, columns: NumpyArray, key: str, step: slice, read: slice) -> NumpyArray:
+    def apply(self, columns: NumpyArray, seed: str, step: slice, read: slice) -> NumpyArray:
         """Return the rows of a step in the order of a basis; they lie mixed in those that were read."""
-        rng = np.random.default_rng([int(key, 16), step.start, self.draw])
+        rng = np.random.default_rng([int(seed, 16), step.start, self.draw])
         datapoints = rng.permutation((step.stop - step.start) // self.unit)
         order = (datapoints[:, None] * self.unit + np.arange(self.unit)).ravel()
         found: NumpyArray = unmix(columns, read.start)[order + step.start - read.start]

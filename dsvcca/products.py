@@ -20,7 +20,6 @@ from dsvcca.moments import grid_steps
 from dsvcca.panel import ROWS, Panel, Shuffled, read_slabs
 from dsvcca.resampling import Parts, are_whole_blocks
 from dsvcca.sizes import APART, SHAPE, SLACK, STACKS, STRIP, padded, parts_bytes, solve_bytes, tile_memory
-from dsvcca.views import GRID
 
 TURNED = 1e-7
 """By how much float32 sums of products turn directions, about, where squared correlations differ by 1; their columns
@@ -286,14 +285,27 @@ def _multiplied_again(
     return blocks, [TURNED / 4 * np.minimum.outer(*both) for both in largest]
 
 
-def row_products(x: Panel, y: Panel, rows: int) -> NumpyArray:
-    """Return sum_i ||x_i||^2 ||y_i||^2 over the centred rows of every two bases, in units of their largest values."""
-    found = np.zeros((len(x.refs), len(y.refs)))
-    for step in grid_steps(rows, NORMS_AT_ONCE):
-        a = _on_shape(x.row_norms(step))
-        b = a.copy() if x is y else _on_shape(y.row_norms(step))  # an array times itself takes another routine
-        found += (a @ b.T)[: len(x.refs), : len(y.refs)]
-    return found
+def row_products(x: Panel, y: Panel, rows: int) -> tuple[NumpyArray, NumpyArray, NumpyArray]:
+    """Return sum_i ||x_i||^2 ||y_i||^2 over the rows of every two bases, and of each with itself, under every rule.
+
+    (bases of x, bases of y, rules), (bases of x, rules), (bases of y, rules), of what the rule keeps of centred rows,
+    in units of the largest singular values.
+    """
+    rules = x.ranks.shape[1]
+    found = np.zeros((rules, len(x.refs), len(y.refs)))
+    own = [np.zeros((rules, len(panel.refs))) for panel in (x, y)]
+    steps = (
+        ((one, one) for one in x.kept_norms(rows))
+        if x is y
+        else zip(x.kept_norms(rows), y.kept_norms(rows), strict=True)
+    )
+    for both in steps:
+        for norms, total in zip(both, own, strict=True):
+            total += np.sum(norms * norms, axis=-1)
+        for rule in range(rules):
+            a, b = (_on_shape(norms[rule]) for norms in both)  # copies: an array times itself takes another routine
+            found[rule] += (a @ b.T)[: len(x.refs), : len(y.refs)]
+    return np.moveaxis(found, 0, -1), own[0].T, own[1].T
 
 
 def _on_shape(norms: NumpyArray) -> NumpyArray:
@@ -301,10 +313,6 @@ def _on_shape(norms: NumpyArray) -> NumpyArray:
     bases, rows = norms.shape
     least = -(-SMALL // SHAPE**2) + 1
     return np.pad(norms, ((0, -bases % SHAPE), (0, max(least - rows, 0))))
-
-
-NORMS_AT_ONCE = 16 * GRID
-"""Rows whose norms are there at once."""
 
 
 def _filled_up(columns: Array) -> Array:

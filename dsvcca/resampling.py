@@ -22,6 +22,9 @@ SEGMENTS = 20
 """Runs of datapoints, as many as there are rows at most."""
 
 
+TIED = 1e-5
+"""Sums of correlations that differ by a smaller share are alike: shuffles of few values give the same again and again."""
+
 LEAST = 1e-5
 """Share of a direction's variance that has to lie in half of the rows for it to be found there: far above rounding."""
 

@@ -131,11 +131,6 @@ class Pack:
             blocks=_Blocks(self, position, f),
         )
 
-    def row_norms(self, position: int, rows: slice) -> NumpyArray:
-        """Return the squared norms of some of the centred rows of a basis."""
-        start = self._heads[position + 1] - self._rows  # they stand last
-        return self._values(slice(start + rows.start, start + rows.stop))
-
     def key(self, position: int) -> str:
         """Return the digest of what a basis was made from, its numbers: it orders bases in the same way everywhere."""
         return self._about[position]["key"]

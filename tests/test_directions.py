@@ -257,6 +257,7 @@ def test_directions_in_other_views(store):
         ({"layer": "x"}, Y, {}, "are carried by 2 pairs of representations: give labels that one alone carries"),
         ({"layer": "z"}, Y, {}, "'z'"),
         ("fc1", Y, {}, r"x='fc1': give the labels of one representation, such as \{'layer': 'fc1'\}"),
+        ({"layer": ["x"]}, Y, {}, r"x=\{'layer': \['x'\]\}: give the labels of one representation"),
         (X, Y, {"variance": [0.5, 0.9]}, "directions are those of one share, give one number"),
         ({"layer": "maps"}, {"layer": "small"}, {"view": "lowpass"}, "view 'lowpass' has no directions"),
         ({"layer": "maps"}, {"layer": "other"}, {"out": "v.zarr"}, "those of maps are maps"),

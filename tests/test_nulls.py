@@ -175,3 +175,10 @@ def test_bartletts_p_values_are_uniform_for_few_directions(beta):
     filled = nulls.bartlett(np.pad(rho, ((0, 0), (0, 2))), np.full(500, 3), np.full(500, 4), 199, beta)
     np.testing.assert_allclose(filled[:, :3], own, rtol=1e-9)
     np.testing.assert_array_equal(filled[:, 3:], 1)
+
+
+def test_bartlett_says_nothing_where_rows_are_too_few():
+    """Of 25 and 25 directions in 40 rows eleven correlations are 1 whatever the data."""
+    rho = np.linspace(1, 0.1, 25)
+    rho[:12] = 1
+    assert nulls.bartlett(rho, 25, 25, 39)[0] == 1

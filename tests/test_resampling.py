@@ -356,3 +356,53 @@ def test_halves_that_lack_a_direction_hold_out_nothing(tmp_path):
     found = compared(tmp_path, [x, y])
     assert np.isnan(found.svcca_held_out.values[0, 1])
     assert np.isfinite(found.svcca.values).all()
+
+
+def test_shuffles_do_not_depend_on_what_was_compared_before(tmp_path):
+    x, y = planted(200, [0.8, 0.5, 0.3], more=3)
+    found = []
+    for before in (False, True):
+        store = dsvcca.create_store(tmp_path / f"{before}.zarr", datapoints=200)
+        store.write(x, layer="x")
+        store.write(y * [9, 3, 1, 0.1, 0.1, 0.1], layer="y")
+        if before:
+            dsvcca.compare(dsvcca.plan_comparisons(store, variance=1.0), tmp_path / "all.zarr")
+        plan = dsvcca.plan_comparisons(store, variance=0.9, measures=SHUFFLES, shuffles=3)
+        found.append(dsvcca.compare(plan, tmp_path / f"{before}-r.zarr").load())
+    np.testing.assert_allclose(found[0].svcca_shuffled, found[1].svcca_shuffled, atol=1e-7)
+
+
+@pytest.mark.parametrize("lengths", [[5, 3, 4, 2], [1, 2, 3, 4, 5]])
+def test_sequences_of_different_lengths_are_not_told_apart(tmp_path, lengths):
+    """Whether or not their lengths add up to a multiple of their number."""
+    n, rng = 120, np.random.default_rng(0)
+    mask = np.arange(5) < np.tile(lengths, n)[:n, None]
+    store = dsvcca.create_store(tmp_path / "s.zarr", datapoints=n)
+    store.write_mask(mask)
+    for i in range(2):
+        store.write(rng.standard_normal((n, 5, 3)), layer=f"l{i}", dims="ntd")
+    names = [*NAMES, "svcca_shuffled", "cka_debiased"]
+    plan = dsvcca.plan_comparisons(store, view="positions", variance=1.0, measures=names)
+    found = dsvcca.compare(plan, tmp_path / "r.zarr").load()
+    for name in names[1:]:
+        assert np.isnan(found[name].values).all()
+    assert np.isfinite(found.svcca.values).all()
+
+
+def test_bins_at_which_nothing_is_kept_are_shuffled_away(tmp_path):
+    rng = np.random.default_rng(5)
+    low = np.array([1, 0.1, 0.01, 0.1])
+    maps = []
+    for c in (3, 5):
+        spectrum = np.fft.fft2(rng.standard_normal((300, 4, 4, c)), axes=(1, 2)) * low[:, None, None] * low[:, None]
+        maps.append(np.fft.ifft2(spectrum, axes=(1, 2)).real)
+    found = compared(tmp_path, maps, "nhwc", variance=0.9, measures=["svcca", "svcca_shuffled", "svcca_error"])
+    assert 0 < found.svcca_shuffled.values[0, 1] < 1
+    assert found.svcca_error.values[0, 1] > 0
+
+
+def test_ties_of_few_values_count_as_not_smaller():
+    """Neurons of two values share nothing here, and shuffles of them often share nothing either."""
+    x, y = np.zeros((60, 1)), np.zeros((60, 1))
+    x[:30], y[15:45] = 1, 1
+    assert dsvcca.measure(x, y, "p_shuffled", shuffles=99)["p_shuffled"] == 1  # nothing is shared
