@@ -23,7 +23,7 @@ SEGMENTS = 20
 
 
 TIED = 1e-5
-"""Sums of correlations that differ by a smaller share are alike: shuffles of few values give the same again and again."""
+"""Sums of correlations that differ by a smaller share are alike: shuffles of few values give the same again."""
 
 LEAST = 1e-5
 """Share of a direction's variance that has to lie in half of the rows for it to be found there: far above rounding."""
