@@ -28,7 +28,7 @@ from dsvcca.targets import Target
 from dsvcca.variants import VARIANTS
 from dsvcca.views import TRANSFORMED
 
-NUMERICS = 7
+NUMERICS = 8
 """Changes whenever the same inputs would give other bits."""
 
 PANEL = 128

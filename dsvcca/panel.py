@@ -19,7 +19,7 @@ from dsvcca.sums import shrinkage_of
 from dsvcca.views import GRID
 from dsvcca.workspace import BasisRef, Pack
 
-RUN = 2048
+RUN = 1024
 """Columns of which norms of rows are taken together."""
 
 ROWS = 16
@@ -241,16 +241,24 @@ class Panel:
         """
         runs = list(self.runs(0, RUN))
         height = max(min(rows, GRID), ROWS)
+        slabs, scales = [], []
+        for run in runs:
+            slabs.append(self.slabs(run, range(1), height)[0])
+            scales.append(np.zeros(slabs[-1].shape[1], dtype=np.float32))
+            for i, start in zip(run, self.ends(run, 0).tolist(), strict=False):
+                scales[-1][start : start + int(self.most[i, 0])] = self._spectra[i][0, : int(self.most[i, 0])]
         for step in grid_steps(rows):
             count = step.stop - step.start
             found = np.zeros((self.ranks.shape[1], len(self.refs), count))
-            for run in runs:
-                [u] = self.fill(self.slabs(run, range(1), height)[0], step, run, range(1))
-                u = unmix(u[:count], step.start)
-                for i, start in zip(run, self.ends(run, 0).tolist(), strict=False):
-                    scaled = u[:, start : start + int(self.most[i, 0])] * self._spectra[i][0, : int(self.most[i, 0])]
-                    for rule, k in enumerate(self.ranks[i, :, 0].tolist()):
-                        found[rule, i] = np.einsum("rk,rk->r", scaled[:, :k], scaled[:, :k])
+            for run, slab, scale in zip(runs, slabs, scales, strict=True):
+                [u] = self.fill(slab, step, run, range(1))
+                squared = unmix(u[:count], step.start)
+                squared *= scale
+                squared *= squared
+                starts = self.ends(run, 0)[:-1]
+                for rule in range(len(found)):
+                    ends = np.stack([starts, starts + self.ranks[run.start : run.stop, rule, 0]], axis=1).ravel()
+                    found[rule, run.start : run.stop] = np.add.reduceat(squared, ends, axis=1)[:, ::2].T
             yield found
 
     def runs(self, f: int, most: int) -> Iterator[range]:

@@ -25,7 +25,7 @@ TURNED = 1e-7
 """By how much float32 sums of products turn directions, about, where squared correlations differ by 1; their columns
 alone, rounded to float32, by a fourth of it if all of them lay in one row."""
 
-AGAIN_ROWS = 512
+AGAIN_ROWS = 2048
 """Rows of float64 columns that are there at once."""
 
 SMALL = 1 << 20

@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 import numpy as np
 
 from dsvcca import nulls
-from dsvcca.arrays import Array, NumpyArray, adjoint, like, namespace, to_numpy
+from dsvcca.arrays import Array, NumpyArray, adjoint, device, like, namespace, to_numpy
 from dsvcca.correlations import correlations_of, smaller_side
 
 UNSAFE = 1e-5
@@ -310,15 +310,18 @@ def _weights(vectors: Array, which: NumpyArray, loadings: Loadings, squares: boo
     ordered = vectors if is_sorted else xp.take(vectors, like(order, vectors), axis=0)
     ones, starts = np.unique(which, return_index=True) if is_sorted else np.unique(which[order], return_index=True)
     found, squared = [], []
+    widest = max(loadings[one].shape[1] for one in ones.tolist())
+    ones_of = xp.ones((widest,), dtype=xp.float64, device=device(vectors))
     for one, start, stop in zip(ones.tolist(), starts.tolist(), [*starts[1:].tolist(), len(which)], strict=True):
         f = loadings[one][:k, :]
         step = max(1, SLICE // (c * f.shape[1]))
         for first in range(start, stop, step):
             g = xp.matmul(adjoint(ordered[first : min(first + step, stop), :, :]), f)
-            g = xp.abs(g)
-            found.append(xp.sum(g, axis=-1))
+            g = np.abs(g, out=g) if isinstance(g, np.ndarray) and g.dtype == ones_of.dtype else xp.abs(g)
+            found.append(xp.matmul(g, ones_of[: f.shape[1]]))  # twice as fast as a sum
             if squares:
-                squared.append(xp.sum(g * g, axis=-1))
+                g *= g
+                squared.append(xp.matmul(g, ones_of[: f.shape[1]]))
     both = [xp.concat(one, axis=0) if one else None for one in (found, squared)]
     if not is_sorted:
         back = like(np.argsort(order), vectors)

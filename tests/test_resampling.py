@@ -247,7 +247,7 @@ def test_rows_are_shuffled_and_not_rotated(tmp_path):
     x, y = (np.random.default_rng(seed).standard_normal((640, 1)) * 1e-3 for seed in (0, 1))
     x[100], y[100] = 1, 1
     with pytest.warns(dsvcca.DsvccaWarning, match="64 neighbouring"):
-        found = compared(tmp_path, [x, y], measures=SHUFFLES)
+        found = compared(tmp_path, [x, y], measures=SHUFFLES, shuffles=20)
     assert found.svcca.values[0, 1] > 0.99
     assert found.svcca_shuffled.values[0, 1] < 0.02
 
