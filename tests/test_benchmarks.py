@@ -71,6 +71,7 @@ def test_the_population_benchmark_measures_the_real_path(benchmark, capsys, vari
     assert "textbook SVCCA pair / ours" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_benchmark_of_scale_measures_the_real_path(benchmark):
     found = benchmark("scale", "--small 6 --large 9 --mixed 9 --rows 2200 --columns 40 --rank 8 --repeat 1")
     assert found["large"]["comparisons"] == 45
