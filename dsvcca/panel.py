@@ -241,16 +241,16 @@ class Panel:
         """
         runs = list(self.runs(0, RUN))
         height = max(min(rows, GRID), ROWS)
-        slabs, scales = [], []
+        scales = []
         for run in runs:
-            slabs.append(self.slabs(run, range(1), height)[0])
-            scales.append(np.zeros(slabs[-1].shape[1], dtype=np.float32))
+            scales.append(np.zeros(padded(int(self.ends(run, 0)[-1])), dtype=np.float32))
             for i, start in zip(run, self.ends(run, 0).tolist(), strict=False):
                 scales[-1][start : start + int(self.most[i, 0])] = self._spectra[i][0, : int(self.most[i, 0])]
+        slab = np.empty((height, max(map(len, scales))), dtype=np.float32)  # one at a time: no plan counts on more
         for step in grid_steps(rows):
             count = step.stop - step.start
             found = np.zeros((self.ranks.shape[1], len(self.refs), count))
-            for run, slab, scale in zip(runs, slabs, scales, strict=True):
+            for run, scale in zip(runs, scales, strict=True):
                 [u] = self.fill(slab, step, run, range(1))
                 squared = unmix(u[:count], step.start)
                 squared *= scale

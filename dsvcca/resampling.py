@@ -13,14 +13,24 @@ from typing import Any
 
 import numpy as np
 
-from dsvcca.arrays import Array, NumpyArray, adjoint, from_pairs, inverse_cholesky, like, namespace, put, to_numpy
+from dsvcca.arrays import (
+    Array,
+    NumpyArray,
+    adjoint,
+    from_pairs,
+    inverse_cholesky,
+    like,
+    namespace,
+    put,
+    real_part,
+    to_numpy,
+)
 from dsvcca.correlations import smaller_side
 from dsvcca.mixing import BLOCK
 from dsvcca.sums import UNSAFE
 
 SEGMENTS = 20
-"""Runs of datapoints, as many as there are rows at most."""
-
+"""Runs of datapoints; of fewer datapoints as many as there are."""
 
 TIED = 1e-5
 """Sums of correlations that differ by a smaller share are alike: shuffles of few values give the same again."""
@@ -188,5 +198,4 @@ def held_out(m: Array, x: Sequence[Halves], y: Sequence[Halves], rows: NumpyArra
 def _diagonals(a: Array, m: Array, b: Array) -> Array:
     """Return Re a_i^H M b_i of the columns of stacked a and b."""
     xp = namespace(m)
-    found = xp.sum(xp.conj(a) * xp.matmul(m, b), axis=-2) if xp.isdtype(m.dtype, "complex floating") else None
-    return xp.sum(a * xp.matmul(m, b), axis=-2) if found is None else xp.real(found)
+    return real_part(xp.sum(adjoint(xp.matrix_transpose(a)) * xp.matmul(m, b), axis=-2))
