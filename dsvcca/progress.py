@@ -6,6 +6,7 @@ import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -30,10 +31,11 @@ def say(sentence: str) -> None:
 def track(title: str, total: int) -> Iterator[Callable[[], None]]:
     """Show a bar of `total` steps while the context lasts; call what it gives once a step.
 
-    Nothing is shown where standard error is neither a terminal nor a notebook, or where there is nothing to do.
+    Nothing is shown where standard error is neither a terminal nor a notebook, or where there is nothing to do; nor
+    in a notebook without ipywidgets, where every movement of a bar would be another output.
     """
     console = _console()
-    if total == 0 or console is None:
+    if total == 0 or console is None or (console.is_jupyter and find_spec("ipywidgets") is None):
         yield lambda: None
         return
     columns = (

@@ -1,0 +1,64 @@
+"""How layers settle: from results to numbers with one row a network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+import xarray as xr
+
+from dsvcca.tables import select, to_frame
+
+
+def to_the_end(results: xr.Dataset) -> pd.DataFrame:
+    """Return how similar every layer is at every step to the same layer at the last step.
+
+    Parameters
+    ----------
+    results : xarray.Dataset
+        With the labels layer, step and seed; all layers at all steps against those at the last one, of one network
+        or of several.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns layer, step, seed, y_seed (of the network at its end), svcca, chance.
+    """
+    frame = to_frame(results, measures=["svcca", "chance"])
+    last = frame.y_step.max()
+    frame = frame[(frame.y_step == last) & (frame.x_layer == frame.y_layer)]
+    frame = frame.rename(columns={"x_layer": "layer", "x_step": "step", "x_seed": "seed"})
+    found: pd.DataFrame = frame[["layer", "step", "seed", "y_seed", "svcca", "chance"]]
+    return found.reset_index(drop=True)
+
+
+def share_of_the_way(settling: pd.DataFrame) -> pd.DataFrame:
+    """Return a table of `to_the_end` with svcca as a share of the way, (s - start) / (1 - start), of each network.
+
+    Layers keep different numbers of directions, and fewer are alike more easily, trained or not.
+    """
+    keys = ["seed", "layer"]
+    start = settling[settling.step == settling.step.min()].set_index(keys).svcca.rename("start")
+    joined = settling.join(start, on=keys)
+    return joined.assign(svcca=(joined.svcca - joined.start) / (1 - joined.start)).drop(columns="start")
+
+
+def lower_and_higher(settling: pd.DataFrame, layers: Sequence[str]) -> pd.DataFrame:
+    """Return the mean similarity of the lower and of the higher half of the layers, a row a network.
+
+    The mean is over the steps between the first and the last, which are the same for every layer.
+    """
+    between = settling[(settling.step > settling.step.min()) & (settling.step < settling.step.max())]
+    half = between.layer.isin(layers[: len(layers) // 2]).map({True: "lower", False: "higher"})
+    found: pd.DataFrame = between.assign(half=half).groupby(["seed", "half"]).svcca.mean().unstack()
+    return found[["lower", "higher"]]
+
+
+def of_one_network(results: xr.Dataset, pairs: Sequence[tuple[str, str]], step: float) -> pd.DataFrame:
+    """Return svcca of pairs of layers of the same network at one step: a column a pair, a row a network."""
+    table = {}
+    for one, other in pairs:
+        found = select(results, x={"layer": one, "step": step}, y={"layer": other, "step": step}).svcca
+        own = found.values[found.x_seed.values[:, None] == found.y_seed.values]
+        table[f"{one}, {other}"] = pd.Series(own, index=found.x_seed.values)
+    return pd.DataFrame(table)

