@@ -401,6 +401,28 @@ def test_a_linear_layer_used_through_its_weight_alone_is_found_out():
         compress(model, {"act": found_of(outputs(model, x, "act").numpy())}, example=x[:8])
 
 
+def test_a_model_that_reads_the_weights_of_a_layer_is_told_of():
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(8, 2, 32, batch_first=True)
+    model = nn.TransformerEncoder(layer, 1, enable_nested_tensor=False).double().eval()
+    x = drawn(40, 5, 8)
+    hidden = outputs(model, x, "layers.0.dropout")
+    found = found_of(rows_of(hidden, 2), 5)
+    with pytest.raises(dsvcca.DsvccaError, match=r"not only call 'layers.0.linear2'.*set_fastpath_enabled\(False\)"):
+        compress(model, {"layers.0.dropout": found}, example=x[:8])
+    with pytest.raises(dsvcca.DsvccaError, match="come 'layers.0.dropout'.*: name 'layers.0.dropout' instead"):
+        compress(model, {"layers.0.linear1": found_of(rows_of(outputs(model, x, "layers.0.linear1"), 2))}, example=x)
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        small = compress(model, {"layers.0.dropout": found}, example=x[:8])
+        with torch.no_grad():
+            y = model.layers[0].linear2(held_maps(hidden, found, 5, axis=2))
+            middle = outputs(model, x, "layers.0.norm1")
+            close(small(x), model.layers[0].norm2(middle + y))
+    finally:
+        torch.backends.mha.set_fastpath_enabled(True)
+
+
 def test_what_stands_between_is_said_and_what_to_name_instead():
     torch.manual_seed(0)
     model = chain(

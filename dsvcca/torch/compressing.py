@@ -23,7 +23,7 @@ from dsvcca.labels import COLUMNS
 from dsvcca.torch.capture import told_dims
 from dsvcca.torch.models import device_of, left_as_found, module_named, moved, run
 from dsvcca.torch.narrow import CONVOLUTIONS, Narrow, Subspace, narrow_convolution, narrow_linear
-from dsvcca.torch.restrict import affine, along, changed, of_side, tensor_of
+from dsvcca.torch.restrict import affine, along, changed, is_count, of_side, tensor_of
 
 PASSING = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.Flatten, nn.Identity, nn.Unflatten)
 """Modules that give in evaluation what they take."""
@@ -126,7 +126,7 @@ def _subspace(name: str, given: Any, side: str, bias_fix: bool) -> Subspace:
     found = of_side(found, side)
     if k is None:
         k = found.correlations.shape[0]
-    if not isinstance(k, (int, np.integer)) or isinstance(k, bool) or not 1 <= k <= found.x_rank:
+    if not is_count(k, 1, found.x_rank):
         raise DsvccaError(
             f"layer {name!r}, k={k!r}: {found.x_rank} directions of {side} are kept, use 1 to {found.x_rank}"
         )
@@ -165,8 +165,15 @@ def _compress_one(model: nn.Module, layer: str, subspace: Subspace, batch: Any, 
         new = _narrowed(old, subspace, output, axis)
         _warn_if_larger(layer, name, old, new, k)
         _replace(model, old, new)
-    with left_as_found(model):
-        found = list(_tensors(run(model, batch, forward)))
+    try:
+        with left_as_found(model):
+            found = list(_tensors(run(model, batch, forward)))
+    except AttributeError as error:  # it ran before
+        raise DsvccaError(
+            f"the model does not only call {', '.join(map(repr, takers))}, which would be written in two ({error}): "
+            "compress another layer; torch's own transformers call their layers in evaluation only after "
+            "torch.backends.mha.set_fastpath_enabled(False)"
+        ) from error
     _check_same(layer, list(takers), expected, found)
 
 
@@ -245,7 +252,7 @@ def _what_to_compress(model: nn.Module, what: str, seen: _Seen, wrong: list[str]
     said = {name: f"{name!r} ({type(module).__name__})" for name, module in modules.items()}
     plain = [i for i, name in enumerate(seen.after) if _is_plain(modules[name])]
     between = seen.after[: plain[0]] if plain else []
-    instead = [name for name in between if not isinstance(modules[name], PASSING)]
+    instead = [name for name in between if not isinstance(modules[name], PASSING)] or between
     found = f"{what}: no module takes its output as it is"
     if wrong:
         takes = "takes" if len(wrong) == 1 else "take"

@@ -73,7 +73,7 @@ def project(
         gave no tensor of floating point numbers.
     """
     found = of_side(found, side)
-    if not isinstance(k, (int, np.integer)) or isinstance(k, bool) or not 0 <= k <= found.x_rank:
+    if not is_count(k, 0, found.x_rank):
         raise DsvccaError(f"k={k!r}: {found.x_rank} directions of {side} are kept, use 0 to {found.x_rank}")
     p = found.x_mean.shape[0]
     mean, into, back = to_numpy(found.x_mean), np.zeros((p, 0)), np.zeros((0, p))
@@ -81,17 +81,11 @@ def project(
         w, g = map(to_numpy, found.leading(int(k)))
         into, r = np.linalg.qr(w)  # rounds in float32 as little as it can
         back = r @ g
-    change = affine(mean, into, back)
-    if neurons is not None:
-        if not isinstance(neurons, (int, np.integer)) or isinstance(neurons, bool) or not 0 <= neurons <= p:
-            raise DsvccaError(f"neurons={neurons!r}: {side} has {p} of them, give how many keep their values, 0 to {p}")
-        held = to_numpy(found.important_neurons(int(k))) if k else np.zeros(p)
-        project_only, keep = change, _keeping(np.argsort(-held, kind="stable")[:neurons], mean)
-
-        def change(x: torch.Tensor) -> torch.Tensor:
-            return keep(project_only(x))
-
-    with changed(model, layer, _over_neurons(change, p, layer, dims)):
+    if neurons is not None and not is_count(neurons, 0, p):
+        raise DsvccaError(f"neurons={neurons!r}: {side} has {p} of them, give how many keep their values, 0 to {p}")
+    held = to_numpy(found.important_neurons(int(k))) if k else np.zeros(p)
+    hold, keep = affine(mean, into, back), _keeping(np.argsort(-held, kind="stable")[:neurons], mean)
+    with changed(model, layer, _over_neurons(lambda x: keep(hold(x)), p, layer, dims)):
         yield
 
 
@@ -155,7 +149,7 @@ def maximal_neurons(activations: Array, k: int) -> NumpyArray:
     [1, 2]
     """
     x = checked_array(activations, "activations")
-    if not isinstance(k, (int, np.integer)) or isinstance(k, bool) or not 0 <= k <= x.shape[1]:
+    if not is_count(k, 0, x.shape[1]):
         raise DsvccaError(f"k={k!r}: there are {x.shape[1]} neurons, use 0 to {x.shape[1]}")
     xp = namespace(x)
     means = to_numpy(xp.mean(xp.abs(xp.astype(x, xp.float64)), axis=0))
@@ -177,6 +171,11 @@ def of_side(found: Any, side: str) -> CanonicalCorrelations:
         return found
     names = [one.name for one in fields(found) if one.name[:2] in ("x_", "y_")]
     return replace(found, **{("y" if name[0] == "x" else "x") + name[1:]: getattr(found, name) for name in names})
+
+
+def is_count(value: Any, least: int, most: int) -> bool:
+    """Whether a value is a whole number between two."""
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and bool(least <= value <= most)
 
 
 def affine(center: NumpyArray, into: NumpyArray, back: NumpyArray) -> Change:
