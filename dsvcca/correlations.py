@@ -177,7 +177,7 @@ class CanonicalCorrelations:
         k : int
             1 to `x_rank`; all of them give back what the rank rule kept.
         """
-        w, g = self._leading(k)
+        w, g = self.leading(k)
         return self.x_mean + namespace(w).matmul(_project(x, self.x_mean, w, "x"), g)
 
     def compress(self, weight: Array, bias: Array | None, k: int) -> Compressed:
@@ -197,7 +197,7 @@ class CanonicalCorrelations:
             ``weight (reduction x) + bias`` is what the layer gives of x projected, orthogonally, on the span of the
             first k rows of G (`project`): what of x the variates do not hold, but lies in that span, stays in it.
         """
-        _, g = self._leading(k)
+        _, g = self.leading(k)
         xp = namespace(g)
         weight = as_float64(weight)
         if weight.ndim != 2 or weight.shape[1] != g.shape[1]:
@@ -216,14 +216,17 @@ class CanonicalCorrelations:
 
         sum_i |<variate i, neuron>| / ||neuron||, between 0 (also of a dead one) and sqrt(k).
         """
-        _, g = self._leading(k)
+        _, g = self.leading(k)
         xp = namespace(g)
         some = self.x_norms > 1e-12 * xp.max(self.x_norms)
         norms = xp.where(some, self.x_norms, xp.ones_like(self.x_norms))
         return xp.where(some, xp.sum(xp.abs(g), axis=0) / norms, xp.zeros_like(norms))
 
-    def _leading(self, k: int) -> tuple[Array, Array]:
-        """Return W (p, k) and G (k, p): (x - mean) W are variates of x, and variates G what they hold of it."""
+    def leading(self, k: int) -> tuple[Array, Array]:
+        """Return W (p, k) and G (k, p): (x - mean) W are k variates of x, and variates G what they hold of it.
+
+        The first columns of W are `x_directions`; those beyond the smaller rank have no partner (`project`).
+        """
         if not isinstance(k, (int, np.integer)) or isinstance(k, bool) or not 1 <= k <= self.x_rank:
             raise DsvccaError(f"k={k!r}: {self.x_rank} directions of x are kept, use 1 to {self.x_rank}")
         xp = namespace(self.x_directions)

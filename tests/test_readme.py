@@ -63,6 +63,7 @@ def test_the_commands_of_the_readme_run(folder):
         ("views.md", ("dft (", "x_position", "r2_target_floor")),
         ("statistics.md", ("standard_error", "silhouette", "p_family")),
         ("directions.md", ("correlations", "x_variates", "neurons that matter")),
+        ("compressing.md", ("20 directions", "maximal neurons", "Narrow(", "multiply_adds", "parameters, accuracy")),
         ("training.md", ("signal", "by chance", "True")),
         ("tools.md", ("svcca_google", "svcca_anatome")),
     ],

@@ -1,4 +1,4 @@
-"""What PyTorch models need: their activations into a store, by hooks."""
+"""What PyTorch models need: their activations into a store; directions applied to them."""
 
 try:
     import torch as _torch  # noqa: F401
@@ -6,3 +6,9 @@ except ImportError as error:
     raise ImportError("dsvcca.torch needs PyTorch: pip install 'dsvcca[torch]'") from error
 
 from dsvcca.torch.capture import capture as capture
+from dsvcca.torch.compressing import Cost as Cost
+from dsvcca.torch.compressing import compress as compress
+from dsvcca.torch.compressing import cost as cost
+from dsvcca.torch.restrict import keep_neurons as keep_neurons
+from dsvcca.torch.restrict import maximal_neurons as maximal_neurons
+from dsvcca.torch.restrict import project as project

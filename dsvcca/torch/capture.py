@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import random
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -26,6 +24,8 @@ from dsvcca.errors import DsvccaError, nearest
 from dsvcca.labels import Label, checked_dims
 from dsvcca.progress import track
 from dsvcca.store import Store
+from dsvcca.torch.models import device_of, left_as_found, module_named, moved, run
+from dsvcca.torch.narrow import Narrow
 from dsvcca.writer import Writer
 
 Dims = str | Sequence[str]
@@ -103,12 +103,10 @@ def capture(
     def writer_for(name: str, dims: Dims | None) -> Writer:
         return store.writer(layer=name, dims=dims, if_exists=if_exists, **labels)
 
-    every = dict(model.named_modules(remove_duplicate=False))
-    modules = {name: every[name] for name in wanted if not writer_for(name, None).skipped}
+    modules = {name: module_named(model, name) for name in wanted if not writer_for(name, None).skipped}
     if not modules:
         return
-    first = next(model.parameters(), None)
-    device = None if first is None else first.device
+    device = device_of(model)
     batches: Any = torch.split(data, BATCH) if isinstance(data, torch.Tensor) else data
     try:
         total = len(batches)
@@ -117,10 +115,10 @@ def capture(
     with ExitStack() as commits:
         writers: dict[str, Writer] = {}
         axes: dict[str, tuple[str, ...]] = {}
-        with _left_as_found(model, data), _hooks(modules) as outputs, track("capture", total) as advance:
+        with left_as_found(model, data), _hooks(modules) as outputs, track("capture", total) as advance:
             for batch in batches:
                 ids = row_ids(batch)
-                _run(model, _moved(batch, device), forward)
+                run(model, moved(batch, device), forward)
                 _check_once(outputs)
                 if not writers:
                     for name in reversed(modules):  # contexts end last in, first out: layers arrive in their order
@@ -164,6 +162,27 @@ def known_dims(module: nn.Module, shape: Sequence[int], rows: int, name: str) ->
             f"layer {name!r} ({type(module).__name__}) gives {tuple(shape)} for {rows} datapoints: "
             "capture modules that give several numbers a datapoint"
         )
+    found = told_dims(module, shape)
+    if found is None:
+        examples = EXAMPLES.get(axes, (("datapoint", *(f"axis{i}" for i in range(1, axes - 1)), "channel"),))
+        raise DsvccaError(
+            f"layer {name!r} ({type(module).__name__}) gives {tuple(shape)} for {rows} datapoints, and which axis is "
+            f"which cannot be told: pass layers={{{name!r}: {examples[0]!r}}}"
+            + "".join(f" or {{{name!r}: {one!r}}}" for one in examples[1:])
+            + ", with None for layers that need none"
+        )
+    return found
+
+
+def told_dims(module: nn.Module, shape: Sequence[int]) -> tuple[str, ...] | None:
+    """Return the axis names of what a module gave, None where they cannot be told.
+
+    >>> told_dims(nn.ReLU(), (8, 16, 100)) is None
+    True
+    """
+    if isinstance(module, Narrow):
+        module = module[-1]
+    axes = len(shape)
     space = SPACE.get(axes)
     kind = next(one for one in type(module).__mro__ if one.__module__ != "torch.nn.utils.parametrize")
     home, title = kind.__module__.removeprefix("torch.nn.modules."), kind.__name__
@@ -171,7 +190,7 @@ def known_dims(module: nn.Module, shape: Sequence[int], rows: int, name: str) ->
     found: tuple[str, ...] | None = None
     if axes == 2:
         found = ("datapoint", "neuron")
-    elif space is None or home in ("container", kind.__module__):
+    elif axes < 2 or space is None or home in ("container", kind.__module__):
         found = None
     elif flat := re.search(r"([123])d$", title):
         found = second if axes == int(flat[1]) + 2 else None
@@ -188,14 +207,6 @@ def known_dims(module: nn.Module, shape: Sequence[int], rows: int, name: str) ->
     elif axes > 3:
         last = len(set(shape[1:-1])) == 1 and shape[-1] != shape[1]  # (n, 7, 7, 64)
         found = None if last else second
-    if found is None:
-        examples = EXAMPLES.get(axes, (("datapoint", *(f"axis{i}" for i in range(1, axes - 1)), "channel"),))
-        raise DsvccaError(
-            f"layer {name!r} ({type(module).__name__}) gives {tuple(shape)} for {rows} datapoints, and which axis is "
-            f"which cannot be told: pass layers={{{name!r}: {examples[0]!r}}}"
-            + "".join(f" or {{{name!r}: {one!r}}}" for one in examples[1:])
-            + ", with None for layers that need none"
-        )
     return found
 
 
@@ -244,12 +255,11 @@ def _checked_layers(model: nn.Module, layers: Any) -> dict[str, Dims | None]:
     if isinstance(layers, str) or not isinstance(layers, Iterable):
         raise DsvccaError(f"layers={layers!r} is a {type(layers).__name__}: pass a list of module names, or a mapping")
     wanted: dict[str, Dims | None] = dict(layers) if isinstance(layers, Mapping) else dict.fromkeys(layers)
-    known = [name for name, _ in model.named_modules(remove_duplicate=False) if name]
     if not wanted:
+        known = [name for name, _ in model.named_modules(remove_duplicate=False) if name]
         raise DsvccaError(f"layers is empty, the model has {len(known)} modules: {nearest('', known)}")
     for name, dims in wanted.items():
-        if name not in known:
-            raise DsvccaError(f"the model ({type(model).__name__}) has no module {name!r}: {nearest(name, known)}")
+        module_named(model, name)
         if dims is not None:
             checked_dims(dims, (1,) * len(dims), f"layer {name!r}")
     return wanted
@@ -276,32 +286,6 @@ def _check_order(data: Any) -> None:
                 f"the DataLoader shuffles (its sampler is a {type(sampler).__name__}), but all representations need "
                 "the same datapoints in the same order: build it with shuffle=False and no random sampler"
             )
-
-
-@contextmanager
-def _left_as_found(model: nn.Module, data: Any) -> Iterator[None]:
-    """Evaluate without gradients; leave the mode of every module and all random numbers as they were.
-
-    Not in inference mode: what a module keeps from such a run could not be trained on later.
-    """
-    modes = [(module, module.training) for module in model.modules()]
-    tensors = chain(model.parameters(), model.buffers())
-    devices = sorted({one.device.index for one in tensors if one.device.type == "cuda"})
-    generator = data.generator if isinstance(data, DataLoader) else None  # it draws a seed for its workers
-    drawn = None if generator is None else generator.get_state()
-    python, legacy = random.getstate(), np.random.get_state()
-    try:
-        with torch.random.fork_rng(devices), torch.no_grad():
-            model.eval()
-            yield
-    finally:
-        for module, training in modes:
-            if module.training != training:
-                module.training = training
-        random.setstate(python)
-        np.random.set_state(legacy)
-        if generator is not None and drawn is not None:
-            generator.set_state(drawn)
 
 
 @contextmanager
@@ -344,30 +328,6 @@ def _copied(output: Any, module: nn.Module, name: str) -> NumpyArray:
     if own.is_floating_point() and own.dtype not in (torch.float16, torch.float32, torch.float64):
         own = own.to(torch.float32)  # bfloat16 and shorter, which NumPy does not have: exact
     return np.asarray(own.numpy(force=True))
-
-
-def _run(model: nn.Module, batch: Any, forward: Callable[[Any, Any], Any] | None) -> None:
-    """Call the model with one batch; what it returns is not needed."""
-    if forward is not None:
-        forward(model, batch)
-        return
-    inputs = batch[0] if isinstance(batch, (tuple, list)) else batch
-    if isinstance(inputs, Mapping):
-        model(**inputs)
-    else:
-        model(inputs)
-
-
-def _moved(batch: Any, device: torch.device | None) -> Any:
-    """Return a batch with all its tensors on `device`, as they are if it is None."""
-    if isinstance(batch, torch.Tensor):
-        return batch if device is None else batch.to(device)
-    if isinstance(batch, Mapping):
-        return {key: _moved(value, device) for key, value in batch.items()}
-    if isinstance(batch, (tuple, list)):
-        moved = [_moved(value, device) for value in batch]
-        return type(batch)(*moved) if hasattr(batch, "_fields") else type(batch)(moved)
-    return batch
 
 
 def _check_once(outputs: Mapping[str, list[NumpyArray]]) -> None:
