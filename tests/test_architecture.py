@@ -37,6 +37,7 @@ DATA = [
     "labels",
     "activations",
     "pieces",
+    "paths",
     "foreign",
     "writer",
     "store",
