@@ -118,10 +118,7 @@ def axes_of(path: str, layer: Label, shape: tuple[int, ...], named: tuple[Any, .
     dims : str, sequence of str, mapping to them, or None
         As the user spells them.
     """
-    if isinstance(dims, Mapping):
-        spelled = dims.get(path, dims.get(layer))
-    else:
-        spelled = dims if dims is not None and (len(shape) > 2 or len(dims) == len(shape)) else None
+    spelled = spelling_of(path, layer, len(shape), dims)
     if spelled is None and any(named):
         if "datapoint" not in named or not any(n in COLUMNS for n in named):
             raise DsvccaError(
@@ -132,6 +129,13 @@ def axes_of(path: str, layer: Label, shape: tuple[int, ...], named: tuple[Any, .
         return checked_dims(spelled, shape, f"'{path}'")
     except DsvccaError as error:
         raise DsvccaError(f"{error}; where layers differ, dims={{'conv1': 'nchw', 'lstm': 'ntd'}}") from None
+
+
+def spelling_of(path: str, layer: Label, axes: int, dims: Any) -> Any:
+    """Return how the axes of one array are spelled; None where two of them need no spelling, or nothing was said."""
+    if isinstance(dims, Mapping):
+        return dims.get(path, dims.get(layer))
+    return dims if dims is not None and (axes > 2 or len(dims) == axes) else None
 
 
 def check_dims_are_used(dims: Any, paths: Iterable[str], layers: Iterable[Label]) -> None:

@@ -63,6 +63,7 @@ def test_the_commands_of_the_readme_run(folder):
         ("views.md", ("dft (", "x_position", "r2_target_floor")),
         ("statistics.md", ("standard_error", "silhouette", "p_family")),
         ("directions.md", ("correlations", "x_variates", "neurons that matter")),
+        ("import.md", ("would become", "hidden_states.1", "masked")),
         ("training.md", ("signal", "by chance", "True")),
         ("tools.md", ("svcca_google", "svcca_anatome")),
     ],
