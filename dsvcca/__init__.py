@@ -1,8 +1,9 @@
 """Compare neural-network representations by SVCCA and PWCCA, distributed and out of core.
 
-In the order of use: `create_store` and `open_store`, `dsvcca.torch.capture`, `plan_comparisons`, `compare`,
-`open_results`, `select`, `to_frame`, `dsvcca.plot`, `dsvcca.statistics`. From the bases that plans leave:
-`directions`, `signal_and_noise`, `shared_subspace`. In memory: `cca`, `svcca`, `pwcca`, `measure`; for maps `dft_cca`.
+In the order of use: `create_store` and `open_store`, `dsvcca.torch.capture`, `import_activations`,
+`plan_comparisons`, `compare`, `open_results`, `select`, `to_frame`, `dsvcca.plot`, `dsvcca.statistics`. From the
+bases that plans leave: `directions`, `signal_and_noise`, `shared_subspace`. In memory: `cca`, `svcca`, `pwcca`,
+`measure`; for maps `dft_cca`.
 """
 
 from importlib import import_module as _import_module
@@ -16,6 +17,7 @@ from dsvcca.correlations import CanonicalCorrelations, cca
 from dsvcca.dft import FrequencyCorrelations, dft_cca
 from dsvcca.directions import directions
 from dsvcca.errors import DsvccaError, DsvccaWarning
+from dsvcca.importing import import_activations
 from dsvcca.measures import pwcca, svcca
 from dsvcca.pair import measure
 from dsvcca.plan import Plan
@@ -39,6 +41,7 @@ __all__ = [
     "create_store",
     "dft_cca",
     "directions",
+    "import_activations",
     "machine_of",
     "measure",
     "open_results",

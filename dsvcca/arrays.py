@@ -52,9 +52,9 @@ def detached(array: Array) -> Array:
 
 
 def to_numpy(array: Array) -> NumpyArray:
-    """Return `array` as a NumPy array, copied from its device where it has to be."""
+    """Return `array` as a NumPy array, copied from its device where it has to be; bfloat16 as float32, exactly."""
     if isinstance(array, np.ndarray):
-        return array
+        return _plain(array)
     if compat.is_cupy_array(array):
         return np.asarray(array.get())
     if compat.is_torch_array(array):
@@ -63,9 +63,14 @@ def to_numpy(array: Array) -> NumpyArray:
             here = here.float()  # bfloat16, which NumPy does not have: exact
         return np.asarray(here)
     try:
-        return np.asarray(array)
+        return _plain(np.asarray(array))
     except RuntimeError:  # array_api_strict refuses its other devices, as CuPy would
         return np.asarray(compat.to_device(array, namespace(array).Device("CPU_DEVICE")))
+
+
+def _plain(array: NumpyArray) -> NumpyArray:
+    """Return an array without the type that ml_dtypes adds to NumPy, which JAX and TensorFlow give."""
+    return array.astype(np.float32) if array.dtype.name == "bfloat16" else array
 
 
 @contextmanager

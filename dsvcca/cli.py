@@ -23,7 +23,9 @@ from dsvcca.bases import known_ranks
 from dsvcca.compare import compare as compare_plan
 from dsvcca.errors import DsvccaError, DsvccaWarning
 from dsvcca.folders import reach
-from dsvcca.labels import Label, label_order
+from dsvcca.importing import import_activations
+from dsvcca.labels import Label, describe, label_order
+from dsvcca.paths import numbers
 from dsvcca.plan import Plan
 from dsvcca.planning import plan_comparisons
 from dsvcca.records import read_attributes
@@ -39,6 +41,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+READ = "of .npy, .npz, .h5, .safetensors, .parquet, .mat or .txt files."
 
 CHECKED = {"results": results.findings, "workspace": workspaces.findings}
 """What reads objects whole that are no stores, by what they say they are."""
@@ -159,9 +163,58 @@ def info(store: StorePath, where: Where = None, labels: LabelPattern = None, dim
         print(f"  {name:10} {', '.join(map(str, values[:12]))}{more}")
     kinds = Counter((str(r.labels["layer"]), str(r.shape), r.dtype, ", ".join(r.dims)) for r in found)
     rows = [("layer", "shape", "type", "axes", "representations"), *((*kind, str(n)) for kind, n in kinds.items())]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
+    _print_rows(rows)
+
+
+@app.command("import")
+@plain_errors
+def import_(
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="A file, or a folder: " + READ)],
+    store: Annotated[str, typer.Argument(metavar="STORE", help="The activation store; made if it is not there.")],
+    labels: LabelPattern = None,
+    dims: Dims = None,
+    constants: Annotated[
+        list[str] | None, typer.Option("--set", help="A label of all of them: LABEL=VALUE; may be repeated.")
+    ] = None,
+    exclude: Annotated[
+        list[str] | None, typer.Option(help="Files or paths of arrays to leave out: '*.pt'; may be repeated.")
+    ] = None,
+    mask: Annotated[str, typer.Option(help="What arrays are called that say where tokens are.")] = "attention_mask",
+    ids: Annotated[Path | None, typer.Option(help="A text file with the id of a datapoint on each line.")] = None,
+    if_exists: Annotated[str, typer.Option(help="error, skip (go on where it stopped) or replace.")] = "error",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would become what, and write nothing.")] = False,
+) -> None:
+    """Bring activations that other tools saved into a store."""
+    same = dict(_condition(one, "--set") for one in constants or ())
+    if wrong := sorted({"labels", "dims", "exclude", "mask", "ids", "if_exists", "dry_run"}.intersection(same)):
+        raise DsvccaError(f"--set {wrong[0]}=...: that is an option, and no label: --{wrong[0].replace('_', '-')}")
+    found = import_activations(
+        source,
+        store,
+        labels=labels,
+        dims=_dims(dims),
+        exclude=exclude or (),
+        mask=mask,
+        ids=None if ids is None else ids.read_text().splitlines(),
+        if_exists=if_exists,
+        dry_run=dry_run,
+        **{name: numbers([value]).get(value, value) for name, value in same.items()},
+    )
+    names = [str(name) for name in found.columns[: list(found.columns).index("file")]]
+    rows: list[tuple[str, ...]] = [("outcome", "file", "array", "shape", "type", "axes", "labels, or why not")]
+    for row in found.to_dict("records") if dry_run else found[found.outcome == "pass over"].to_dict("records"):
+        said = describe({name: row[name] for name in names if row[name] is not None}) or row["why"]
+        axes = ", ".join(row["dims"] or ())
+        cells = (row["outcome"], row["file"], row["array"], row["shape"] or "", row["dtype"] or "", axes, said)
+        rows.append(tuple(map(str, cells)))
+    if len(rows) > 1:
+        _print_rows(rows)
+    total = format_bytes(int(found.loc[found.outcome == "write", "bytes"].sum()))
+    counts = Counter(found.outcome)
+    print(
+        f"{store}: {counts['write']} arrays {'would be ' if dry_run else ''}written, {total}; {counts['skip']} there "
+        f"already, {counts['mask']} masks, {counts['pass over']} passed over"
+    )
 
 
 @app.command()
@@ -291,6 +344,13 @@ def _opened(store: str, where: list[str] | None, labels: str | None, dims: list[
     return opened.select(**_where(opened, where)) if where else opened
 
 
+def _print_rows(rows: Sequence[Sequence[str]]) -> None:
+    """Print rows of text, each column as wide as it has to be."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
+
+
 def _print_unguarded(store: Store) -> None:
     """Say what could be damaged without anybody noticing."""
     count = sum(not r.guarded for r in store.representations)
@@ -311,12 +371,18 @@ def _where(store: Store, conditions: list[str], option: str = "--where") -> dict
     """Return LABEL=VALUE,VALUE conditions with values of the type the store's labels have."""
     chosen: dict[str, list[Label]] = {}
     for condition in conditions:
-        name, equals, values = condition.partition("=")
-        if not equals:
-            raise DsvccaError(f"{option} {condition!r} is not LABEL=VALUE: write for example {option} layer=conv1")
+        name, values = _condition(condition, option)
         known = {str(r.labels[name]): r.labels[name] for r in store.representations if name in r.labels}
         chosen[name] = [known.get(value, value) for value in values.split(",")]
     return chosen
+
+
+def _condition(text: str, option: str) -> tuple[str, str]:
+    """Return the two sides of LABEL=VALUE."""
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise DsvccaError(f"{option} {text!r} is not LABEL=VALUE: write for example {option} layer=conv1")
+    return name, value
 
 
 def _options(

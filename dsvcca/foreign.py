@@ -14,12 +14,9 @@ import zarr
 from dsvcca import files, folders
 from dsvcca.activations import Representation, foreign_fingerprint
 from dsvcca.arrays import significand_bits
-from dsvcca.errors import DsvccaError, nearest
-from dsvcca.labels import COLUMNS, Label, Labels, check_same_types, checked_dims, checked_labels, to_datapoints_first
-
-PATTERN_FIELD = re.compile(r"\{(\w+)\}")
-INTEGER = re.compile(r"-?(0|[1-9]\d*)")
-NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?")
+from dsvcca.errors import DsvccaError
+from dsvcca.labels import Labels, check_same_types, to_datapoints_first
+from dsvcca.paths import axes_of, check_all_differ, check_dims_are_used, check_not_encoded, labels_of, natural
 
 
 def foreign_representations(root: Path, labels: Any, dims: Any) -> list[Representation]:
@@ -44,7 +41,7 @@ def foreign_representations(root: Path, labels: Any, dims: Any) -> list[Represen
             f"'{root}': what describes one of its arrays cannot be read ({type(error).__name__}: {error}): restore it, "
             "or remove that array"
         ) from error
-    arrays = {path: array for path, array in sorted(arrays.items(), key=_natural) if array.ndim >= 2}
+    arrays = {path: arrays[path] for path in sorted(arrays, key=natural) if arrays[path].ndim >= 2}
     if not arrays:
         raise DsvccaError(f"'{root}' holds no array of two or more axes: it is not a store of activations")
     for path, array in arrays.items():
@@ -52,16 +49,12 @@ def foreign_representations(root: Path, labels: Any, dims: Any) -> list[Represen
             raise DsvccaError(f"'{path}' of shape {array.shape} is empty: there is nothing to compare")
     found = []
     seen: Labels = {}
-    for place, (path, own) in enumerate(_labels(list(arrays), labels).items()):
+    for place, (path, own) in enumerate(labels_of(list(arrays), labels).items()):
         check_same_types(own, [seen], f"another array in '{root}'")
         seen = own | seen
         found.append(_representation(path, root if alone else root / path, arrays[path], own, dims, place))
-    _check_all_differ(found)
-    if isinstance(dims, Mapping):
-        known = [r.name for r in found] + [r.labels["layer"] for r in found]
-        for name in dims:
-            if name not in known:
-                raise DsvccaError(f"dims= names {name!r}, which is neither a path nor a layer: {nearest(name, known)}")
+    check_all_differ((r.name, r.labels) for r in found)
+    check_dims_are_used(dims, [r.name for r in found], [r.labels["layer"] for r in found])
     return found
 
 
@@ -75,11 +68,6 @@ def _opened(root: Path) -> zarr.Array[Any] | zarr.Group:
         return zarr.open_array(store, mode="r")
     except Exception:
         return zarr.open_group(store, mode="r", use_consolidated=None if folders.lists_nothing(root) else False)
-
-
-def _natural(item: tuple[str, Any]) -> list[tuple[int, int | str]]:
-    """Order paths as people count: block2 before block10."""
-    return [(0, int(part)) if part.isdecimal() else (1, part) for part in re.split(r"(\d+)", item[0])]
 
 
 def _arrays(root: Path, group: zarr.Group) -> Iterator[tuple[str, zarr.Array[Any]]]:
@@ -114,22 +102,9 @@ def _representation(
 ) -> Representation:
     significand_bits(array.dtype)
     _refuse_encoded(path, array)
-    if isinstance(dims, Mapping):
-        spelled = dims.get(path, dims.get(labels["layer"]))
-    else:
-        spelled = dims if dims is not None and (array.ndim > 2 or len(dims) == array.ndim) else None
     named: Any = getattr(array.metadata, "dimension_names", None) or array.attrs.get("_ARRAY_DIMENSIONS") or ()
     named = tuple(named) if isinstance(named, (list, tuple)) else (named,)
-    if spelled is None and any(named):
-        if "datapoint" not in named or not any(n in COLUMNS for n in named):
-            raise DsvccaError(
-                f"'{path}' calls its axes {named}: say with dims= which of them are datapoints and neurons"
-            )
-        spelled = named
-    try:
-        checked = checked_dims(spelled, array.shape, f"'{path}'")
-    except DsvccaError as error:
-        raise DsvccaError(f"{error}; where layers differ, dims={{'conv1': 'nchw', 'lstm': 'ntd'}}") from None
+    checked = axes_of(path, labels["layer"], array.shape, named, dims)
     return Representation(
         name=path,
         labels=labels,
@@ -143,83 +118,6 @@ def _representation(
         unit=_unit(array, to_datapoints_first(checked)[0]),
         guarded=_is_guarded(array),
     )
-
-
-def _labels(paths: list[str], given: Any) -> dict[str, Labels]:
-    """Return the labels of every array: as given, or from their paths."""
-    if callable(given):
-        found = {path: given(path) for path in paths}
-        for path, own in found.items():
-            if not isinstance(own, Mapping):
-                raise DsvccaError(f"labels= gave a {type(own).__name__} for '{path}': give a dict of labels")
-        return {path: checked_labels(own) for path, own in found.items()}
-    if isinstance(given, Mapping):
-        for path in paths:
-            if path not in given:
-                raise DsvccaError(f"labels= says nothing about the array '{path}': it names {sorted(given)[:8]}")
-        return {path: checked_labels(given[path]) for path in paths}
-    texts = {path: _fit(path, given) if isinstance(given, str) else _parts(path) for path in paths}
-    values = {
-        name: _values([text[name] for text in texts.values() if name in text])
-        for name in {name for text in texts.values() for name in text}
-    }
-    values["layer"] = {}  # a layer is a name, even where it is called 0
-    return {
-        path: checked_labels({name: values[name].get(value, value) for name, value in text.items()})
-        for path, text in texts.items()
-    }
-
-
-def _fit(path: str, pattern: str) -> dict[str, str]:
-    """Return what stands in a path where the pattern has {names}."""
-    first, *others = PATTERN_FIELD.split(pattern)
-    names, between = others[::2], others[1::2]
-    if len(set(names)) < len(names) or not all(map(str.isidentifier, names)) or not all(between[:-1]):
-        raise DsvccaError(
-            f"labels={pattern!r} is no pattern: name every label once, with something between them, {{model}}/{{layer}}"
-        )
-    found, start, fits = {}, len(first), path.startswith(first)
-    for name, after in zip(names, between, strict=True):  # each as short as it may be, the last one up to the end
-        is_last = name == names[-1]
-        stop = len(path) - len(after) if is_last else path.find(after, start + 1)
-        fits = fits and stop > start and (not is_last or path.endswith(after))
-        found[name], start = path[start:stop], stop + len(after)
-    if not fits or not names:
-        raise DsvccaError(f"labels={pattern!r} does not fit the array '{path}': write its path with {{names}} in it")
-    return found
-
-
-def _parts(path: str) -> dict[str, str]:
-    """Return the ``name=value`` parts of a path; the others together are the layer."""
-    found = {}
-    rest = []
-    for part in re.split(r"[/,]", path):
-        name, equals, text = part.partition("=")
-        if equals and name.isidentifier():
-            found[name] = text
-        else:
-            rest.append(part)
-    if rest and "layer" not in found:
-        found["layer"] = "/".join(rest)
-    return found
-
-
-def _values(texts: list[str]) -> dict[str, Label]:
-    """Return the numbers that all values of one label stand for; none where one is not a number, or two are equal."""
-    found: dict[str, Label] = {}
-    for pattern, kind in ((INTEGER, int), (NUMBER, float)):
-        if all(pattern.fullmatch(text) for text in texts):
-            found = {text: kind(text) for text in texts}
-            break
-    return found if len(set(found.values())) == len(found) else {}
-
-
-def _check_all_differ(representations: list[Representation]) -> None:
-    seen: dict[tuple[tuple[str, Label], ...], str] = {}
-    for one in representations:
-        other = seen.setdefault(tuple(one.labels.items()), one.name)
-        if other != one.name:
-            raise DsvccaError(f"'{other}' and '{one.name}' have the same labels ({one}): tell them apart with labels=")
 
 
 def _unit(array: zarr.Array[Any], along: int) -> int:
@@ -256,12 +154,6 @@ WITH_CHECKSUM = ("crc32c", "crc32", "adler32", "fletcher32", "jenkins_lookup3", 
 
 
 def _refuse_encoded(path: str, array: zarr.Array[Any]) -> None:
-    """Raise if the stored numbers are not the activations themselves, as xarray may store them."""
-    about = dict(array.attrs)
-    missing = about.get("_FillValue")
-    if array.metadata.zarr_format == 2 and missing is None and np.dtype(array.dtype).kind in "iu" and array.fill_value:
-        missing = array.fill_value
-    coded = [name for name in ("scale_factor", "add_offset") if name in about]
-    if coded or (missing is not None and missing == missing and not isinstance(missing, str)):
-        what = f"{coded[0]}={about[coded[0]]}" if coded else f"{missing} for missing numbers"
-        raise DsvccaError(f"'{path}' holds encoded numbers ({what}): decode them, and write activations as they are")
+    """Raise if the stored numbers are not the activations themselves."""
+    of_integers = array.metadata.zarr_format == 2 and np.dtype(array.dtype).kind in "iu"
+    check_not_encoded(path, dict(array.attrs), (array.fill_value or None) if of_integers else None)

@@ -28,14 +28,14 @@ from dsvcca.activations import (
     read_mask,
     read_records,
 )
-from dsvcca.arrays import NumpyArray, to_numpy
+from dsvcca.arrays import NumpyArray
 from dsvcca.errors import DsvccaError, nearest
 from dsvcca.foreign import foreign_representations
 from dsvcca.labels import Label, describe, label_order
 from dsvcca.pieces import findings, read_pieces
 from dsvcca.progress import track
 from dsvcca.records import StoreRecord, read_attributes, read_record, write_record
-from dsvcca.writer import Writer, claim_ids, commit_mask, plain_ids, stored_ids
+from dsvcca.writer import Writer, claim_ids, commit_mask, plain_ids, plain_mask, stored_ids
 
 
 class Store:
@@ -199,23 +199,14 @@ class Store:
         """
         if self._foreign:
             raise DsvccaError(f"'{self.path}' was written by others and is only read: create_store() a new one")
-        values = to_numpy(valid) if hasattr(valid, "shape") else np.asarray(valid)
-        if values.ndim != 2 or len(values) != self.datapoints:
-            raise DsvccaError(
-                f"a mask of shape {values.shape}, the store has {self.datapoints} datapoints: give (datapoint, "
-                "position)"
-            )
-        if not np.isin(values, (0, 1)).all():
-            raise DsvccaError("a mask holds true (a token) and false (padding), this one holds other numbers")
-        if not values.any():
-            raise DsvccaError("the mask leaves no token: true is a token, false is padding")
+        values = plain_mask(valid, self.datapoints)
         lengths = {r.shape[1] for r in read_records(self._root, self._records) if r.is_sequence}
         if lengths and values.shape[1] not in lengths:
             raise DsvccaError(
                 f"a mask of {values.shape[1]} positions, the sequences of the store have {sorted(lengths)}: give one "
                 "of that length"
             )
-        commit_mask(self._root, values.astype(np.uint8))
+        commit_mask(self._root, values)
 
     @property
     def everything(self) -> Store:

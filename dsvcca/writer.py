@@ -44,8 +44,7 @@ class Writer:
         if_exists: str,
         known: dict[str, Representation],
     ) -> None:
-        if if_exists not in IF_EXISTS:
-            raise DsvccaError(f"if_exists={if_exists!r} is unknown: use {', '.join(map(repr, IF_EXISTS))}")
+        check_if_exists(if_exists)
         self.labels = checked_labels(labels)
         self._root, self._datapoints, self._dims, self._if_exists = root, datapoints, dims, if_exists
         names, _ = look(root, known)
@@ -231,6 +230,12 @@ class Writer:
         )
 
 
+def check_if_exists(if_exists: str) -> None:
+    """Raise if that is nothing that can be done about what is there already."""
+    if if_exists not in IF_EXISTS:
+        raise DsvccaError(f"if_exists={if_exists!r} is unknown: use {', '.join(map(repr, IF_EXISTS))}")
+
+
 def plain_ids(ids: Any) -> NumpyArray:
     """Return datapoint ids as integers: integers as they are, strings as 64 bits of their BLAKE2b digest."""
     array = np.asarray(ids)
@@ -282,6 +287,20 @@ def stored_ids(root: Path) -> tuple[NumpyArray, str] | None:
     if ids.dtype != np.uint64 or ids.ndim != 1 or _digest(ids) != record["ids"]:
         raise DsvccaError(f"the datapoint ids '{root / IDS}' are not those that were written: restore them")
     return ids, record["of"]
+
+
+def plain_mask(valid: Any, datapoints: int) -> NumpyArray:
+    """Return which positions are tokens as (datapoint, position) uint8, once it is known that it says that."""
+    values = to_numpy(valid) if hasattr(valid, "shape") else np.asarray(valid)
+    if values.ndim != 2 or len(values) != datapoints:
+        raise DsvccaError(
+            f"a mask of shape {values.shape}, the store has {datapoints} datapoints: give (datapoint, position)"
+        )
+    if not np.isin(values, (0, 1)).all():
+        raise DsvccaError("a mask holds true (a token) and false (padding), this one holds other numbers")
+    if not values.any():
+        raise DsvccaError("the mask leaves no token: true is a token, false is padding")
+    return values.astype(np.uint8)
 
 
 def commit_mask(root: Path, valid: NumpyArray) -> None:

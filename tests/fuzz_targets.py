@@ -44,8 +44,8 @@ from dsvcca import (
     results,
     workspace,
 )
-from dsvcca.foreign import _fit, _labels, _parts, _values
 from dsvcca.labels import checked_dims, checked_labels, folder_name
+from dsvcca.paths import fit, labels_of, numbers, parts
 
 ROWS = 40
 OUTSIDE = "outside"
@@ -600,13 +600,13 @@ def patterns(data: bytes) -> None:
     draws = Draws(data)
     paths = [draws.text() for _ in range(1 + draws.below(3))]
     pattern = draws.text() if draws.below(2) else None
-    _values(paths)
+    numbers(paths)
     for path in paths:
-        assert all(name.isidentifier() for name in _parts(path))
+        assert all(name.isidentifier() for name in parts(path))
         if pattern is not None:
             with suppress(DsvccaError):
-                assert all(text in path for text in _fit(path, pattern).values())
-    found = _labels(paths, pattern)
+                assert all(text in path for text in fit(path, pattern).values())
+    found = labels_of(paths, pattern)
     assert set(found) == set(paths)
 
 

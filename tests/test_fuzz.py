@@ -1040,4 +1040,4 @@ def test_no_condition_at_the_prompt_is_a_traceback(dense):
 @pytest.mark.parametrize("pattern", ["{a}{b}{c}{d}{e}{f}{g}{h}x", "{a}a{b}a{c}a{d}a{e}a{f}a{g}a{h}x"])
 def test_a_pattern_is_fitted_or_refused_in_no_time(pattern):
     with guarded(seconds=2), pytest.raises(DsvccaError):
-        dsvcca.foreign._fit("a" * 2000, pattern)
+        dsvcca.paths.fit("a" * 2000, pattern)

@@ -64,6 +64,7 @@ def test_the_commands_of_the_readme_run(folder):
         ("statistics.md", ("standard_error", "silhouette", "p_family")),
         ("directions.md", ("correlations", "x_variates", "neurons that matter")),
         ("compressing.md", ("20 directions", "maximal neurons", "Narrow(", "multiply_adds", "parameters, accuracy")),
+        ("import.md", ("would become", "hidden_states.1", "masked")),
         ("training.md", ("signal", "by chance", "True")),
         ("tools.md", ("svcca_google", "svcca_anatome")),
     ],

@@ -1,0 +1,376 @@
+"""Import: activations that other tools saved, brought into a store.
+
+Everything is looked at before anything is written: what each array becomes, that labels differ, that all have the same
+datapoints. Then one representation after another is read and written in pieces, so that none is held whole.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from dsvcca import files, folders
+from dsvcca.activations import find_mask, read_mask
+from dsvcca.arrays import NumpyArray
+from dsvcca.errors import DsvccaError, RunError
+from dsvcca.formats import check_readable, find_arrays, pieces_of
+from dsvcca.labels import Label, Labels, check_same_types, describe, label_order
+from dsvcca.paths import axes_of, check_all_differ, check_dims_are_used, labels_of, natural, spelling_of
+from dsvcca.progress import track
+from dsvcca.sources import Array, Other
+from dsvcca.store import Store, create_store, open_store
+from dsvcca.writer import check_if_exists, commit_mask, plain_ids, plain_mask
+
+PART, LAYER = "part", "layer"
+
+
+@dataclass(frozen=True)
+class Part:
+    """An array that becomes a representation, or some of its datapoints.
+
+    Attributes
+    ----------
+    part : label or None
+        Which part of the representation, where it lies in several arrays.
+    axes : tuple of str
+        Names of its axes, without that of layers.
+    fixed : dict
+        The place of the one layer that is meant on the axis of layers, where there is one.
+    """
+
+    path: str
+    array: Array
+    labels: Labels
+    part: Label | None
+    axes: tuple[str, ...]
+    fixed: Mapping[int, int]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape without the axis of layers."""
+        return tuple(n for axis, n in enumerate(self.array.shape) if axis not in self.fixed)
+
+    @property
+    def along(self) -> int:
+        """Axis of the array on which datapoints lie."""
+        free = [axis for axis in range(len(self.array.shape)) if axis not in self.fixed]
+        return free[self.axes.index("datapoint")]
+
+    @property
+    def datapoints(self) -> int:
+        return self.array.shape[self.along]
+
+    @property
+    def nbytes(self) -> int:
+        return self.array.nbytes // prod(self.array.shape[axis] for axis in self.fixed)
+
+    @property
+    def rest(self) -> tuple[tuple[str, int], ...]:
+        """Names and lengths of all axes but that of datapoints, in their order."""
+        return tuple((name, n) for name, n in zip(self.axes, self.shape, strict=True) if name != "datapoint")
+
+
+def import_activations(
+    source: str | os.PathLike[str],
+    store: Store | str | os.PathLike[str],
+    *,
+    labels: Any = None,
+    dims: str | Sequence[str] | Mapping[str, str | Sequence[str]] | None = None,
+    exclude: str | Sequence[str] = (),
+    mask: str = "attention_mask",
+    ids: Any = None,
+    if_exists: str = "error",
+    dry_run: bool = False,
+    **constants: Label,
+) -> pd.DataFrame:
+    """Bring activations that other tools saved into a store.
+
+    Read are .npy, .npz, HDF5, safetensors, Parquet (a row a datapoint: all columns of numbers, or each column of
+    lists), .mat up to version 7 and text of numbers. The path of an array is that of its file below `source` without
+    the end of its name, then what the file calls it: ``run0/acts/conv1`` for conv1 in run0/acts.npz; of a single file
+    what it calls the array.
+
+    Parameters
+    ----------
+    source : path
+        A file, or a folder and all folders below it.
+    store : Store, path or URL
+        A store, or where one is made, with as many datapoints as are found.
+    labels : str, mapping or callable, optional
+        As for `open_store`: a pattern for paths such as ``"seed{seed}/step{step}/{layer}"``, a mapping from path to
+        labels, or a function. By default ``key=value`` parts of a path are labels and the rest of it is the layer.
+        Arrays that differ in the label `part` alone are one representation, its datapoints in the order of parts:
+        ``"{layer}/batch_{part}"``.
+    dims : str, sequence of str, or mapping to them, optional
+        As for `open_store`. An axis "layer", or the letter l, as in ``"lntd"``, makes each of its places a
+        representation, whose layer is that of the array, a dot and the place.
+    exclude : str or sequence of str, optional
+        Patterns as of a shell for what to leave out: files below `source`, or paths of arrays.
+    mask : str, default "attention_mask"
+        Last part of the path of arrays (datapoint, position) that say where tokens are and where padding is: they
+        become the mask of the store, see `Store.write_mask`.
+    ids : sequence of int or str, optional
+        Ids of the datapoints, in order.
+    if_exists : {"error", "skip", "replace"}, default "error"
+        What to do where the labels are in the store already. With "skip" the same line goes on where it stopped.
+    dry_run : bool, default False
+        Write nothing.
+    **constants
+        Labels of all representations: seed=0, step=100, ...
+
+    Returns
+    -------
+    DataFrame
+        One row for each array, or layer in it: labels, file, array, shape, dtype, dims, bytes, what is done with it
+        (write, skip, mask, pass over), and why it is passed over.
+
+    Raises
+    ------
+    DsvccaError
+        Before anything is written: if something cannot be read or could only be unpickled, axes or labels cannot be
+        told, two have the same labels, or not all have the same datapoints. While writing: for numbers that are NaN or
+        infinite, and files that are damaged further in; what was finished then stays.
+    """
+    check_if_exists(if_exists)
+    root = _checked_source(source)
+    arrays, others = find_arrays(root, [exclude] if isinstance(exclude, str) else exclude)
+    masks = {path: array for path, array in arrays.items() if path.rpartition("/")[2] == mask}
+    arrays = {path: array for path, array in arrays.items() if path not in masks}
+    parts = _parts(arrays, labels, dims, constants)
+    if not parts:
+        why = f", '{others[0].file}' for instance: {others[0].why}" if others else ""
+        raise DsvccaError(f"'{root}' holds no array of activations{why}: is it the right place?")
+    planned = _representations(parts)
+    datapoints = _datapoints(planned)
+    plain = None if ids is None else plain_ids(ids)
+    if plain is not None and len(plain) != datapoints:
+        raise DsvccaError(f"{len(plain)} datapoint ids were given, '{root}' has {datapoints} datapoints")
+    there = _opened(store)
+    if there is not None and there.datapoints != datapoints:
+        raise DsvccaError(
+            f"{planned[0][0].array} has {datapoints} datapoints, the store '{there.path}' has {there.datapoints}: "
+            "import what was made from the same ones, or into another store"
+        )
+    kept = _kept(planned, there, if_exists)
+    valid = _mask(masks, planned, there, datapoints)
+    table = _table(planned, kept, masks, others)
+    if dry_run:
+        return table
+    made = create_store(
+        store.path if isinstance(store, Store) else store, datapoints=datapoints if plain is None else plain
+    )
+    if valid is not None:
+        commit_mask(folders.at(made.path, "store"), valid)
+    with track("import", len(planned)) as advance:
+        for one in planned:
+            if describe(one[0].labels) not in kept:
+                _write(made, one, plain, if_exists)
+            advance()
+    return table
+
+
+def _checked_source(source: str | os.PathLike[str]) -> Path:
+    root = folders.at(source, "source")
+    if folders.is_remote(root):
+        raise DsvccaError(f"source '{root}' is a URL: copy what is there to a folder of this machine")
+    if not root.exists():
+        raise DsvccaError(f"there is nothing at '{root}': check the path")
+    if any((root / name).exists() for name in ("zarr.json", ".zarray", ".zgroup")):
+        raise DsvccaError(f"'{root}' is Zarr, which needs no import: dsvcca.open_store() reads it as it is")
+    return root
+
+
+def _opened(store: Store | str | os.PathLike[str]) -> Store | None:
+    """Return the store, whole; None where there is none yet."""
+    if isinstance(store, Store):
+        return store.everything
+    root = folders.reach(store, "store")
+    return None if files.is_free(root) else open_store(root)
+
+
+def _parts(arrays: Mapping[str, Array], labels: Any, dims: Any, constants: Mapping[str, Label]) -> list[Part]:
+    """Return what every array becomes, by labels and axes."""
+    found: list[Part] = []
+    owned = labels_of(list(arrays), labels, constants)
+    check_dims_are_used(dims, arrays, [own[LAYER] for own in owned.values()])
+    for path, own in owned.items():
+        array, part = arrays[path], own.pop(PART, None)
+        spelled = spelling_of(path, own[LAYER], len(array.shape), dims)
+        spelled = array.named if spelled is None and LAYER in array.named else spelled
+        among = _axis_of_layers(spelled)
+        if among is None:
+            axes = axes_of(path, own[LAYER], array.shape, array.named, dims)
+            found.append(Part(path, array, own, part, axes, {}))
+            continue
+        rest = tuple(n for axis, n in enumerate(array.shape) if axis != among)
+        axes = axes_of(path, own[LAYER], rest, (), {path: spelled[:among] + spelled[among + 1 :]})
+        for place in range(array.shape[among]):
+            each = {**own, LAYER: f"{own[LAYER]}.{place}"}
+            found.append(Part(path, array, each, part, axes, {among: place}))
+    for one in found:
+        check_readable(one.array, one.along, one.fixed)
+    return found
+
+
+def _axis_of_layers(spelled: Any) -> int | None:
+    """Return which axis has a layer at each place, if one has."""
+    if isinstance(spelled, str):
+        return spelled.index("l") if spelled.count("l") == 1 and len(spelled) > 2 else None
+    return list(spelled).index(LAYER) if isinstance(spelled, (list, tuple)) and LAYER in spelled else None
+
+
+def _representations(parts: Iterable[Part]) -> list[list[Part]]:
+    """Return the parts of every representation, in their order."""
+    every = list(parts)
+    whole = [one.labels if one.part is None else {**one.labels, PART: one.part} for one in every]
+    check_all_differ((str(one.array), own) for one, own in zip(every, whole, strict=True))
+    together: dict[tuple[tuple[str, Label], ...], list[Part]] = {}
+    for one in every:
+        together.setdefault(tuple(one.labels.items()), []).append(one)
+    for own in together.values():
+        own.sort(key=lambda one: natural(str(one.part)))
+        for one in own[1:]:
+            if one.part is None or own[0].part is None:
+                raise DsvccaError(
+                    f"{own[0].array} and {one.array} have the same labels ({describe(one.labels)}), and not both say "
+                    "which part they are: tell them apart with labels="
+                )
+            if (one.axes, one.rest, one.array.dtype) != (own[0].axes, own[0].rest, own[0].array.dtype):
+                raise DsvccaError(
+                    f"{own[0].array} and {one.array} are parts of one representation ({describe(one.labels)}), and "
+                    f"are {own[0].shape} {own[0].array.dtype} and {one.shape} {one.array.dtype}: all parts need one "
+                    "type, and one shape but for datapoints"
+                )
+    return list(together.values())
+
+
+def _datapoints(planned: list[list[Part]]) -> int:
+    """Return how many datapoints there are; raise if not all have the same."""
+    counts = {sum(part.datapoints for part in one): one for one in reversed(planned)}
+    if len(counts) > 1:
+        said = " and ".join(f"{count} in {one[0].array}" for count, one in sorted(counts.items())[:2])
+        raise DsvccaError(
+            f"not all have the same datapoints: {said}. Leave out what does not belong (exclude=), say which axis has "
+            "them (dims=), or, where these are batches, which part of a representation each is: labels='{layer}_{part}'"
+        )
+    return next(iter(counts))
+
+
+def _kept(planned: list[list[Part]], there: Store | None, if_exists: str) -> set[str]:
+    """Return, as text, the labels of what is in the store already and stays; raise if it cannot take the others."""
+    known = [] if there is None else [r.labels for r in there.representations]
+    seen = {name: value for own in known for name, value in own.items()}
+    names = {describe(own) for own in known}
+    kept = set()
+    for one in planned:
+        own = one[0].labels
+        check_same_types(own, [seen], "another array, or the store,")
+        seen = own | seen
+        if describe(own) in names and if_exists == "error":
+            raise DsvccaError(
+                f"{one[0].array}: {describe(own)} is in the store already: pass if_exists='skip' to keep it, "
+                "if_exists='replace' to write it anew"
+            )
+        if describe(own) in names and if_exists == "skip":
+            kept.add(describe(own))
+    return kept
+
+
+def _mask(
+    masks: Mapping[str, Array], planned: list[list[Part]], there: Store | None, datapoints: int
+) -> NumpyArray | None:
+    """Return the mask that lies beside sequences, once it is known that the store can take it."""
+    if not masks:
+        return None
+    first = next(iter(masks.values()))
+    each = [np.concatenate(list(pieces_of(array, 0, {}))) for array in masks.values()]
+    if len(each[0]) != datapoints and len(each) > 1:
+        each = [_joined(dict(zip(masks, each, strict=True)), planned)]
+    try:
+        valid = plain_mask(each[0], datapoints)
+    except DsvccaError as error:
+        raise DsvccaError(f"{first}: {error}; if it is no mask, say mask='' or leave it out (exclude=)") from error
+    if not all(np.array_equal(valid, one) for one in each):
+        raise DsvccaError(f"{first} and another mask differ, and a store has one: import them into different stores")
+    lengths = {dict(one[0].rest).get("position") for one in planned} - {None}
+    if valid.shape[1] not in lengths:
+        raise DsvccaError(
+            f"{first} masks {valid.shape[1]} positions, the sequences have {sorted(map(str, lengths))}: is it a mask "
+            "of other sequences? Leave it out (exclude=)"
+        )
+    known = None if there is None else find_mask(folders.at(there.path, "store"))
+    if known is not None and not np.array_equal(read_mask(known), valid):
+        raise DsvccaError(f"{first} is another mask than that of the store: use another store")
+    return valid
+
+
+def _joined(masks: Mapping[str, NumpyArray], planned: list[list[Part]]) -> NumpyArray:
+    """Return the masks that lie beside the parts of representations as one, in the order of the parts."""
+    beside = {path.rpartition("/")[0]: own for path, own in masks.items()}
+    lengths = {own.shape[1:] for own in masks.values()}
+    for one in planned:
+        folders_of = [part.path.rpartition("/")[0] for part in one]
+        if len(lengths) == 1 and len(one) == len(masks) and set(folders_of) == set(beside):
+            found = [beside[folder] for folder in folders_of]
+            if [len(own) for own in found] == [part.datapoints for part in one]:
+                return np.concatenate(found)
+    raise DsvccaError(
+        f"{len(masks)} masks were found, '{next(iter(masks))}' first, and which part of the datapoints each is for "
+        "cannot be told: save each in the file or folder of the part it is for, or leave them out (exclude=) and write "
+        "one mask by store.write_mask()"
+    )
+
+
+def _write(store: Store, parts: list[Part], ids: NumpyArray | None, if_exists: str) -> None:
+    """Write one representation, piece by piece."""
+    labels: dict[str, Any] = parts[0].labels
+    array, start = parts[0].array, 0
+    try:
+        with store.writer(**labels, dims=parts[0].axes, if_exists=if_exists) as writer:
+            for part in parts if not writer.skipped else ():
+                array, along = part.array, part.axes.index("datapoint")
+                for piece in pieces_of(array, part.along, part.fixed):
+                    stop = start + piece.shape[along]
+                    writer.append(piece, datapoints=None if ids is None else ids[start:stop])
+                    start = stop
+    except RunError:
+        raise
+    except DsvccaError as error:
+        raise DsvccaError(
+            f"{array}: {error}. What was finished stays: mend it, or leave it out (exclude=), and go on with "
+            "if_exists='skip'"
+        ) from error
+
+
+def _table(
+    planned: list[list[Part]], kept: set[str], masks: Mapping[str, Array], others: Iterable[Other]
+) -> pd.DataFrame:
+    """Return a row for each array, or layer in it: what is done with it."""
+    rows: list[dict[str, Any]] = []
+    for part in (part for one in planned for part in one):
+        own = {**part.labels, **({} if part.part is None else {PART: part.part})}
+        what = "skip" if describe(part.labels) in kept else "write"
+        rows.append({**own, **_columns(part.array, part.shape, part.axes, part.nbytes, what)})
+    for array in masks.values():
+        rows.append(_columns(array, array.shape, ("datapoint", "position"), array.nbytes, "mask"))
+    for one in others:
+        rows.append({"file": str(one.file), "array": one.inside, "outcome": "pass over", "why": one.why})
+    names = label_order({name for row in rows for name in row}.difference(COLUMNS))
+    return pd.DataFrame({name: [row.get(name) for row in rows] for name in (*names, *COLUMNS)}, dtype=object)
+
+
+COLUMNS = ("file", "array", "shape", "dtype", "dims", "bytes", "outcome", "why")
+
+
+def _columns(array: Array, shape: tuple[int, ...], dims: tuple[str, ...], nbytes: int, what: str) -> dict[str, Any]:
+    return {
+        **{"file": str(array.file), "array": array.inside, "shape": shape, "dtype": array.dtype},
+        **{"dims": dims, "bytes": nbytes, "outcome": what, "why": ""},
+    }

@@ -1,0 +1,115 @@
+"""Files of NumPy: .npy, and .npz, which is a zip file of them."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dsvcca import folders
+from dsvcca.arrays import NumpyArray
+from dsvcca.sources import DEFLATED, Array, Format, Other, type_name
+
+
+@dataclass(frozen=True)
+class _Header:
+    """What the first bytes of a .npy file say of the rest."""
+
+    shape: tuple[int, ...]
+    order: str
+    dtype: np.dtype[Any]
+    start: int
+
+
+def _header(stream: Any, size: int) -> _Header:
+    """Read the header of a .npy file of `size` bytes, and leave the stream at its first number."""
+    version = np.lib.format.read_magic(stream)
+    if version != (1, 0):  # others are for records with very many or oddly named fields
+        raise ValueError(f"version {version} of the format, which arrays of numbers do not need")
+    shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(stream)
+    start = stream.tell()
+    if not dtype.hasobject and start + prod(shape) * dtype.itemsize != size:
+        raise ValueError(
+            f"{size - start} bytes of numbers, where {shape} {dtype} needs {prod(shape) * dtype.itemsize}: cut short, "
+            "or several arrays in one file"
+        )
+    return _Header(shape, "F" if is_fortran else "C", dtype, start)
+
+
+def _find_npy(file: Path) -> Iterator[Array]:
+    with folders.opened(file) as stream:
+        header = _header(stream, os.fstat(stream.fileno()).st_size)
+    yield Array(file, "", header.shape, type_name(header.dtype))
+
+
+@contextmanager
+def _opened_npy(array: Array) -> Iterator[NumpyArray]:
+    with folders.opened(array.file) as stream:
+        header = _header(stream, os.fstat(stream.fileno()).st_size)
+    order: Any = header.order
+    yield np.memmap(array.file, header.dtype, "r", header.start, header.shape, order)
+
+
+def _find_npz(file: Path) -> Iterator[Array | Other]:
+    with folders.opened(file) as stream, zipfile.ZipFile(stream) as members:
+        for info in members.infolist():
+            name = info.filename.removesuffix(".npy")
+            if name == info.filename:
+                yield Other(file, name, "no array: only .npy files in a zip file are")
+                continue
+            if info.file_size > (DEFLATED if info.compress_type != zipfile.ZIP_STORED else 1) * info.compress_size:
+                raise ValueError(f"{info.filename}: {info.compress_size} bytes cannot become {info.file_size}")
+            with members.open(info) as member:
+                header = _header(member, info.file_size)
+            yield Array(file, name, header.shape, type_name(header.dtype), order=header.order)
+
+
+@contextmanager
+def _opened_npz(array: Array) -> Iterator[_Member]:
+    with folders.opened(array.file) as stream, zipfile.ZipFile(stream) as members:
+        info = members.getinfo(f"{array.inside}.npy")
+        with members.open(info) as member:
+            yield _Member(member, _header(member, info.file_size))
+
+
+class _Member:
+    """An array in a zip file, of which only the bytes that are asked for are held, and bytes go by in their order."""
+
+    def __init__(self, stream: Any, header: _Header) -> None:
+        self._stream, self._header = stream, header
+
+    def __getitem__(self, index: tuple[int | slice, ...]) -> NumpyArray:
+        if self._header.order == "F":
+            return self._run(self._header.shape[::-1], index[::-1]).T
+        return self._run(self._header.shape, index)
+
+    def _run(self, shape: tuple[int, ...], index: tuple[int | slice, ...]) -> NumpyArray:
+        """Return numbers that lie one after another; else cut them from all that lie around them."""
+        fixed = 0
+        while fixed < len(index) - 1 and isinstance(index[fixed], int):
+            fixed += 1
+        cut, rest = index[fixed], index[fixed + 1 :]
+        start, stop = (0, shape[fixed]) if not isinstance(cut, slice) or cut.start is None else (cut.start, cut.stop)
+        row = prod(shape[fixed + 1 :])
+        first = 0
+        for axis in range(fixed):
+            first = first * shape[axis] + int(index[axis])  # type: ignore[arg-type]
+        first = (first * shape[fixed] + start) * row
+        itemsize = self._header.dtype.itemsize
+        self._stream.seek(self._header.start + first * itemsize)
+        wanted = (stop - start) * row * itemsize
+        content = self._stream.read(wanted)
+        if len(content) != wanted:
+            raise ValueError(f"{len(content)} bytes are left where {wanted} should be")
+        numbers = np.frombuffer(content, self._header.dtype).reshape(stop - start, *shape[fixed + 1 :])
+        return numbers[(cut if isinstance(cut, int) else slice(None), *rest)]
+
+
+NPY, NPZ = Format(_find_npy, _opened_npy), Format(_find_npz, _opened_npz)
