@@ -13,6 +13,7 @@ from dsvcca.correlations import CanonicalCorrelations
 from dsvcca.directions import directions
 from dsvcca.experiments.populations import Population
 from dsvcca.experiments.training import accuracy
+from dsvcca.labels import Labels
 from dsvcca.torch.restrict import keep_neurons, maximal_neurons, project
 
 DRAWS = 3
@@ -26,7 +27,7 @@ def shared_directions(population: Population, layer: str, one: int, other: int) 
 
     Of maps channels are the neurons, and every position of every image is a row.
     """
-    labels = {"model": "convnet", "layer": layer, "step": population.setting.steps}
+    labels: Labels = {"model": "convnet", "layer": layer, "step": population.setting.steps}
     view = "positions" if population.setting.layers("convnet")[layer] == "nchw" else "auto"
     found = directions(population.store, {**labels, "seed": one}, {**labels, "seed": other}, view=view, variance=0.99)
     assert isinstance(found, CanonicalCorrelations)
@@ -89,6 +90,5 @@ def _accuracy(population: Population, model: nn.Module) -> float:
 
 def _activations(population: Population, layer: str, seed: int) -> NumpyArray:
     """Return the activations of a layer on the probes, (rows, neurons), positions of maps as rows."""
-    labels = {"model": "convnet", "layer": layer, "step": population.setting.steps, "seed": seed}
-    read = population.store.read(**labels)
+    read = population.store.read(model="convnet", layer=layer, step=population.setting.steps, seed=seed)
     return np.asarray(read).reshape(-1, read.shape[-1])
