@@ -97,7 +97,7 @@ ALLOWED = {
     "scipy": {"arrays", "containers", "nulls", "shared", "statistics"},
     "cupy": {"arrays"},
     "matplotlib": {"figures", "plot", "demo", "experiments"},
-    "xarray": {"results", "tables", "compare", "networks", "statistics", "plot", "demo"},
+    "xarray": {"experiments", "results", "tables", "compare", "networks", "statistics", "plot", "demo"},
     "typer": {"cli"},
 }
 

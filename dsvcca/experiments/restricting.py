@@ -1,4 +1,4 @@
-"""Accuracy of a network that keeps only some directions, or some neurons, of one layer (Raghu et al. 2017, figure 2)."""
+"""Accuracy of networks that keep only some directions, or some neurons, of a layer (Raghu et al. 2017, figure 2)."""
 
 from __future__ import annotations
 
