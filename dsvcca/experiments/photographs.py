@@ -26,14 +26,15 @@ LEAST = 64
 
 @dataclass(frozen=True)
 class PhotographSetting:
-    """How many views of the photographs are shown, of how many pixels."""
+    """How many views of the photographs are shown, of how many pixels, and how often other ones."""
 
     source: str = "stamps"
-    views: int = 3000
+    views: int = 1800
     size: int = 128
+    draws: int = 3
 
 
-PHOTOGRAPHS = {"small": PhotographSetting(source="samples", views=120, size=64), "full": PhotographSetting()}
+PHOTOGRAPHS = {"small": PhotographSetting(source="samples", views=400, size=64, draws=2), "full": PhotographSetting()}
 
 
 def pretrained() -> nn.Module:
@@ -55,7 +56,7 @@ def pretrained() -> nn.Module:
     return model.eval()
 
 
-def views_of_photographs(setting: PhotographSetting) -> torch.Tensor:
+def views_of_photographs(setting: PhotographSetting, *, seed: int) -> torch.Tensor:
     """Return random views of photographs as the network takes them: (views, 3, size, size), from -1 to 1.
 
     Stamps are put on a colour at random, 50 to 95 % of the view long, anywhere in it, mirrored every other time; of
@@ -66,7 +67,7 @@ def views_of_photographs(setting: PhotographSetting) -> torch.Tensor:
     DsvccaError
         If the photographs are not installed.
     """
-    random = np.random.default_rng(0)
+    random = np.random.default_rng(seed)
     pictures = _samples() if setting.source == "samples" else _stamps()
     found = np.empty((setting.views, setting.size, setting.size, 3), np.float32)
     for i in range(setting.views):

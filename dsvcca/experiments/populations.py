@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 
@@ -89,7 +89,7 @@ IMAGES = {
     "small": ImageSetting(
         source="mnist",
         training=2_500,
-        probes=500,
+        probes=1_000,
         tests=1_000,
         channels=(6, 12),
         dense=(48, 24),
@@ -103,6 +103,13 @@ IMAGES = {
     ),
     "full": ImageSetting(),
 }
+
+
+FREEZE = {
+    "small": replace(IMAGES["small"], steps=100, probes=500),
+    "full": replace(IMAGES["full"], training=10_000, seeds=6),
+}
+"""For freeze training: fewer images, so that they come several times, and more runs."""
 
 
 @dataclass(frozen=True)
