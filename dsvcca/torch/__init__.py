@@ -1,4 +1,4 @@
-"""What PyTorch models need: their activations into a store, by hooks."""
+"""What PyTorch models need: their activations into a store, by hooks, once or while they are trained."""
 
 try:
     import torch as _torch  # noqa: F401
@@ -6,3 +6,4 @@ except ImportError as error:
     raise ImportError("dsvcca.torch needs PyTorch: pip install 'dsvcca[torch]'") from error
 
 from dsvcca.torch.capture import capture as capture
+from dsvcca.torch.probing import Probe as Probe
