@@ -88,13 +88,8 @@ def capture(
         not at all or several times, masks that do not belong to the sequences, and parameters that are sharded, not
         initialised or on the meta device. Nothing is written then.
     """
-    if not isinstance(store, Store):
-        raise DsvccaError(f"a {type(store).__name__} was given instead of a store: create_store(path, ...) first")
+    check_options(data, store, positions, labels)
     wanted = checked_layers(model, layers)
-    check_order(data)
-    check_labels(labels)
-    if positions is not None and (not isinstance(positions, int) or positions < 1):
-        raise DsvccaError(f"positions={positions!r}: give the number of positions that all sequences get")
 
     def writer_for(layer: Layer, dims: Dims | None) -> Writer:
         return store.writer(layer=layer.name, dims=dims, if_exists=if_exists, **labels)
@@ -179,15 +174,26 @@ def checked_layers(model: nn.Module, layers: Any) -> list[Layer]:
     return list(found.values())
 
 
-def check_labels(labels: Mapping[str, Label]) -> None:
-    """Refuse labels that say what `layers` says."""
+def check_options(data: Any, store: Any, positions: Any, labels: Mapping[str, Label]) -> None:
+    """Refuse what cannot be captured whatever the model is.
+
+    Raises
+    ------
+    DsvccaError
+        For what is no store, no batches or batches in random order, no number of positions, labels that `layers` says.
+    """
+    if not isinstance(store, Store):
+        raise DsvccaError(f"a {type(store).__name__} was given instead of a store: create_store(path, ...) first")
+    _check_order(data)
+    if positions is not None and (not isinstance(positions, int) or positions < 1):
+        raise DsvccaError(f"positions={positions!r}: give the number of positions that all sequences get")
     if "layer" in labels:
         raise DsvccaError(f"label layer={labels['layer']!r} was given: leave it out, layers are named by `layers`")
     if "dims" in labels:
         raise DsvccaError("dims= is not taken here: spell axes with the layers, layers={'conv1': 'nchw', 'fc1': None}")
 
 
-def check_order(data: Any) -> None:
+def _check_order(data: Any) -> None:
     """Refuse data that come in another order each time, or that are not batches."""
     if isinstance(data, (Dataset, np.ndarray)):
         raise DsvccaError(

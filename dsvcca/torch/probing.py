@@ -12,7 +12,7 @@ from dsvcca.errors import DsvccaError
 from dsvcca.labels import Label, checked_labels
 from dsvcca.store import Store
 from dsvcca.torch.callbacks import lightning_callback, trainer_callback
-from dsvcca.torch.capture import capture, check_labels, check_order, checked_layers
+from dsvcca.torch.capture import capture, check_options, checked_layers
 from dsvcca.torch.masks import Mask
 from dsvcca.torch.outputs import Dims
 
@@ -60,7 +60,7 @@ class Probe:
         **labels: Label,
     ) -> None:
         self._layers = {layer.name: layer.dims for layer in checked_layers(model, layers)}
-        check_order(data)
+        check_options(data, store, positions, labels)
         if isinstance(data, Iterator):
             raise DsvccaError(
                 f"data is a {type(data).__name__}, which is used up after one step: pass a DataLoader, a list of "
@@ -68,7 +68,6 @@ class Probe:
             )
         if "step" in labels:
             raise DsvccaError(f"label step={labels['step']!r} was given: leave it out, probe(step) says it")
-        check_labels(labels)
         checked_labels({**labels, "step": 0, "layer": "any"})
         self._model, self._data, self._store = model, data, store
         self._options: dict[str, Any] = {"forward": forward, "mask": mask, "positions": positions, **labels}

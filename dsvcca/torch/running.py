@@ -49,11 +49,11 @@ def named_layers(model: nn.Module) -> dict[str, tuple[str, nn.Module]]:
     outer: nn.Module | None = model
     while outer is not None:
         every = dict(outer.named_modules(remove_duplicate=False))
+        wrappers = {name for name, module in every.items() if _inside(module) is not None}
         for name, module in every.items():
             parts = name.split(".")
-            heads = [every[".".join(parts[:i])] for i in range(len(parts))]
-            plain = ".".join(part for part, head in zip(parts, heads, strict=True) if _inside(head) is None)
-            if plain and _inside(module) is None:
+            plain = ".".join(part for i, part in enumerate(parts) if ".".join(parts[:i]) not in wrappers)
+            if plain and name not in wrappers:
                 found.setdefault(name, (plain, module))
                 plain_names[plain] = module
         outer = _inside(outer)
@@ -67,7 +67,8 @@ def _inside(module: nn.Module) -> nn.Module | None:
     if isinstance(module, (nn.DataParallel, DistributedDataParallel)):
         inner: nn.Module = module.module
         return inner
-    return module._modules.get("_orig_mod")  # of torch.compile, whose class is private
+    children = dict(module.named_children())
+    return children.get("_orig_mod")  # of torch.compile, whose class is private
 
 
 def check_runnable(model: nn.Module) -> None:
