@@ -326,3 +326,24 @@ def test_capture_imports_no_library_that_it_can_do_without():
         "assert not {'torch._dynamo', 'torch.distributed.fsdp', 'lightning', 'transformers'} & loaded"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_layer_that_runs_twice_in_a_later_batch_is_refused(store, vectors):
+    def call(self, x):
+        y = self.fc(x)
+        return self.fc(y) if len(x) < 8 else y
+
+    with pytest.raises(dsvcca.DsvccaError, match="layer 'fc' ran 2 times for one batch"):
+        capture(Calling(call, fc=nn.Linear(5, 5)), vectors.split(8), store, layers=["fc"])
+    idle = Calling(lambda self, x: self.fc(x) if len(x) == 8 else x, fc=nn.Linear(5, 5))
+    with pytest.raises(dsvcca.DsvccaError, match="layer 'fc' did not run"):
+        capture(idle, vectors.split(8), store, layers=["fc"])
+    assert nothing_left(store)
+
+
+def test_sequences_that_gain_an_axis_in_a_later_batch_are_refused(store, vectors):
+    x = vectors[:, :, None].repeat(1, 1, 3)
+    model = Calling(lambda self, x: self.inner(x), inner=Calling(lambda self, x: x if len(x) == 8 else x[..., None]))
+    with pytest.raises(dsvcca.DsvccaError, match=r"gives \(4, 5, 3, 1\) for a batch of 4 datapoints"):
+        capture(model, x.split(8), store, layers={"inner": "ntd"})
+    assert nothing_left(store)

@@ -23,12 +23,15 @@ from dsvcca.store import Store
 from dsvcca.torch.axes import axes_of
 from dsvcca.torch.ids import row_ids
 from dsvcca.torch.masks import ONE_LENGTH, Mask, Tokens
-from dsvcca.torch.outputs import Dims, Layer, copied, joined
+from dsvcca.torch.outputs import Dims, Layer, Output, found_in, joined
 from dsvcca.torch.running import check_runnable, device_of, hooks, left_as_found, moved, named_layers, run, unwrapped
 from dsvcca.writer import Writer
 
 BATCH = 256
 """Datapoints of a batch where the data are one tensor."""
+
+WRITTEN = Output(torch.empty(0))
+"""What is kept of an output that was written at once."""
 
 
 def capture(
@@ -111,26 +114,43 @@ def capture(
         writers: dict[str, Writer] = {}
         axes: dict[str, tuple[str, ...]] = {}
         shapes: dict[str, tuple[int, ...]] = {}
-        with left_as_found(model, data), hooks(modules, copied) as runs, track("capture", total) as advance:
+
+        def write(layer: Layer, values: torch.Tensor) -> None:
+            _check_shape(tuple(values.shape), shapes[layer.name], axes[layer.name], len(ids), layer)
+            writers[layer.name].append(values, datapoints=ids)
+
+        def keep(output: Any, module: nn.Module, name: str) -> Output:
+            found = found_in(output, module, name)
+            if name not in straight or runs[name]:
+                return found.copied()
+            write(straight[name], found.values)
+            return WRITTEN
+
+        straight: dict[str, Layer] = {}  # layers whose numbers need not wait for what others give
+        with left_as_found(model, data), hooks(modules, keep) as runs, track("capture", total) as advance:
             for batch in batches:
                 ids = row_ids(batch)
                 run(model, moved(batch, device), forward)
                 given = {layer.name: joined(runs[layer.name], layer) for layer in lacking}
-                axes = axes or {layer.name: axes_of(given[layer.name], layer, len(ids)) for layer in lacking}
-                for layer in lacking:
-                    runs[layer.name].clear()
-                    _check_rows(given[layer.name].values.shape, axes[layer.name], len(ids), layer)
-                values = tokens.padded(batch, given, axes, len(ids))
-                shapes = shapes or {name: tuple(one.shape) for name, one in values.items()}
+                for one in runs.values():
+                    one.clear()
                 if not writers:
                     for layer in reversed(lacking):  # contexts end last in, first out: layers arrive in their order
-                        writers[layer.name] = commits.enter_context(writer_for(layer, axes[layer.name]))
-                        writers[layer.name].id_kind = "inputs"
+                        name, found = layer.name, given[layer.name]
+                        axes[name] = axes_of(found, layer, len(ids))
+                        writers[name] = commits.enter_context(writer_for(layer, axes[name]))
+                        writers[name].id_kind = "inputs"
+                waiting = {name: one for name, one in given.items() if one is not WRITTEN}
                 for layer in lacking:
-                    _check_shape(values[layer.name].shape, shapes[layer.name], axes[layer.name], layer)
-                    writers[layer.name].append(values.pop(layer.name), datapoints=ids)
-                    del given[layer.name]
-                del batch
+                    if layer.name in waiting:
+                        _check_rows(waiting[layer.name].values.shape, axes[layer.name], len(ids), layer)
+                values = tokens.padded(batch, waiting, axes, len(ids))
+                shapes = shapes or {name: tuple(one.shape) for name, one in values.items()}
+                for layer in lacking:
+                    if layer.name in values:
+                        write(layer, values.pop(layer.name))
+                straight = {layer.name: layer for layer in lacking if "position" not in axes[layer.name]}
+                del batch, given, waiting
                 advance()
         if not writers:
             raise DsvccaError(
@@ -228,13 +248,15 @@ def _check_rows(shape: Sequence[int], dims: tuple[str, ...], rows: int, layer: L
         )
 
 
-def _check_shape(shape: Sequence[int], first: Sequence[int], dims: tuple[str, ...], layer: Layer) -> None:
+def _check_shape(
+    shape: tuple[int, ...], first: tuple[int, ...], dims: tuple[str, ...], rows: int, layer: Layer
+) -> None:
     """Raise unless a batch is like the first one but for its number of datapoints."""
-    other = {dim: sizes for dim, *sizes in zip(dims, shape, first, strict=True) if dim != "datapoint"}
-    changed = {dim: sizes for dim, sizes in other.items() if sizes[0] != sizes[1]}
+    _check_rows(shape, dims, rows, layer)
+    axes = [(dim, size, before) for dim, size, before in zip(dims, shape, first, strict=True) if dim != "datapoint"]
+    changed = [dim for dim, size, before in axes if size != before]
     if changed:
         raise DsvccaError(
-            f"{layer} gives {tuple(shape)} for one batch and gave {tuple(first)} for the first ({', '.join(changed)} "
-            "changed): nothing was written; "
-            + (ONE_LENGTH if list(changed) == ["position"] else "bring all inputs to one size")
+            f"{layer} gives {shape} for one batch and gave {first} for the first ({', '.join(changed)} changed): "
+            "nothing was written; " + (ONE_LENGTH if changed == ["position"] else "bring all inputs to one size")
         )

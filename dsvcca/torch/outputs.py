@@ -1,4 +1,4 @@
-"""What a module gave for one batch, in memory of its own."""
+"""What a module gave for one batch."""
 
 from __future__ import annotations
 
@@ -35,7 +35,6 @@ class Output:
     Attributes
     ----------
     values : torch.Tensor
-        On the CPU, in memory of its own.
     lengths : torch.Tensor or None
         Tokens of each sequence, where they were packed; `values` are (datapoint, position, neuron) then.
     """
@@ -43,12 +42,16 @@ class Output:
     values: torch.Tensor
     lengths: torch.Tensor | None = None
 
+    def copied(self) -> Output:
+        """Return the same on the CPU, in memory of its own: modules that run later may work in place."""
+        return Output(self.values.to("cpu", copy=True), self.lengths)
 
-def copied(output: Any, module: nn.Module, name: str) -> Output:
-    """Return a copy of the first tensor, or the first packed sequences, in what a module gave.
 
-    Modules that run later may work in place. Of dicts and dataclasses the entry `last_hidden_state` goes first. Packed
-    sequences are padded with zeros, in the order in which the datapoints came.
+def found_in(output: Any, module: nn.Module, name: str) -> Output:
+    """Return the first tensor, or the first packed sequences, in what a module gave.
+
+    Of dicts and dataclasses the entry `last_hidden_state` goes first. Packed sequences are padded with zeros, in the
+    order in which the datapoints came; floats of 8 bits become float32, which is exact.
 
     Raises
     ------
@@ -69,8 +72,7 @@ def copied(output: Any, module: nn.Module, name: str) -> Output:
                 f"{what} packed sequences whose positions hold {tuple(found.data.shape[1:])} numbers: capture a module "
                 "that gives a row of neurons for each position"
             )
-        padded, lengths = pad_packed_sequence(found, batch_first=True)
-        return Output(_here(padded), lengths)
+        return Output(*pad_packed_sequence(found, batch_first=True))
     if not isinstance(found, torch.Tensor):
         raise DsvccaError(
             f"{what} a {type(output).__name__} that holds no tensor: capture a module that gives a tensor, or a "
@@ -79,15 +81,9 @@ def copied(output: Any, module: nn.Module, name: str) -> Output:
     if found.layout != torch.strided or found.is_nested or found.is_quantized:
         form = "nested" if found.is_nested else "quantized" if found.is_quantized else str(found.layout)
         raise DsvccaError(f"{what} a tensor that is {form}: capture a module that gives ordinary numbers")
-    return Output(_here(found))
-
-
-def _here(tensor: torch.Tensor) -> torch.Tensor:
-    """Return a copy on the CPU, of a type that NumPy or the store knows."""
-    own = tensor.detach().to("cpu", copy=True)
-    if own.is_floating_point() and own.itemsize == 1:
-        own = own.to(torch.float32)  # floats of 8 bits: exact
-    return own.resolve_conj().resolve_neg()
+    found = found.detach()
+    short = found.is_floating_point() and found.itemsize == 1
+    return Output(found.to(torch.float32) if short else found.resolve_conj().resolve_neg())
 
 
 def joined(runs: Sequence[Output], layer: Layer) -> Output:
