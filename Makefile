@@ -51,6 +51,7 @@ bench: env
 	$(BIN)/python benchmarks/floor.py --json benchmarks/records/floor.json
 	$(BIN)/python benchmarks/pair.py --json benchmarks/records/pair.json
 	$(BIN)/python benchmarks/memory.py --folder $(FOLDER) --json benchmarks/records/memory.json
+	$(BIN)/python benchmarks/capture.py --folder $(FOLDER) --json benchmarks/records/capture.json
 	$(BIN)/python benchmarks/drivers.py --json benchmarks/records/drivers.json
 	$(BIN)/python benchmarks/faults.py --folder $(FOLDER) --json benchmarks/records/faults.json
 	$(BIN)/python benchmarks/accuracy.py --json benchmarks/records/accuracy.json

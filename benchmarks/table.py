@@ -179,6 +179,25 @@ def memory(found: dict[str, Any]) -> Rows:
     ]
 
 
+def capture(found: dict[str, Any]) -> Rows:
+    rows: Rows = []
+    for name in ("convnet", "transformer", "small convnet"):
+        if name not in found:
+            continue
+        one = found[name]
+        taken, peak = one["CPU seconds"], one["peak memory"]
+        parts = "; ".join(f"{taken[part]:.3f} s" for part in ("forward pass", "capture", "write", "ids"))
+        rows += [
+            (f"{name}, {one['layers']} layers, {one['rows']:,} datapoints: forward pass; capture; writing; ids", parts),
+            (f"**{name}: added beside writing / forward pass**", f"**{one['added / forward pass']:.1%}**"),
+            (
+                f"{name}: memory added to a forward pass; of four times the batches",
+                f"{mebi(peak['added'])}; {mebi(peak['added, four times the batches'])}",
+            ),
+        ]
+    return rows
+
+
 def accuracy(found: dict[str, Any]) -> Rows:
     rows = [("**case**", "**worst error from disk; in memory**")]
     for name, one in found["cases"].items():
@@ -233,6 +252,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], Rows]] = {
     "floor": floor,
     "drivers": drivers,
     "memory": memory,
+    "capture": capture,
     "accuracy": accuracy,
     "faults": faults,
     "soak": soak,

@@ -24,6 +24,7 @@ NAMES = (
     "pair",
     "drivers",
     "memory",
+    "capture",
     "accuracy",
     "faults",
     "table",
@@ -111,6 +112,13 @@ def test_the_benchmarks_of_one_pair_and_of_drivers_run(benchmark):
 def test_the_benchmark_of_memory_measures_the_real_path(benchmark):
     found = benchmark("memory", "--divide 40 --only PWCCA")
     assert found["least"] > 1
+
+
+def test_the_benchmark_of_capture_measures_the_real_path(benchmark):
+    pytest.importorskip("torch")
+    found = benchmark("capture", "--only transformer --rows 40 --batch 10 --batches 1 --repeat 1")
+    assert found["transformer"]["bytes written"] == 5 * 10 * 64 * 128 * 4
+    assert found["transformer"]["CPU seconds"]["forward pass"] > 0
 
 
 def test_the_benchmark_of_accuracy_measures_the_real_path(benchmark):

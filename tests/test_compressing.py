@@ -18,7 +18,7 @@ from torch.nn import functional as F  # noqa: E402
 
 import dsvcca  # noqa: E402
 from dsvcca.torch import capture, compress, cost  # noqa: E402
-from dsvcca.torch.capture import known_dims  # noqa: E402
+from dsvcca.torch.axes import known_dims  # noqa: E402
 from dsvcca.torch.narrow import Narrow  # noqa: E402
 
 N = 300

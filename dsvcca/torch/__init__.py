@@ -1,4 +1,4 @@
-"""What PyTorch models need: their activations into a store; directions applied to them."""
+"""What PyTorch models need: activations into a store, once or while they learn; directions applied; layers frozen."""
 
 try:
     import torch as _torch  # noqa: F401
@@ -9,6 +9,7 @@ from dsvcca.torch.capture import capture as capture
 from dsvcca.torch.compressing import Cost as Cost
 from dsvcca.torch.compressing import compress as compress
 from dsvcca.torch.compressing import cost as cost
+from dsvcca.torch.probing import Probe as Probe
 from dsvcca.torch.restrict import keep_neurons as keep_neurons
 from dsvcca.torch.restrict import maximal_neurons as maximal_neurons
 from dsvcca.torch.restrict import project as project

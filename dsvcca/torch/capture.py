@@ -6,11 +6,8 @@ input that caused it, so that shuffled or randomly transformed data cannot pass 
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -19,31 +16,22 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, RandomSampler, SubsetRandomSampler, WeightedRandomSampler
 from torch.utils.data.distributed import DistributedSampler
 
-from dsvcca.arrays import NumpyArray
 from dsvcca.errors import DsvccaError, nearest
 from dsvcca.labels import Label, checked_dims
 from dsvcca.progress import track
 from dsvcca.store import Store
-from dsvcca.torch.models import device_of, left_as_found, module_named, moved, run
-from dsvcca.torch.narrow import Narrow
+from dsvcca.torch.axes import axes_of
+from dsvcca.torch.ids import row_ids
+from dsvcca.torch.masks import ONE_LENGTH, Mask, Tokens
+from dsvcca.torch.outputs import Dims, Layer, Output, found_in, joined
+from dsvcca.torch.running import check_runnable, device_of, hooks, left_as_found, moved, named_layers, run, unwrapped
 from dsvcca.writer import Writer
-
-Dims = str | Sequence[str]
 
 BATCH = 256
 """Datapoints of a batch where the data are one tensor."""
 
-SPACE = {3: ("position",), 4: ("height", "width"), 5: ("depth", "height", "width")}
-EXAMPLES = {3: ("ntd", "tnd", "nct"), 4: ("nchw", "nhwc")}
-
-CHANNELS_SECOND = (
-    *("ChannelShuffle", "FeatureAlphaDropout", "Fold", "GroupNorm", "LocalResponseNorm", "PixelShuffle"),
-    *("PixelUnshuffle", "SyncBatchNorm", "Unfold", "Upsample"),
-)
-"""Modules of torch.nn whose channels are the second axis, besides those whose names end in 1d, 2d or 3d."""
-
-NEURONS_LAST = ("Bilinear", "Embedding", "LayerNorm", "Linear", "NonDynamicallyQuantizableLinear", "RMSNorm")
-"""Modules of torch.nn whose neurons are the last axis, however many axes there are."""
+WRITTEN = Output(torch.empty(0))
+"""What is kept of an output that was written at once."""
 
 
 def capture(
@@ -54,13 +42,16 @@ def capture(
     *,
     layers: Iterable[str] | Mapping[str, Dims | None],
     forward: Callable[[Any, Any], Any] | None = None,
+    mask: Mask | None = None,
+    positions: int | None = None,
     if_exists: str = "error",
     **labels: Label,
 ) -> None:
     """Run a model over data and write the outputs of some of its modules, all of them or none.
 
     The model runs in evaluation mode without gradients, one batch at a time on the device of its first parameter.
-    Afterwards its modes, its hooks and all random number generators are as they were before.
+    Afterwards its modes, its hooks and all random number generators are as they were before. Of DataParallel,
+    DistributedDataParallel and torch.compile the module inside runs, as it was written.
 
     Parameters
     ----------
@@ -73,11 +64,19 @@ def capture(
         Made by `create_store`. The ids of its datapoints are hashes of the inputs: the first capture fixes them,
         every other one has to match them in order.
     layers : list of str, or mapping from str to dims
-        Modules as ``model.named_modules()`` names them; the names become the label `layer`. A mapping names the axes
-        of the outputs too, as `Store.write` spells them, or None where they can be found out. That they can for two
-        axes, and for most modules of torch.nn.
+        Modules as ``model.named_modules()`` names them; the names become the label `layer`, without the prefixes of
+        wrappers (``module.``, ``_orig_mod.``). A mapping names the axes of the outputs too, as `Store.write` spells
+        them, or None where they can be found out. That they can for two axes, for packed sequences, and for most
+        modules of torch.nn. Dims that name a position which the outputs do not have, ``{"cell": "tnd"}``, say that
+        every run of the module is one position of a sequence.
     forward : callable, optional
         ``forward(model, batch)`` where the model has to be called in another way.
+    mask : str or callable, optional
+        Which positions of a batch are tokens: the key of a batch that is a dict (``"attention_mask"``), or
+        ``mask(batch)``, (datapoint, position) true for tokens. It becomes the mask of the store (`Store.write_mask`)
+        if anything is padding. Packed sequences need none.
+    positions : int, optional
+        Length to which sequences and their mask are padded, where batches have different ones.
     if_exists : {"error", "skip", "replace"}, default "error"
         What to do where a layer is in the store already. Skipped layers are not computed; if there are no others,
         the model does not run.
@@ -88,181 +87,130 @@ def capture(
     ------
     DsvccaError
         For unknown modules, a DataLoader that shuffles, other datapoints than the store's, outputs that are not one
-        tensor with a row for each datapoint, axes that cannot be told, and modules that run twice or not at all.
-        Nothing is written then.
+        tensor with a row for each datapoint, of one shape in all batches, axes that cannot be told, modules that run
+        not at all or several times, masks that do not belong to the sequences, and parameters that are sharded, not
+        initialised or on the meta device. Nothing is written then.
     """
-    if not isinstance(store, Store):
-        raise DsvccaError(f"a {type(store).__name__} was given instead of a store: create_store(path, ...) first")
-    wanted = _checked_layers(model, layers)
-    _check_order(data)
-    if "layer" in labels:
-        raise DsvccaError(f"label layer={labels['layer']!r} was given: leave it out, layers are named by `layers`")
-    if "dims" in labels:
-        raise DsvccaError("dims= is not taken here: spell axes with the layers, layers={'conv1': 'nchw', 'fc1': None}")
+    check_options(data, store, positions, labels)
+    wanted = checked_layers(model, layers)
 
-    def writer_for(name: str, dims: Dims | None) -> Writer:
-        return store.writer(layer=name, dims=dims, if_exists=if_exists, **labels)
+    def writer_for(layer: Layer, dims: Dims | None) -> Writer:
+        return store.writer(layer=layer.name, dims=dims, if_exists=if_exists, **labels)
 
-    modules = {name: module_named(model, name) for name in wanted if not writer_for(name, None).skipped}
-    if not modules:
+    lacking = [layer for layer in wanted if not writer_for(layer, None).skipped]
+    if not lacking:
         return
+    model = unwrapped(model)
+    check_runnable(model)
     device = device_of(model)
+    modules = {layer.name: layer.module for layer in lacking}
     batches: Any = torch.split(data, BATCH) if isinstance(data, torch.Tensor) else data
     try:
         total = len(batches)
     except TypeError:
         total = 0  # not known, so no bar
+    tokens = Tokens(store, mask, positions)
     with ExitStack() as commits:
         writers: dict[str, Writer] = {}
         axes: dict[str, tuple[str, ...]] = {}
-        with left_as_found(model, data), _hooks(modules) as outputs, track("capture", total) as advance:
+        shapes: dict[str, tuple[int, ...]] = {}
+
+        def write(layer: Layer, values: torch.Tensor) -> None:
+            _check_shape(tuple(values.shape), shapes[layer.name], axes[layer.name], len(ids), layer)
+            writers[layer.name].append(values, datapoints=ids)
+
+        def keep(output: Any, module: nn.Module, name: str) -> Output:
+            found = found_in(output, module, name)
+            if name not in straight or runs[name]:
+                return found.copied()
+            write(straight[name], found.values)
+            return WRITTEN
+
+        straight: dict[str, Layer] = {}  # layers whose numbers need not wait for what others give
+        with left_as_found(model, data), hooks(modules, keep) as runs, track("capture", total) as advance:
             for batch in batches:
                 ids = row_ids(batch)
                 run(model, moved(batch, device), forward)
-                _check_once(outputs)
+                given = {layer.name: joined(runs[layer.name], layer) for layer in lacking}
+                for one in runs.values():
+                    one.clear()
                 if not writers:
-                    for name in reversed(modules):  # contexts end last in, first out: layers arrive in their order
-                        shape = outputs[name][0].shape
-                        dims = wanted[name] or known_dims(modules[name], shape, len(ids), name)
-                        axes[name] = checked_dims(dims, shape, f"layer {name!r}")
-                        writers[name] = commits.enter_context(writer_for(name, dims))
+                    for layer in reversed(lacking):  # contexts end last in, first out: layers arrive in their order
+                        name, found = layer.name, given[layer.name]
+                        axes[name] = axes_of(found, layer, len(ids))
+                        writers[name] = commits.enter_context(writer_for(layer, axes[name]))
                         writers[name].id_kind = "inputs"
-                for name, module in modules.items():
-                    _check_rows(outputs[name][0].shape, axes[name], len(ids), module, name)
-                    writers[name].append(outputs[name].pop(), datapoints=ids)
-                del batch
+                waiting = {name: one for name, one in given.items() if one is not WRITTEN}
+                for layer in lacking:
+                    if layer.name in waiting:
+                        _check_rows(waiting[layer.name].values.shape, axes[layer.name], len(ids), layer)
+                values = tokens.padded(batch, waiting, axes, len(ids))
+                shapes = shapes or {name: tuple(one.shape) for name, one in values.items()}
+                for layer in lacking:
+                    if layer.name in values:
+                        write(layer, values.pop(layer.name))
+                straight = {layer.name: layer for layer in lacking if "position" not in axes[layer.name]}
+                del batch, given, waiting
                 advance()
         if not writers:
             raise DsvccaError(
                 f"data ({type(data).__name__}) gave no batch, the store has {store.datapoints} datapoints: give all "
                 "of them (a generator that was used up gives nothing)"
             )
+        tokens.commit()
 
 
-def known_dims(module: nn.Module, shape: Sequence[int], rows: int, name: str) -> tuple[str, ...]:
-    """Return the axis names of what a module gave for a batch of `rows` datapoints.
-
-    Known are two axes, and modules of torch.nn itself that document their axes. Subclasses may do anything, and
-    elementwise modules hand on what they are given: those count as maps with channels second from four axes on, unless
-    the shape speaks against it.
+def checked_layers(model: nn.Module, layers: Any) -> list[Layer]:
+    """Return the layers that are asked for, after looking for all of them in the model.
 
     Raises
     ------
     DsvccaError
-        Where the axes cannot be told.
-
-    Examples
-    --------
-    >>> known_dims(nn.Conv1d(3, 16, 5), (8, 16, 100), 8, "conv")
-    ('datapoint', 'channel', 'position')
+        For modules that are not there, named twice, or of TorchScript.
     """
-    axes = len(shape)
-    if axes < 2:
-        raise DsvccaError(
-            f"layer {name!r} ({type(module).__name__}) gives {tuple(shape)} for {rows} datapoints: "
-            "capture modules that give several numbers a datapoint"
-        )
-    found = told_dims(module, shape)
-    if found is None:
-        examples = EXAMPLES.get(axes, (("datapoint", *(f"axis{i}" for i in range(1, axes - 1)), "channel"),))
-        raise DsvccaError(
-            f"layer {name!r} ({type(module).__name__}) gives {tuple(shape)} for {rows} datapoints, and which axis is "
-            f"which cannot be told: pass layers={{{name!r}: {examples[0]!r}}}"
-            + "".join(f" or {{{name!r}: {one!r}}}" for one in examples[1:])
-            + ", with None for layers that need none"
-        )
-    return found
-
-
-def told_dims(module: nn.Module, shape: Sequence[int]) -> tuple[str, ...] | None:
-    """Return the axis names of what a module gave, None where they cannot be told.
-
-    >>> told_dims(nn.ReLU(), (8, 16, 100)) is None
-    True
-    """
-    if isinstance(module, Narrow):
-        module = module[-1]
-    axes = len(shape)
-    space = SPACE.get(axes)
-    kind = next(one for one in type(module).__mro__ if one.__module__ != "torch.nn.utils.parametrize")
-    home, title = kind.__module__.removeprefix("torch.nn.modules."), kind.__name__
-    second = ("datapoint", "channel", *(space or ()))
-    found: tuple[str, ...] | None = None
-    if axes == 2:
-        found = ("datapoint", "neuron")
-    elif axes < 2 or space is None or home in ("container", kind.__module__):
-        found = None
-    elif flat := re.search(r"([123])d$", title):
-        found = second if axes == int(flat[1]) + 2 else None
-    elif title in CHANNELS_SECOND:
-        found = second
-    elif title in NEURONS_LAST:
-        several = len(getattr(module, "normalized_shape", ())) > 1  # LayerNorm over whole maps: either order
-        alike = axes == 3 and shape[0] == shape[1]  # either may be the datapoints
-        found = None if several or alike else ("datapoint", *space, "neuron" if axes == 3 else "channel")
-    elif home in ("rnn", "transformer") or title == "MultiheadAttention":
-        first = next((one.batch_first for one in module.modules() if hasattr(one, "batch_first")), None)
-        if axes == 3 and first is not None:
-            found = ("datapoint", "position", "neuron") if first else ("position", "datapoint", "neuron")
-    elif axes > 3:
-        last = len(set(shape[1:-1])) == 1 and shape[-1] != shape[1]  # (n, 7, 7, 64)
-        found = None if last else second
-    return found
-
-
-def row_ids(batch: Any) -> NumpyArray:
-    """Return 64 bits of BLAKE2b of every input row in a batch, as uint64.
-
-    Of a tuple or list the first is hashed, of a dict all tensors in the order of their keys; values, type and shape
-    count, how the rows were cut into batches does not.
-
-    >>> len(set(row_ids(torch.tensor([[1.0, 2.0], [1.0, 3.0], [1.0, 2.0]])).tolist()))
-    2
-    """
-    inputs = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
-    if isinstance(inputs, torch.Tensor):
-        tensors = [inputs]
-    elif isinstance(inputs, Mapping):
-        tensors = [inputs[key] for key in sorted(inputs, key=str) if isinstance(inputs[key], torch.Tensor)]
-    else:
-        tensors = []
-    counts = {len(one) for one in tensors if one.ndim}
-    if not counts:
-        inside = f" of {type(inputs).__name__}" if inputs is not batch else ""
-        raise DsvccaError(
-            f"a batch is a {type(batch).__name__}{inside} without a tensor of datapoints: a batch must be a tensor, a "
-            "tuple or list that begins with one, or a dict of tensors"
-        )
-    if len(counts) > 1:
-        raise DsvccaError(
-            f"the tensors of a batch have {' and '.join(map(str, sorted(counts)))} rows: give all of them one row a "
-            "datapoint, or batches (tensor, others) and forward="
-        )
-    rows = counts.pop()
-    hashes = [hashlib.blake2b(digest_size=8) for _ in range(rows)]
-    for one in tensors:
-        plain = one.detach().cpu().contiguous()
-        head = f"{plain.dtype} {tuple(plain.shape[1:])} ".encode()
-        flat = plain.reshape(rows, int(np.prod(plain.shape[1:]))) if plain.ndim else plain.repeat(rows)[:, None]
-        for found, row in zip(hashes, flat.contiguous().view(torch.uint8).numpy(), strict=True):
-            found.update(head)
-            found.update(row)
-    return np.frombuffer(b"".join(one.digest() for one in hashes), dtype="<u8").astype(np.uint64)
-
-
-def _checked_layers(model: nn.Module, layers: Any) -> dict[str, Dims | None]:
-    """Return the dims that are given for each layer, after looking for all of them in the model."""
     if isinstance(layers, str) or not isinstance(layers, Iterable):
         raise DsvccaError(f"layers={layers!r} is a {type(layers).__name__}: pass a list of module names, or a mapping")
     wanted: dict[str, Dims | None] = dict(layers) if isinstance(layers, Mapping) else dict.fromkeys(layers)
+    every = named_layers(model)
+    known = list(dict.fromkeys(plain for plain, _ in every.values()))
     if not wanted:
-        known = [name for name, _ in model.named_modules(remove_duplicate=False) if name]
         raise DsvccaError(f"layers is empty, the model has {len(known)} modules: {nearest('', known)}")
+    found: dict[str, Layer] = {}
     for name, dims in wanted.items():
-        module_named(model, name)
+        if name not in every:
+            raise DsvccaError(
+                f"the model ({type(unwrapped(model)).__name__}) has no module {name!r}: {nearest(name, known)}"
+            )
         if dims is not None:
             checked_dims(dims, (1,) * len(dims), f"layer {name!r}")
-    return wanted
+        plain, module = every[name]
+        if plain in found:
+            raise DsvccaError(f"layer {plain!r} is named twice, once by the name of a wrapper: name it once")
+        if isinstance(module, torch.jit.ScriptModule):
+            raise DsvccaError(
+                f"layer {name!r} is TorchScript, which calls no hooks: capture the model from which it was made"
+            )
+        found[plain] = Layer(plain, module, dims)
+    return list(found.values())
+
+
+def check_options(data: Any, store: Any, positions: Any, labels: Mapping[str, Label]) -> None:
+    """Refuse what cannot be captured whatever the model is.
+
+    Raises
+    ------
+    DsvccaError
+        For what is no store, no batches or batches in random order, no number of positions, labels that `layers` says.
+    """
+    if not isinstance(store, Store):
+        raise DsvccaError(f"a {type(store).__name__} was given instead of a store: create_store(path, ...) first")
+    _check_order(data)
+    if positions is not None and (not isinstance(positions, int) or positions < 1):
+        raise DsvccaError(f"positions={positions!r}: give the number of positions that all sequences get")
+    if "layer" in labels:
+        raise DsvccaError(f"label layer={labels['layer']!r} was given: leave it out, layers are named by `layers`")
+    if "dims" in labels:
+        raise DsvccaError("dims= is not taken here: spell axes with the layers, layers={'conv1': 'nchw', 'fc1': None}")
 
 
 def _check_order(data: Any) -> None:
@@ -288,71 +236,27 @@ def _check_order(data: Any) -> None:
             )
 
 
-@contextmanager
-def _hooks(modules: Mapping[str, nn.Module]) -> Iterator[dict[str, list[NumpyArray]]]:
-    """Collect copies of what modules give, by name, while the context lasts."""
-    outputs: dict[str, list[NumpyArray]] = {name: [] for name in modules}
-
-    def hook_for(name: str) -> Callable[[nn.Module, Any, Any], None]:
-        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            again = bool(outputs[name])  # an error anyway: only the count matters
-            outputs[name].append(np.empty(0) if again else _copied(output, module, name))
-
-        return hook
-
-    with ExitStack() as handles:
-        for name, module in modules.items():
-            handles.callback(module.register_forward_hook(hook_for(name)).remove)
-        yield outputs
-
-
-def _copied(output: Any, module: nn.Module, name: str) -> NumpyArray:
-    """Return the tensor in the output of a module as an array of its own: modules after it may work in place."""
-    what = f"layer {name!r} ({type(module).__name__}) gives"
-    found: Any = output
-    if dataclasses.is_dataclass(output) and not isinstance(output, (type, Mapping)):
-        found = {field.name: getattr(output, field.name) for field in dataclasses.fields(output)}
-    if isinstance(found, Mapping):
-        found = [found["last_hidden_state"]] if "last_hidden_state" in found else list(found.values())
-    if isinstance(found, (tuple, list)):
-        found = next((one for one in found if isinstance(one, torch.Tensor)), None)
-    if not isinstance(found, torch.Tensor):
-        raise DsvccaError(
-            f"{what} a {type(output).__name__} that holds no tensor: capture a module that gives a tensor, or a "
-            "tuple, list or dict with one"
-        )
-    if found.layout != torch.strided or found.is_nested or found.is_quantized:
-        form = "nested" if found.is_nested else "quantized" if found.is_quantized else str(found.layout)
-        raise DsvccaError(f"{what} a tensor that is {form}: capture a module that gives ordinary numbers")
-    own = found.detach().to("cpu", copy=True)
-    if own.is_floating_point() and own.dtype not in (torch.float16, torch.float32, torch.float64):
-        own = own.to(torch.float32)  # bfloat16 and shorter, which NumPy does not have: exact
-    return np.asarray(own.numpy(force=True))
-
-
-def _check_once(outputs: Mapping[str, list[NumpyArray]]) -> None:
-    """Raise unless every layer gave exactly one output for the batch."""
-    silent = [name for name, given in outputs.items() if not given]
-    if silent:
-        raise DsvccaError(
-            f"{', '.join(f'layer {name!r}' for name in silent)} did not run when the model did: nothing was written; "
-            "leave such layers out, or call the model with forward= so that they run"
-        )
-    for name, given in outputs.items():
-        if len(given) > 1:
-            raise DsvccaError(
-                f"layer {name!r} ran {len(given)} times for one batch, so it has no one output: nothing was written; "
-                "capture modules that run once"
-            )
-
-
-def _check_rows(shape: Sequence[int], dims: tuple[str, ...], rows: int, module: nn.Module, name: str) -> None:
+def _check_rows(shape: Sequence[int], dims: tuple[str, ...], rows: int, layer: Layer) -> None:
     """Raise unless the axis of datapoints is as long as the batch."""
     axis = dims.index("datapoint")
     if len(shape) != len(dims) or shape[axis] != rows:
         turned = len(shape) == 3 and axis == 0 and shape[1] == rows
         raise DsvccaError(
-            f"layer {name!r} ({type(module).__name__}) gives {tuple(shape)} for a batch of {rows} datapoints, where "
-            f"axis {axis} of {dims} should have {rows}: nothing was written; "
-            + (f"pass layers={{{name!r}: 'tnd'}}" if turned else "capture a module that keeps datapoints apart")
+            f"{layer} gives {tuple(shape)} for a batch of {rows} datapoints, where axis {axis} of {dims} should have "
+            f"{rows}: nothing was written; "
+            + (f"pass layers={{{layer.name!r}: 'tnd'}}" if turned else "capture a module that keeps datapoints apart")
+        )
+
+
+def _check_shape(
+    shape: tuple[int, ...], first: tuple[int, ...], dims: tuple[str, ...], rows: int, layer: Layer
+) -> None:
+    """Raise unless a batch is like the first one but for its number of datapoints."""
+    _check_rows(shape, dims, rows, layer)
+    axes = [(dim, size, before) for dim, size, before in zip(dims, shape, first, strict=True) if dim != "datapoint"]
+    changed = [dim for dim, size, before in axes if size != before]
+    if changed:
+        raise DsvccaError(
+            f"{layer} gives {shape} for one batch and gave {first} for the first ({', '.join(changed)} changed): "
+            "nothing was written; " + (ONE_LENGTH if changed == ["position"] else "bring all inputs to one size")
         )

@@ -20,10 +20,10 @@ from dsvcca.arrays import like, to_numpy
 from dsvcca.correlations import CanonicalCorrelations
 from dsvcca.errors import DsvccaError, DsvccaWarning
 from dsvcca.labels import COLUMNS
-from dsvcca.torch.capture import told_dims
-from dsvcca.torch.models import device_of, left_as_found, module_named, moved, run
+from dsvcca.torch.axes import told_dims
 from dsvcca.torch.narrow import CONVOLUTIONS, Narrow, Subspace, narrow_convolution, narrow_linear
 from dsvcca.torch.restrict import affine, along, changed, is_count, of_side, tensor_of
+from dsvcca.torch.running import device_of, left_as_found, module_named, moved, run
 
 PASSING = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.Flatten, nn.Identity, nn.Unflatten)
 """Modules that give in evaluation what they take."""

@@ -21,8 +21,9 @@ from dsvcca.correlations import CanonicalCorrelations, checked_array
 from dsvcca.dft import FrequencyCorrelations
 from dsvcca.errors import DsvccaError
 from dsvcca.labels import COLUMNS, checked_dims, to_datapoints_first
-from dsvcca.torch.capture import EXAMPLES, Dims, told_dims
-from dsvcca.torch.models import module_named
+from dsvcca.torch.axes import EXAMPLES, told_dims
+from dsvcca.torch.outputs import Dims
+from dsvcca.torch.running import module_named
 
 Change = Callable[[torch.Tensor], torch.Tensor]
 """From (..., p) to (..., p), in float32 or float64."""

@@ -1,0 +1,147 @@
+"""A fixed set of datapoints, captured at chosen steps of training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from operator import index
+from typing import Any
+
+from torch import nn
+
+from dsvcca.errors import DsvccaError
+from dsvcca.labels import Label, checked_labels
+from dsvcca.store import Store
+from dsvcca.torch.callbacks import lightning_callback, trainer_callback
+from dsvcca.torch.capture import capture, check_options, checked_layers
+from dsvcca.torch.masks import Mask
+from dsvcca.torch.outputs import Dims
+
+
+class Probe:
+    """What is captured of a model while it is trained: the same layers, of the same datapoints, at chosen steps.
+
+    ``probe(step)`` captures if the step is one of `steps` and skips what the store has already, so that a script that
+    is started again goes on. It costs nothing at other steps, and training is the same to the bit with it and without.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+    data : DataLoader, list of batches, or tensor
+        As for `capture`; they are gone through once for each step.
+    store : Store
+    layers : list of str, or mapping from str to dims
+    steps : collection of int, or callable
+        Steps that are captured: ``[0, 100, 1000]``, ``range(0, 10_001, 500)``, or a function of the step that says
+        whether it is. 0 is the model before its first update, n the model after n updates.
+    forward, mask, positions
+        As for `capture`.
+    **labels
+        model=, seed=, ...; the label `step` is given by the probe.
+
+    Raises
+    ------
+    DsvccaError
+        For steps that are no integers of 0 or more, data that can be gone through once only, and what `capture` would
+        refuse without running the model.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data: Any,
+        store: Store,
+        /,
+        *,
+        layers: Iterable[str] | Mapping[str, Dims | None],
+        steps: Collection[int] | Callable[[int], bool],
+        forward: Callable[[Any, Any], Any] | None = None,
+        mask: Mask | None = None,
+        positions: int | None = None,
+        **labels: Label,
+    ) -> None:
+        self._layers = {layer.name: layer.dims for layer in checked_layers(model, layers)}
+        check_options(data, store, positions, labels)
+        if isinstance(data, Iterator):
+            raise DsvccaError(
+                f"data is a {type(data).__name__}, which is used up after one step: pass a DataLoader, a list of "
+                "batches or a tensor"
+            )
+        if "step" in labels:
+            raise DsvccaError(f"label step={labels['step']!r} was given: leave it out, probe(step) says it")
+        checked_labels({**labels, "step": 0, "layer": "any"})
+        self._model, self._data, self._store = model, data, store
+        self._options: dict[str, Any] = {"forward": forward, "mask": mask, "positions": positions, **labels}
+        self._wanted = steps if callable(steps) else _checked_steps(steps).__contains__
+
+    def __call__(self, step: int) -> None:
+        """Capture the model if the step is one of those wanted; what is in the store already is left as it is.
+
+        Parameters
+        ----------
+        step : int
+            Updates that the model has had.
+        """
+        if self._wanted(step):
+            self.capture(step)
+
+    def capture(self, step: int) -> None:
+        """Capture the model at a step, whether it is one of those wanted or not, such as the last one."""
+        capture(
+            self._model,
+            self._data,
+            self._store,
+            layers=self._layers,
+            if_exists="skip",
+            step=_checked_step(step),
+            **self._options,
+        )
+
+    def lightning(self, *, last: bool = True) -> Any:
+        """Return a callback for ``lightning.pytorch.Trainer(callbacks=[...])``.
+
+        Steps are the trainer's `global_step`: 0 before the first update. Only the process of rank 0 captures.
+
+        Parameters
+        ----------
+        last : bool, default True
+            Whether the step at which training ends is captured even if it is not one of `steps`.
+        """
+        return lightning_callback(self, self.capture if last else None)
+
+    def trainer(self, *, last: bool = True) -> Any:
+        """Return a callback for ``transformers.Trainer(callbacks=[...])``.
+
+        Steps are the trainer's `global_step`: 0 before the first update. Only the process of rank 0 captures.
+
+        Parameters
+        ----------
+        last : bool, default True
+            Whether the step at which training ends is captured even if it is not one of `steps`.
+        """
+        return trainer_callback(self, self.capture if last else None)
+
+
+def _checked_steps(steps: Any) -> Collection[int]:
+    """Return steps as what tells at once whether one is among them."""
+    if not isinstance(steps, Collection) or isinstance(steps, (str, bytes)):
+        raise DsvccaError(
+            f"steps={steps!r} is a {type(steps).__name__}: give a collection of steps, such as range(0, 10_001, 500), "
+            "or a function of the step"
+        )
+    if len(steps) == 0:
+        raise DsvccaError("steps is empty: give the steps that are captured, or a function of the step")
+    if isinstance(steps, range):
+        _checked_step(min(steps[0], steps[-1]))
+        return steps
+    return frozenset(map(_checked_step, steps))
+
+
+def _checked_step(step: Any) -> int:
+    """Return a step as a plain integer."""
+    try:
+        found = index(step)
+    except TypeError:
+        found = -1
+    if found < 0 or isinstance(step, bool):
+        raise DsvccaError(f"step {step!r}: a step is the number of updates before it, an integer of 0 or more")
+    return found
