@@ -6,13 +6,10 @@ input that caused it, so that shuffled or randomly transformed data cannot pass 
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
-import random
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from itertools import chain
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -26,6 +23,7 @@ from dsvcca.errors import DsvccaError, nearest
 from dsvcca.labels import Label, checked_dims
 from dsvcca.progress import track
 from dsvcca.store import Store
+from dsvcca.torch.running import left_as_found, moved, outputs_of, run
 from dsvcca.writer import Writer
 
 Dims = str | Sequence[str]
@@ -117,10 +115,10 @@ def capture(
     with ExitStack() as commits:
         writers: dict[str, Writer] = {}
         axes: dict[str, tuple[str, ...]] = {}
-        with _left_as_found(model, data), _hooks(modules) as outputs, track("capture", total) as advance:
+        with left_as_found(model, data), outputs_of(modules) as outputs, track("capture", total) as advance:
             for batch in batches:
                 ids = row_ids(batch)
-                _run(model, _moved(batch, device), forward)
+                run(model, moved(batch, device), forward)
                 _check_once(outputs)
                 if not writers:
                     for name in reversed(modules):  # contexts end last in, first out: layers arrive in their order
@@ -141,12 +139,14 @@ def capture(
             )
 
 
-def known_dims(module: nn.Module, shape: Sequence[int], rows: int, name: str) -> tuple[str, ...]:
+def known_dims(
+    module: nn.Module, shape: Sequence[int], rows: int, name: str, option: str = "layers"
+) -> tuple[str, ...]:
     """Return the axis names of what a module gave for a batch of `rows` datapoints.
 
     Known are two axes, and modules of torch.nn itself that document their axes. Subclasses may do anything, and
     elementwise modules hand on what they are given: those count as maps with channels second from four axes on, unless
-    the shape speaks against it.
+    the shape speaks against it. Errors say to spell the axes as `option`.
 
     Raises
     ------
@@ -192,9 +192,9 @@ def known_dims(module: nn.Module, shape: Sequence[int], rows: int, name: str) ->
         examples = EXAMPLES.get(axes, (("datapoint", *(f"axis{i}" for i in range(1, axes - 1)), "channel"),))
         raise DsvccaError(
             f"layer {name!r} ({type(module).__name__}) gives {tuple(shape)} for {rows} datapoints, and which axis is "
-            f"which cannot be told: pass layers={{{name!r}: {examples[0]!r}}}"
+            f"which cannot be told: pass {option}={{{name!r}: {examples[0]!r}}}"
             + "".join(f" or {{{name!r}: {one!r}}}" for one in examples[1:])
-            + ", with None for layers that need none"
+            + (", with None for layers that need none" if option == "layers" else "")
         )
     return found
 
@@ -276,98 +276,6 @@ def _check_order(data: Any) -> None:
                 f"the DataLoader shuffles (its sampler is a {type(sampler).__name__}), but all representations need "
                 "the same datapoints in the same order: build it with shuffle=False and no random sampler"
             )
-
-
-@contextmanager
-def _left_as_found(model: nn.Module, data: Any) -> Iterator[None]:
-    """Evaluate without gradients; leave the mode of every module and all random numbers as they were.
-
-    Not in inference mode: what a module keeps from such a run could not be trained on later.
-    """
-    modes = [(module, module.training) for module in model.modules()]
-    tensors = chain(model.parameters(), model.buffers())
-    devices = sorted({one.device.index for one in tensors if one.device.type == "cuda"})
-    generator = data.generator if isinstance(data, DataLoader) else None  # it draws a seed for its workers
-    drawn = None if generator is None else generator.get_state()
-    python, legacy = random.getstate(), np.random.get_state()
-    try:
-        with torch.random.fork_rng(devices), torch.no_grad():
-            model.eval()
-            yield
-    finally:
-        for module, training in modes:
-            if module.training != training:
-                module.training = training
-        random.setstate(python)
-        np.random.set_state(legacy)
-        if generator is not None and drawn is not None:
-            generator.set_state(drawn)
-
-
-@contextmanager
-def _hooks(modules: Mapping[str, nn.Module]) -> Iterator[dict[str, list[NumpyArray]]]:
-    """Collect copies of what modules give, by name, while the context lasts."""
-    outputs: dict[str, list[NumpyArray]] = {name: [] for name in modules}
-
-    def hook_for(name: str) -> Callable[[nn.Module, Any, Any], None]:
-        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            again = bool(outputs[name])  # an error anyway: only the count matters
-            outputs[name].append(np.empty(0) if again else _copied(output, module, name))
-
-        return hook
-
-    with ExitStack() as handles:
-        for name, module in modules.items():
-            handles.callback(module.register_forward_hook(hook_for(name)).remove)
-        yield outputs
-
-
-def _copied(output: Any, module: nn.Module, name: str) -> NumpyArray:
-    """Return the tensor in the output of a module as an array of its own: modules after it may work in place."""
-    what = f"layer {name!r} ({type(module).__name__}) gives"
-    found: Any = output
-    if dataclasses.is_dataclass(output) and not isinstance(output, (type, Mapping)):
-        found = {field.name: getattr(output, field.name) for field in dataclasses.fields(output)}
-    if isinstance(found, Mapping):
-        found = [found["last_hidden_state"]] if "last_hidden_state" in found else list(found.values())
-    if isinstance(found, (tuple, list)):
-        found = next((one for one in found if isinstance(one, torch.Tensor)), None)
-    if not isinstance(found, torch.Tensor):
-        raise DsvccaError(
-            f"{what} a {type(output).__name__} that holds no tensor: capture a module that gives a tensor, or a "
-            "tuple, list or dict with one"
-        )
-    if found.layout != torch.strided or found.is_nested or found.is_quantized:
-        form = "nested" if found.is_nested else "quantized" if found.is_quantized else str(found.layout)
-        raise DsvccaError(f"{what} a tensor that is {form}: capture a module that gives ordinary numbers")
-    own = found.detach().to("cpu", copy=True)
-    if own.is_floating_point() and own.dtype not in (torch.float16, torch.float32, torch.float64):
-        own = own.to(torch.float32)  # bfloat16 and shorter, which NumPy does not have: exact
-    return np.asarray(own.numpy(force=True))
-
-
-def _run(model: nn.Module, batch: Any, forward: Callable[[Any, Any], Any] | None) -> None:
-    """Call the model with one batch; what it returns is not needed."""
-    if forward is not None:
-        forward(model, batch)
-        return
-    inputs = batch[0] if isinstance(batch, (tuple, list)) else batch
-    if isinstance(inputs, Mapping):
-        model(**inputs)
-    else:
-        model(inputs)
-
-
-def _moved(batch: Any, device: torch.device | None) -> Any:
-    """Return a batch with all its tensors on `device`, as they are if it is None."""
-    if isinstance(batch, torch.Tensor):
-        return batch if device is None else batch.to(device)
-    if isinstance(batch, Mapping):
-        return {key: _moved(value, device) for key, value in batch.items()}
-    if isinstance(batch, (tuple, list)):
-        moved = [_moved(value, device) for value in batch]
-        return type(batch)(*moved) if hasattr(batch, "_fields") else type(batch)(moved)
-    return batch
 
 
 def _check_once(outputs: Mapping[str, list[NumpyArray]]) -> None:
