@@ -64,6 +64,7 @@ def test_the_commands_of_the_readme_run(folder):
         ("statistics.md", ("standard_error", "silhouette", "p_family")),
         ("directions.md", ("correlations", "x_variates", "neurons that matter")),
         ("training.md", ("signal", "by chance", "True")),
+        ("freezing.md", ("frozen one after another", "operations are saved", "['0+1+2', '3+4+5', '6+7+8']")),
         ("tools.md", ("svcca_google", "svcca_anatome")),
     ],
 )
