@@ -66,6 +66,7 @@ def test_the_commands_of_the_readme_run(folder):
         ("compressing.md", ("20 directions", "maximal neurons", "Narrow(", "multiply_adds", "parameters, accuracy")),
         ("import.md", ("would become", "hidden_states.1", "masked")),
         ("training.md", ("signal", "by chance", "True")),
+        ("freezing.md", ("frozen one after another", "operations are saved", "['0+1+2', '3+4+5', '6+7+8']")),
         ("tools.md", ("svcca_google", "svcca_anatome")),
         ("capture.md", ("x_step", "tokens of 2400", "(200, 12, 6)")),
     ],

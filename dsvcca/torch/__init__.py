@@ -9,7 +9,9 @@ from dsvcca.torch.capture import capture as capture
 from dsvcca.torch.compressing import Cost as Cost
 from dsvcca.torch.compressing import compress as compress
 from dsvcca.torch.compressing import cost as cost
+from dsvcca.torch.freezing import FreezeTraining as FreezeTraining
 from dsvcca.torch.probing import Probe as Probe
 from dsvcca.torch.restrict import keep_neurons as keep_neurons
 from dsvcca.torch.restrict import maximal_neurons as maximal_neurons
 from dsvcca.torch.restrict import project as project
+from dsvcca.torch.settling import WhenSettled as WhenSettled

@@ -27,11 +27,11 @@ NEURONS_LAST = ("Bilinear", "Embedding", "LayerNorm", "Linear", "NonDynamicallyQ
 """Modules of torch.nn whose neurons are the last axis, however many axes there are."""
 
 
-def axes_of(output: Output, layer: Layer, rows: int) -> tuple[str, ...]:
+def axes_of(output: Output, layer: Layer, rows: int, *, option: str = "layers") -> tuple[str, ...]:
     """Return the axis names of an output: those given, those of packed sequences, or those that can be told."""
     shape = tuple(output.values.shape)
     if output.lengths is None:
-        dims = layer.dims or known_dims(layer.module, shape, rows, layer.name)
+        dims = layer.dims or known_dims(layer.module, shape, rows, layer.name, option=option)
         return checked_dims(dims, shape, str(layer))
     given = checked_dims(layer.dims, (1,) * len(layer.dims), str(layer)) if layer.dims else SEQUENCES
     if sorted(given) != sorted(SEQUENCES):

@@ -165,8 +165,10 @@ def _compress_one(model: nn.Module, layer: str, subspace: Subspace, batch: Any, 
         new = _narrowed(old, subspace, output, axis)
         _warn_if_larger(layer, name, old, new, k)
         _replace(model, old, new)
+    fused = torch.backends.mha.get_fastpath_enabled()
     try:
         with left_as_found(model):
+            torch.backends.mha.set_fastpath_enabled(fused)  # as the copy will be run
             found = list(_tensors(run(model, batch, forward)))
     except AttributeError as error:  # it ran before
         raise DsvccaError(

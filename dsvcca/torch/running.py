@@ -125,11 +125,8 @@ def left_as_found(model: nn.Module, data: Any = None) -> Iterator[None]:
         Its generator is left as it was too; other data have none.
     """
     modes = [(module, module.training) for module in model.modules()]
-    tensors = chain(model.parameters(), model.buffers())
-    devices = sorted({one.device.index for one in tensors if one.device.type == "cuda"})
     with ExitStack() as back:
-        back.callback(random.setstate, random.getstate())
-        back.callback(np.random.set_state, np.random.get_state())
+        back.enter_context(random_numbers_kept(model))
         if isinstance(data, DataLoader) and data.generator is not None:  # it draws a seed for its workers
             back.callback(data.generator.set_state, data.generator.get_state())
         back.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
@@ -139,12 +136,25 @@ def left_as_found(model: nn.Module, data: Any = None) -> Iterator[None]:
         torch.set_autocast_cache_enabled(False)
         if "torch._dynamo" in sys.modules:  # else nothing is compiled, and importing it takes a while
             back.enter_context(torch.compiler.set_stance("force_eager"))
-        back.enter_context(torch.random.fork_rng(devices))
         back.enter_context(torch.no_grad())
         for module, training in modes:
             back.callback(setattr, module, "training", training)
             module.training = False
         yield
+
+
+@contextmanager
+def random_numbers_kept(model: nn.Module) -> Iterator[None]:
+    """Leave all random number generators, those of the devices of a model too, as they were."""
+    tensors = chain(model.parameters(), model.buffers())
+    devices = sorted({one.device.index for one in tensors if one.device.type == "cuda"})
+    python, legacy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(legacy)
 
 
 @contextmanager
