@@ -54,7 +54,9 @@ def _train(setting: ImageSetting, folder: Path, one: tuple[str, str, int]) -> No
     images = images_of(setting)
     layers = LAYERS.get(network) or list(setting.layers(network))
     every = max(1, setting.steps // LOOKS)
-    rule = WhenSettled(images.probes, every=every, threshold=0.98, patience=2, warmup=setting.steps // 10)
+    ends = [one if isinstance(one, str) else one[-1] for one in layers]
+    dims = {layer: axes for layer, axes in setting.layers(network).items() if layer in ends}
+    rule = WhenSettled(images.probes, every=every, threshold=0.98, patience=2, warmup=setting.steps // 10, dims=dims)
     rows = []
     with reproducible(seed):
         model = setting.fresh(network)
