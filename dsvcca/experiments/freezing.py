@@ -56,7 +56,7 @@ def _train(setting: ImageSetting, folder: Path, one: tuple[str, str, int]) -> No
     every = max(1, setting.steps // LOOKS)
     ends = [one if isinstance(one, str) else one[-1] for one in layers]
     dims = {layer: axes for layer, axes in setting.layers(network).items() if layer in ends}
-    rule = WhenSettled(images.probes, every=every, threshold=0.98, patience=2, warmup=setting.steps // 10, dims=dims)
+    rule = WhenSettled(images.probes, every=every, threshold=0.9, patience=2, warmup=setting.steps // 10, dims=dims)
     rows = []
     with reproducible(seed):
         model = setting.fresh(network)

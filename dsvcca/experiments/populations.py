@@ -106,8 +106,8 @@ IMAGES = {
 
 
 FREEZE = {
-    "small": replace(IMAGES["small"], steps=100, probes=500),
-    "full": replace(IMAGES["full"], training=10_000, seeds=6),
+    "small": replace(IMAGES["small"], steps=150, probes=200),
+    "full": replace(IMAGES["full"], training=10_000, probes=1_000, seeds=6),
 }
 """For freeze training: fewer images, so that they come several times, and more runs."""
 
