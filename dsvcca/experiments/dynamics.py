@@ -32,26 +32,30 @@ def to_the_end(results: xr.Dataset) -> pd.DataFrame:
     return found.reset_index(drop=True)
 
 
-def share_of_the_way(settling: pd.DataFrame) -> pd.DataFrame:
-    """Return a table of `to_the_end` with svcca as a share of the way, (s - start) / (1 - start), of each network.
+def lower_and_higher(settling: pd.DataFrame, layers: Sequence[str], *, way: bool = False) -> pd.DataFrame:
+    """Return the mean similarity to the end of the lower and of the higher half of the layers, a row a network.
 
-    Layers keep different numbers of directions, and fewer are alike more easily, trained or not.
+    Parameters
+    ----------
+    settling : pandas.DataFrame
+        Of `to_the_end`.
+    layers : list of str
+        All of them, lowest first.
+    way : bool, default False
+        As a share of the way from the start to the end, (s - start) / (1 - start), of the means of a half: layers keep
+        different numbers of directions, and fewer are alike more easily, trained or not.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns lower, higher; the mean over the steps between the first and the last.
     """
-    keys = ["seed", "layer"]
-    start = settling[settling.step == settling.step.min()].set_index(keys).svcca.rename("start")
-    joined = settling.join(start, on=keys)
-    return joined.assign(svcca=(joined.svcca - joined.start) / (1 - joined.start)).drop(columns="start")
-
-
-def lower_and_higher(settling: pd.DataFrame, layers: Sequence[str]) -> pd.DataFrame:
-    """Return the mean similarity of the lower and of the higher half of the layers, a row a network.
-
-    The mean is over the steps between the first and the last, which are the same for every layer.
-    """
-    between = settling[(settling.step > settling.step.min()) & (settling.step < settling.step.max())]
-    half = between.layer.isin(layers[: len(layers) // 2]).map({True: "lower", False: "higher"})
-    found: pd.DataFrame = between.assign(half=half).groupby(["seed", "half"]).svcca.mean().unstack()
-    return found[["lower", "higher"]]
+    half = settling.layer.isin(layers[: len(layers) // 2]).map({True: "lower", False: "higher"})
+    steps: pd.DataFrame = settling.assign(half=half).groupby(["seed", "step", "half"]).svcca.mean().unstack()
+    first, last = settling.step.min(), settling.step.max()
+    start = steps.xs(first, level="step")
+    found = steps.drop(index=[first, last], level="step").groupby("seed").mean()
+    return ((found - start) / (1 - start) if way else found)[["lower", "higher"]]
 
 
 def of_one_network(results: xr.Dataset, pairs: Sequence[tuple[str, str]], step: float) -> pd.DataFrame:

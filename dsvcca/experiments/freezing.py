@@ -52,7 +52,7 @@ def freeze_runs(setting: ImageSetting, folder: Path, networks: Sequence[str]) ->
 def _train(setting: ImageSetting, folder: Path, one: tuple[str, str, int]) -> None:
     network, schedule, seed = one
     images = images_of(setting)
-    layers = LAYERS.get(network) or list(setting.layers(network))
+    layers = LAYERS.get(network) or [one for one in setting.layers(network) if "." not in one]
     every = max(1, setting.steps // LOOKS)
     ends = [one if isinstance(one, str) else one[-1] for one in layers]
     dims = {layer: axes for layer, axes in setting.layers(network).items() if layer in ends}

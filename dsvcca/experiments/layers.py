@@ -11,6 +11,12 @@ CONVNET = {
 """Layers of the convnet, lowest first, and the axes of what they give. Convolutions and dense layers end in ReLU."""
 
 
-def residual_layers(blocks: tuple[int, ...]) -> dict[str, str]:
-    """Return the layers of a residual network, lowest first, and the axes of what they give."""
-    return {"stem": MAPS, **{f"res{i + 1}": MAPS for i in range(len(blocks))}, "res_out": VECTORS}
+def residual_layers(blocks: tuple[int, ...], *, inner: bool = False) -> dict[str, str]:
+    """Return the layers of a residual network, lowest first, and the axes of what they give.
+
+    The output of each block, and before it, if `inner`, that of its two convolutions.
+    """
+    names = [
+        f"res{i + 1}{part}" for i in range(len(blocks)) for part in ((".first", ".second", "") if inner else ("",))
+    ]
+    return {"stem": MAPS, **dict.fromkeys(names, MAPS), "res_out": VECTORS}

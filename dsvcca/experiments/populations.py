@@ -76,7 +76,7 @@ class ImageSetting:
 
     def layers(self, network: str) -> dict[str, str]:
         """Return the layers of a network, lowest first, and their axes."""
-        return dict(CONVNET) if network == "convnet" else residual_layers(self.blocks)
+        return dict(CONVNET) if network == "convnet" else residual_layers(self.blocks, inner=True)
 
     def fresh(self, network: str) -> nn.Module:
         """Return a network with fresh weights."""
