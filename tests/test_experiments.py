@@ -23,7 +23,7 @@ from dsvcca.experiments import images, language  # noqa: E402
 from dsvcca.experiments.claims import MIME, Claims  # noqa: E402
 from dsvcca.experiments.compressing import ANOTHER, LOGITS, compress_from_the_top  # noqa: E402
 from dsvcca.experiments.dynamics import lower_and_higher, of_one_network, to_the_end  # noqa: E402
-from dsvcca.experiments.figures import lines_with_bands, mean_and_error  # noqa: E402
+from dsvcca.experiments.figures import count_logarithmically, lines_with_bands, mean_and_error  # noqa: E402
 from dsvcca.experiments.freezing import SCHEDULES, freeze_runs  # noqa: E402
 from dsvcca.experiments.images import load_images  # noqa: E402
 from dsvcca.experiments.language import LANGUAGE, LAYERS, LanguageModel, loss_of, trained_language_models  # noqa: E402
@@ -219,6 +219,13 @@ def test_lines_have_bands_of_one_standard_error():
     heights = band.get_paths()[0].vertices
     assert heights[heights[:, 0] == 1][:, 1].min() == pytest.approx(0)
     assert [text.get_text() for text in axis.get_legend().get_texts()] == ["a"]
+
+
+def test_counts_are_written_out_on_logarithmic_axes():
+    axis = Figure().subplots()
+    axis.plot([1, 128], [0, 1])
+    count_logarithmically(axis)
+    assert [text.get_text() for text in axis.get_xticklabels()] == ["1", "3", "10", "30", "100"]
 
 
 def test_claims_are_shown_as_text_as_html_and_as_data():

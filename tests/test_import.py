@@ -12,9 +12,9 @@ import scipy.io
 from typer.testing import CliRunner
 
 import dsvcca
-from dsvcca import formats, rows, sources
 from dsvcca.cli import app
-from dsvcca.formats import find_arrays, pieces_of
+from dsvcca.formats import finding, kinds, rows
+from dsvcca.formats.finding import find_arrays, pieces_of
 
 h5py = pytest.importorskip("h5py")
 pa = pytest.importorskip("pyarrow")
@@ -87,7 +87,7 @@ def test_every_format_gives_the_numbers_that_were_saved(folder, store, name):
 
 @pytest.mark.parametrize("name", WRITERS)
 def test_pieces_are_of_bounded_bytes_and_together_the_array(folder, monkeypatch, name):
-    for module in (formats, rows, sources):
+    for module in (finding, rows, kinds):
         monkeypatch.setattr(module, "PIECE", 3 * X[:1].nbytes, raising=False)
     WRITERS[name](folder / name, X)
     [array] = find_arrays(folder / name, ())[0].values()
@@ -115,7 +115,7 @@ def test_neurons_may_come_first(folder, store, name):
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
 @pytest.mark.parametrize("dims", ["ntd", "tnd"])
 def test_fortran_order_in_a_zip_file_is_read_in_runs_where_datapoints_lead_it(folder, store, save, dims, monkeypatch):
-    monkeypatch.setattr(formats, "PIECE", 1)
+    monkeypatch.setattr(finding, "PIECE", 1)
     values = TOKENS if dims == "ntd" else TOKENS.transpose(1, 0, 2)
     save(folder / "a.npz", x=np.asfortranarray(values))
     assert np.array_equal(imported(folder, store, dims=dims), TOKENS)
@@ -481,11 +481,11 @@ def test_matlab_files_of_version_73_and_cells_are_not_read(folder, store):
 
 
 def test_what_can_only_be_read_whole_is_refused_where_it_is_large(folder, store, monkeypatch):
-    monkeypatch.setattr(formats, "WHOLE", X.nbytes - 1)
+    monkeypatch.setattr(finding, "WHOLE", X.nbytes - 1)
     np.savez_compressed(folder / "a.npz", x=np.ascontiguousarray(X.T))
     refused(folder, store, "unzip it", dims="dn")
     np.save(folder / "b.npy", X.T)
-    monkeypatch.setattr(formats, "WHOLE", X[:1].nbytes - 1)
+    monkeypatch.setattr(finding, "WHOLE", X[:1].nbytes - 1)
     refused(folder / "b.npy", store, "20 bytes a datapoint, 19 are the most", dims="dn")
 
 
@@ -598,7 +598,7 @@ def test_a_missing_library_is_named_with_the_line_that_installs_it(folder, store
         raise ImportError(f"No module named {name!r}")
 
     write_hdf5(folder / "a.h5", x=X)
-    monkeypatch.setattr(sources, "import_module", gone)
+    monkeypatch.setattr(kinds, "import_module", gone)
     refused(folder, store, r"needs h5py .*pip install 'dsvcca\[import\]'")
 
 

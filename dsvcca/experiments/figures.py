@@ -39,3 +39,12 @@ def lines_with_bands(
     axis.set_xlabel(x)
     axis.set_ylabel(y)
     axis.legend(frameon=False, fontsize="small", ncols=1 + len(names) // 8)
+
+
+def count_logarithmically(axis: Axes) -> None:
+    """Let the horizontal axis be logarithmic, with the numbers 1, 3, 10, 30, ... written out."""
+    axis.set_xscale("log")
+    low, high = axis.get_xlim()
+    ticks = [n for power in range(6) for n in (10**power, 3 * 10**power) if low <= n <= high]
+    axis.set_xticks(ticks, [f"{n:,}" for n in ticks])
+    axis.minorticks_off()

@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 
 from dsvcca.arrays import NumpyArray, significand_bits
-from dsvcca.containers import HDF5, MAT, SAFETENSORS
 from dsvcca.errors import DsvccaError
-from dsvcca.npy import NPY, NPZ
+from dsvcca.formats.containers import HDF5, MAT, SAFETENSORS
+from dsvcca.formats.kinds import PIECE, WHOLE, Array, Other, read_errors
+from dsvcca.formats.npy import NPY, NPZ
+from dsvcca.formats.rows import PARQUET, TEXT
 from dsvcca.paths import natural
-from dsvcca.rows import PARQUET, TEXT
-from dsvcca.sources import PIECE, WHOLE, Array, Other, read_errors
 
 FORMATS = {
     **{".npy": NPY, ".npz": NPZ, ".h5": HDF5, ".hdf5": HDF5, ".hdf": HDF5, ".safetensors": SAFETENSORS},

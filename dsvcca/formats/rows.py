@@ -12,7 +12,7 @@ import numpy as np
 
 from dsvcca import folders
 from dsvcca.arrays import NumpyArray
-from dsvcca.sources import PIECE, Array, Format, Other, library, type_name
+from dsvcca.formats.kinds import PIECE, Array, Format, Other, library, type_name
 
 
 class _Rows:

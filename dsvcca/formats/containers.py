@@ -15,8 +15,8 @@ import scipy.io
 
 from dsvcca import folders
 from dsvcca.arrays import NumpyArray
+from dsvcca.formats.kinds import DEFLATED, WHOLE, Array, Format, Other, library, type_name
 from dsvcca.paths import check_not_encoded
-from dsvcca.sources import DEFLATED, WHOLE, Array, Format, Other, library, type_name
 
 
 @contextmanager

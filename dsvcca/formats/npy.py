@@ -15,7 +15,7 @@ import numpy as np
 
 from dsvcca import folders
 from dsvcca.arrays import NumpyArray
-from dsvcca.sources import DEFLATED, Array, Format, Other, type_name
+from dsvcca.formats.kinds import DEFLATED, Array, Format, Other, type_name
 
 
 @dataclass(frozen=True)
