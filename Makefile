@@ -29,7 +29,7 @@ notebooks: env
 notebooks-full: env
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[notebooks]"
 	cd notebooks && for one in *.ipynb; do DSVCCA_SETTING=full ../$(BIN)/jupyter execute --inplace $$one || exit 1; done
-	$(BIN)/python notebooks/claims.py
+	$(BIN)/python notebooks/summary.py
 
 # Generated inputs and damage, new ones every time: more than ten thousand; ten minutes on two cores.
 fuzz: env

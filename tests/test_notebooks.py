@@ -77,6 +77,8 @@ def test_a_committed_notebook_is_whole_and_defines_little(name):
                     assert node.end_lineno - node.lineno < LONGEST, f"{node.name} belongs into the library"
 
 
-def test_the_table_of_claims_is_what_the_notebooks_found():
-    found = runpy.run_path(str(FOLDER / "claims.py"))
-    assert found["PAGE"].read_text() == found["page"](), "python notebooks/claims.py writes it anew"
+def test_the_docs_say_and_show_what_the_notebooks_found():
+    found = runpy.run_path(str(FOLDER / "summary.py"))
+    assert found["PAGE"].read_text() == found["page"](), "python notebooks/summary.py writes it anew"
+    for file in found["FIGURES"]:
+        assert (FOLDER.parent / "docs" / "figures" / file).read_bytes() == found["figure"](file)

@@ -20,7 +20,7 @@ from dsvcca.experiments.parallel import side_by_side
 from dsvcca.experiments.training import reproducible
 from dsvcca.progress import track
 from dsvcca.store import Store, create_store, open_store
-from dsvcca.torch.capture import capture
+from dsvcca.torch.probing import Probe
 
 LAYERS = ("embed", "lstm1", "lstm2", "out")
 """Layers of the language model, lowest first."""
@@ -142,11 +142,11 @@ def _train(setting: LanguageSetting, folder: Path, seed: int) -> None:
     store = open_store(folder / "activations.zarr")
     with reproducible(seed):
         model = LanguageModel(setting.words, setting.width)
+        probe = Probe(model, probes[:, :-1], store, layers=LAYERS, steps=setting.captured, seed=seed)
         optimizer = torch.optim.Adam(model.parameters(), lr=setting.rate)
         order: list[torch.Tensor] = []
         for step in range(setting.steps + 1):
-            if step in setting.captured:
-                capture(model, probes[:, :-1], store, layers=LAYERS, if_exists="skip", seed=seed, step=step)
+            probe(step)
             if step == setting.steps:
                 return
             if not order:

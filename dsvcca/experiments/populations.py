@@ -13,7 +13,6 @@ from functools import cache, partial
 from pathlib import Path
 
 import pandas as pd
-import torch
 from filelock import FileLock
 from torch import nn
 
@@ -24,7 +23,7 @@ from dsvcca.experiments.parallel import side_by_side
 from dsvcca.experiments.training import accuracy, load_weights, reproducible, save_weights, train_classifier
 from dsvcca.progress import track
 from dsvcca.store import Store, create_store, open_store
-from dsvcca.torch.capture import capture
+from dsvcca.torch.probing import Probe
 
 NETWORKS = ("convnet", "residual")
 
@@ -171,16 +170,17 @@ def _train(setting: ImageSetting, folder: Path, one: tuple[str, int]) -> None:
     network, seed = one
     images = images_of(setting)
     store = open_store(folder / "activations.zarr")
-    layers = setting.layers(network)
     with reproducible(seed):
         model = setting.fresh(network)
-
-        def look(step: int, _: torch.optim.Optimizer) -> None:
-            if step in setting.captured:
-                capture(
-                    model, images.probes, store, layers=layers, if_exists="skip", model=network, seed=seed, step=step
-                )
-
+        probe = Probe(
+            model,
+            images.probes,
+            store,
+            layers=setting.layers(network),
+            steps=setting.captured,
+            model=network,
+            seed=seed,
+        )
         train_classifier(
             model,
             images.training,
@@ -188,7 +188,7 @@ def _train(setting: ImageSetting, folder: Path, one: tuple[str, int]) -> None:
             steps=setting.steps,
             batch=setting.batch,
             rate=setting.rate,
-            before=look,
+            before=lambda step, _: probe(step),
         )
     save_weights(model, _weights(folder, network, seed))
 

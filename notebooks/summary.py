@@ -1,0 +1,66 @@
+"""Write what the notebooks found into the docs: the table of docs/papers.md and the figures that pages show.
+
+    python notebooks/summary.py
+"""
+
+from __future__ import annotations
+
+import json
+from base64 import b64decode
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from dsvcca.experiments.claims import MIME
+
+NOTEBOOKS = Path(__file__).parent
+PAGE = NOTEBOOKS.parent / "docs" / "papers.md"
+BEGIN, END = "<!-- claims -->\n", "<!-- end of claims -->\n"
+
+FIGURES = {
+    "learning_dynamics.png": ("03_learning_dynamics", 0),
+    "directions.png": ("02_directions_and_accuracy", 0),
+    "freeze_training.png": ("04_freeze_training", 0),
+}
+"""Files below docs/figures, and which figure of which notebook they are."""
+
+
+def outputs_of(name: str) -> Iterator[dict[str, Any]]:
+    """Yield what the cells of a notebook gave, by type, as it was saved."""
+    for cell in json.loads((NOTEBOOKS / f"{name}.ipynb").read_text())["cells"]:
+        yield from (output["data"] for output in cell.get("outputs", []) if "data" in output)
+
+
+def title_of(name: str) -> str:
+    """Return the first heading of a notebook."""
+    first = "".join(json.loads((NOTEBOOKS / f"{name}.ipynb").read_text())["cells"][0]["source"])
+    return first.splitlines()[0].removeprefix("# ")
+
+
+def table() -> str:
+    """Return a table in Markdown: a row a claim, notebooks in the order of their names."""
+    lines = ["| the paper | here | |", "|---|---|---|"]
+    for name in sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb")):
+        lines.append(f"| **[{title_of(name)}](../notebooks/{name}.ipynb)** | | |")
+        for claim in (claim for data in outputs_of(name) for claim in data.get(MIME, [])):
+            cells = [claim["claim"], claim["ours"], "held" if claim["held"] else "**not held**"]
+            lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def page() -> str:
+    """Return the page with the table that belongs there now."""
+    before, rest = PAGE.read_text().split(BEGIN)
+    return before + BEGIN + table() + END + rest.split(END)[1]
+
+
+def figure(file: str) -> bytes:
+    """Return one of FIGURES as PNG."""
+    name, place = FIGURES[file]
+    return b64decode([data["image/png"] for data in outputs_of(name) if "image/png" in data][place])
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page())
+    for file in FIGURES:
+        (PAGE.parent / "figures" / file).write_bytes(figure(file))
