@@ -10,6 +10,7 @@ import xarray as xr
 
 import dsvcca
 from dsvcca import DsvccaError, compare, create_store, plan_comparisons, select
+from dsvcca.figures import new_figure
 from dsvcca.plot import dynamics, layer_means, layers, learning_dynamics
 from dsvcca.store import Store
 
@@ -297,3 +298,10 @@ def test_words_below_a_narrow_figure_stay_within_it(tmp_path):
     box = figure._supxlabel.get_window_extent()
     assert box.x0 >= 0
     assert box.x1 <= figure.bbox.width
+
+
+def test_figures_bring_their_own_picture_for_notebooks(tmp_path):
+    figure = new_figure(3, 2)
+    figure.subplots().plot([0, 1], [0, 1])
+    assert figure._repr_png_().startswith(b"\x89PNG")
+    figure.savefig(tmp_path / "figure.png")
