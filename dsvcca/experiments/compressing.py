@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import warnings
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 import pandas as pd
+import torch
 from torch import nn
 
 from dsvcca.arrays import NumpyArray
@@ -25,6 +27,9 @@ CHOICES = (ANOTHER, LOGITS)
 
 FROM_THE_TOP = {"bn4": "nd", "bn3": "nd", "flat": "nd", "conv4": "nchw", "conv3": "nchw", "pool1": "nchw"}
 """Layers of the convnet whose output a dense layer or a convolution takes, highest first, and their axes."""
+
+TESTS = 4000
+"""Test images that accuracy is measured on, at most."""
 
 
 def compress_from_the_top(
@@ -52,15 +57,15 @@ def compress_from_the_top(
         One row a layer, after it was compressed: columns seed, choice, k, layer, parameters, share (of those of the
         whole network), accuracy. The first row, without a layer, is the whole network.
     """
-    images, seeds = population.images, population.setting.seeds
-    model, other = (population.model("convnet", one) for one in (seed, (seed + 1) % seeds))
-    example = images.probes[:8]
-    rows = [("", _parameters(model), accuracy(model, images.tests, images.test_classes))]
+    images, another = population.images, (seed + 1) % population.setting.seeds
+    model = population.model("convnet", seed)
+    example, tests = images.probes[:8], (images.tests[:TESTS], images.test_classes[:TESTS])
+    rows = [("", _parameters(model), accuracy(model, *tests))]
     for layer, dims in FROM_THE_TOP.items():
         if choice == ANOTHER:
-            x, y = (_rows_of(one, layer, dims, population) for one in (model, other))
+            [x], [y] = _rows_of(model, {layer: dims}, images.probes), _rows_of_another(population, another, layer)
         else:
-            x, y = (_rows_of(model, name, axes, population) for name, axes in ((layer, dims), ("out", "nd")))
+            x, y = _rows_of(model, {layer: dims, "out": "nd"}, images.probes)
             y = np.repeat(y, len(x) // len(y), axis=0)
         found: CanonicalCorrelations = cca(x, y, variance=0.99)
         with warnings.catch_warnings():
@@ -69,7 +74,7 @@ def compress_from_the_top(
             smaller: nn.Module = compress(model, {layer: (found, most)}, example=example, bias_fix=bias_fix)
         if _parameters(smaller) < _parameters(model):
             model = smaller
-        rows.append((layer, _parameters(model), accuracy(model, images.tests, images.test_classes)))
+        rows.append((layer, _parameters(model), accuracy(model, *tests)))
     table = pd.DataFrame(rows, columns=["layer", "parameters", "accuracy"])
     return table.assign(seed=seed, choice=choice, k=k, share=table.parameters / table.parameters.iloc[0])
 
@@ -78,10 +83,16 @@ def _parameters(model: nn.Module) -> int:
     return sum(one.numel() for one in model.parameters())
 
 
-def _rows_of(model: nn.Module, layer: str, dims: str, population: Population) -> NumpyArray:
-    """Return what a layer gives for the probes, (rows, neurons) float64; positions of maps are rows."""
+def _rows_of(model: nn.Module, layers: dict[str, str], probes: torch.Tensor) -> list[NumpyArray]:
+    """Return what layers give for the probes, (rows, neurons) float64 each; positions of maps are rows."""
     with TemporaryDirectory() as folder:
-        store = create_store(Path(folder) / "layer.zarr", datapoints=len(population.images.probes))
-        capture(model, population.images.probes, store, layers={layer: dims})
-        found = store.read(layer=layer)
-    return found.reshape(-1, found.shape[-1]).astype(np.float64)
+        store = create_store(Path(folder) / "layers.zarr", datapoints=len(probes))
+        capture(model, probes, store, layers=layers)
+        found = [store.read(layer=layer) for layer in layers]
+    return [one.reshape(-1, one.shape[-1]).astype(np.float64) for one in found]
+
+
+@cache
+def _rows_of_another(population: Population, seed: int, layer: str) -> list[NumpyArray]:
+    """Return the same of a layer of a network that is not compressed."""
+    return _rows_of(population.model("convnet", seed), {layer: FROM_THE_TOP[layer]}, population.images.probes)
