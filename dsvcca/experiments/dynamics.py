@@ -10,25 +10,26 @@ import xarray as xr
 from dsvcca.tables import select, to_frame
 
 
-def to_the_end(results: xr.Dataset) -> pd.DataFrame:
-    """Return how similar every layer is at every step to the same layer at the last step.
+def to_the_end(results: xr.Dataset, measures: Sequence[str] = ("svcca", "chance")) -> pd.DataFrame:
+    """Return how similar every layer is at every step to the same layer at the last step, which is y.
 
     Parameters
     ----------
     results : xarray.Dataset
         With the labels layer, step and seed; all layers at all steps against those at the last one, of one network
         or of several.
+    measures : sequence of str, default svcca and chance
 
     Returns
     -------
     pandas.DataFrame
-        Columns layer, step, seed, y_seed (of the network at its end), svcca, chance.
+        Columns layer, step, seed, y_seed (of the network at its end) and the measures.
     """
-    frame = to_frame(results, measures=["svcca", "chance"])
+    frame = to_frame(results, measures=list(measures))
     last = frame.y_step.max()
     frame = frame[(frame.y_step == last) & (frame.x_layer == frame.y_layer)]
     frame = frame.rename(columns={"x_layer": "layer", "x_step": "step", "x_seed": "seed"})
-    found: pd.DataFrame = frame[["layer", "step", "seed", "y_seed", "svcca", "chance"]]
+    found: pd.DataFrame = frame[["layer", "step", "seed", "y_seed", *measures]]
     return found.reset_index(drop=True)
 
 

@@ -55,7 +55,7 @@ class LanguageSetting:
     words: int = 2000
     width: int = 128
     length: int = 30
-    probes: int = 150
+    probes: int = 400
     steps: int = 3000
     batch: int = 20
     rate: float = 2e-3
