@@ -169,7 +169,8 @@ def test_outputs_during_capture_are_those_without_hooks_to_the_bit(store):
     def forward(model, batch):
         seen.append(model(batch[0]).clone())
 
-    capture(model, batches(images), store, layers=["conv", "bn", "relu", "drop", "head.fc"], forward=forward)
+    layers = {"conv": None, "bn": None, "relu": "nchw", "drop": "nchw", "head.fc": None}
+    capture(model, batches(images), store, layers=layers, forward=forward)
     model.eval()
     with torch.no_grad():
         plain = [model(x) for x in images.split(8)]
@@ -180,7 +181,7 @@ def test_outputs_during_capture_are_those_without_hooks_to_the_bit(store):
 def test_a_model_in_training_is_captured_in_evaluation_and_trains_on(store):
     images = torch.randn(N, 3, 8, 6, generator=torch.Generator().manual_seed(1))
     model = ConvNet().train()
-    capture(model, images, store, layers=["drop", "relu"])
+    capture(model, images, store, layers={"drop": "nchw", "relu": "nchw"})
     np.testing.assert_array_equal(stored(store, layer="drop"), stored(store, layer="relu"))
     assert all(module.training for module in model.modules())
 

@@ -6,6 +6,7 @@ import copy
 import io
 import random
 from collections import OrderedDict
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ torch = pytest.importorskip("torch")
 
 from torch import nn  # noqa: E402
 from torch.nn import functional  # noqa: E402
+from torch.utils.checkpoint import checkpoint  # noqa: E402
 
 import dsvcca  # noqa: E402
 from dsvcca.torch import FreezeTraining, WhenSettled  # noqa: E402
@@ -554,6 +556,27 @@ def test_compiled_models_are_frozen_too():
     for key, value in before.items():
         assert torch.equal(end["_orig_mod." + key], value) == key.startswith(("conv1.", "bn1."))
     assert model.conv1.weight.grad is None
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_activations_may_be_checkpointed_but_not_reentrantly(reentrant):
+    class Checkpointed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.low, self.block, self.out = nn.Linear(7, 5), nn.Linear(5, 5), nn.Linear(5, 2)
+
+        def forward(self, x):
+            return self.out(checkpoint(self.block, self.low(x), use_reentrant=reentrant))
+
+    model, x = Checkpointed(), torch.randn(N, 7)
+    FreezeTraining(model, layers=["low", "block", "out"], steps=3).step(1)
+    with pytest.warns(UserWarning, match="None of the inputs have requires_grad") if reentrant else nullcontext():
+        model(x).sum().backward()
+    if reentrant:
+        assert model.block.weight.grad is None
+    else:
+        expected = torch.outer(model.out.weight.detach().sum(dim=0), model.low(x).detach().sum(dim=0))
+        torch.testing.assert_close(model.block.weight.grad, expected)
 
 
 @pytest.mark.parametrize(("options", "works"), [({}, False), ({"find_unused_parameters": True}, True)])
