@@ -502,6 +502,24 @@ def test_the_vectors_of_spectral_norm_do_not_move():
     assert not same(before, bits(model.fc1))
 
 
+def test_parameters_that_something_else_sets_free_are_noticed():
+    model = mlp()
+    freeze = FreezeTraining(model, layers=["fc1", "fc2", "out"], steps=6)
+    freeze.step(2)
+    model.requires_grad_(True)  # as loops of adversarial networks do
+    with pytest.raises(dsvcca.DsvccaError, match=r"2 parameters that are frozen \(.*fc1.weight.*\) are trained again"):
+        freeze.step(3)
+    freeze.unfreeze()
+    assert freeze.step(4) == ["fc1", "fc2"]
+
+
+def test_running_statistics_in_no_group_are_named():
+    model = nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8, affine=False), nn.ReLU(), nn.Linear(8, 3))
+    with pytest.warns(dsvcca.DsvccaWarning, match=r"'1' \(BatchNorm1d\) is in no group, and its running statistics"):
+        FreezeTraining(model, layers=["0", "3"], steps=4)
+    FreezeTraining(model, layers=[["0", "1"], "3"], steps=4)
+
+
 @pytest.mark.parametrize("mode", [True, False])
 def test_unfreeze_lets_everything_train_again(mode):
     model = convnet()
