@@ -65,7 +65,7 @@ def sequences():
 
 def test_values_equal_an_independent_forward_pass_bit_for_bit(store, images):
     model = ConvNet()
-    capture(model, batches(images), store, layers=["conv", "bn", "relu", "head.fc"])
+    capture(model, batches(images), store, layers={"conv": None, "bn": None, "relu": "nchw", "head.fc": None})
     model.eval()
     with torch.no_grad():
         for name, dims in (("conv", 4), ("bn", 4), ("relu", 4), ("head.fc", 2)):
@@ -87,7 +87,7 @@ def test_values_equal_an_independent_forward_pass_bit_for_bit(store, images):
 
 
 def test_an_output_that_is_overwritten_in_place_is_stored_as_it_was_given(store, images):
-    capture(ConvNet(), images, store, layers=["bn", "relu"])
+    capture(ConvNet(), images, store, layers={"bn": None, "relu": "nchw"})
     assert stored(store, layer="bn").min() < 0 == stored(store, layer="relu").min()
 
 
@@ -189,6 +189,7 @@ def test_embeddings_layer_norms_and_one_dimensional_convolutions_need_no_dims(st
         (nn.LayerNorm(4), (8, 5, 5, 4), "datapoint height width channel"),
         (nn.GELU(), (8, 4, 5, 5), "datapoint channel height width"),
         (nn.Dropout(), (8, 5, 5, 5), "datapoint channel height width"),
+        (nn.ReLU(), (8, 16, 4, 6, 6), "datapoint channel depth height width"),
     ],
 )
 def test_axes_of_the_modules_of_torch_are_known(module, shape, dims):
@@ -207,6 +208,8 @@ class OwnConv(nn.Conv2d):
         (nn.Sequential(nn.Conv2d(1, 1, 1)), (8, 4, 5, 5)),
         (OwnConv(1, 1, 1), (8, 4, 5, 5)),
         (nn.GELU(), (8, 7, 7, 64)),
+        (nn.GELU(), (8, 5, 7, 64)),
+        (nn.ReLU(), (8, 4, 7, 7, 16)),
         (nn.Conv2d(1, 1, 1), (8, 5, 5)),
         (nn.LayerNorm((5, 4)), (8, 5, 4)),
         (nn.Linear(2, 2), (8, 8, 4)),
@@ -525,6 +528,13 @@ def test_ids_depend_on_values_type_and_shape_of_rows():
     assert (both == row_ids({"scale": torch.tensor(2.0), "a": x + 1, "b": x})).all()
     assert (both != row_ids({"b": x + 1, "a": x, "scale": torch.tensor(2.0)})).all()
     assert len(row_ids(torch.tensor([True, False, True]))) == 3
+
+
+def test_ids_of_numbers_that_torch_keeps_conjugated_or_negated_are_those_of_the_numbers():
+    x = torch.complex(torch.arange(6.0), torch.arange(6.0) + 1).reshape(3, 2)
+    for lazy, plain in ((x.conj(), x.conj().resolve_conj()), (torch._neg_view(x.real.clone()), -x.real.clone())):
+        assert lazy.is_conj() or lazy.is_neg()
+        assert row_ids(lazy).tolist() == row_ids(plain).tolist()
 
 
 # What is refused, and leaves nothing behind

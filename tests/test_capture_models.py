@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
+import threading
 from collections import OrderedDict
 
 import numpy as np
@@ -169,7 +170,8 @@ def test_outputs_during_capture_are_those_without_hooks_to_the_bit(store):
     def forward(model, batch):
         seen.append(model(batch[0]).clone())
 
-    capture(model, batches(images), store, layers=["conv", "bn", "relu", "drop", "head.fc"], forward=forward)
+    layers = {"conv": None, "bn": None, "relu": "nchw", "drop": "nchw", "head.fc": None}
+    capture(model, batches(images), store, layers=layers, forward=forward)
     model.eval()
     with torch.no_grad():
         plain = [model(x) for x in images.split(8)]
@@ -180,9 +182,34 @@ def test_outputs_during_capture_are_those_without_hooks_to_the_bit(store):
 def test_a_model_in_training_is_captured_in_evaluation_and_trains_on(store):
     images = torch.randn(N, 3, 8, 6, generator=torch.Generator().manual_seed(1))
     model = ConvNet().train()
-    capture(model, images, store, layers=["drop", "relu"])
+    capture(model, images, store, layers={"drop": "nchw", "relu": "nchw"})
     np.testing.assert_array_equal(stored(store, layer="drop"), stored(store, layer="relu"))
     assert all(module.training for module in model.modules())
+
+
+def test_captures_in_two_threads_wait_for_one_another(tmp_path, vectors):
+    stores = [dsvcca.create_store(tmp_path / f"{i}.zarr", datapoints=N) for i in range(2)]
+    ran, seen = threading.Event(), []
+
+    def forward(model, batch):
+        threads[1].start()
+        seen.append(ran.wait(0.3))
+        return model(batch)
+
+    def capture_other():
+        capture(mlp(), vectors, stores[1], layers=["fc1"], forward=lambda model, batch: (ran.set(), model(batch)))
+
+    def capture_one():
+        capture(mlp(), vectors, stores[0], layers=["fc1"], forward=forward)
+
+    threads = [threading.Thread(target=capture_one), threading.Thread(target=capture_other)]
+    threads[0].start()
+    for thread in threads:
+        thread.join()
+    assert seen == [False]
+    assert [len(store.representations) for store in stores] == [1, 1]
+    assert torch.is_autocast_cache_enabled()
+    assert torch.backends.mha.get_fastpath_enabled()
 
 
 class Merging(nn.Linear):

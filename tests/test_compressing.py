@@ -356,6 +356,22 @@ def test_parameters_and_multiply_adds_are_counted():
     assert cost(tied, {"x": torch.zeros(2, 100)}, forward=lambda m, batch: m(batch["x"])) == (303, 600)
 
 
+def test_recurrent_layers_and_attention_are_counted_as_the_products_that_they_are():
+    class Attention(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(8, 8)
+
+        def forward(self, x):
+            heads = self.fc(x).unflatten(2, (2, 4)).transpose(1, 2)
+            return F.scaled_dot_product_attention(heads, heads, heads)
+
+    x = torch.randn(3, 7, 8)
+    assert cost(nn.LSTM(8, 16, num_layers=2), x).multiply_adds == 21 * (4 * 16 * (8 + 16) + 4 * 16 * (16 + 16))
+    assert cost(Attention(), x).multiply_adds == 21 * 8 * 8 + 3 * 2 * 7 * 7 * 8
+    assert torch.backends.mkldnn.enabled
+
+
 def test_a_warning_says_where_nothing_is_saved():
     model, x = mlp(), drawn(N, 10)
     found = found_of(outputs(model, x, "act").numpy())
@@ -389,6 +405,41 @@ def test_an_output_that_a_sum_uses_as_well_is_refused():
     branch = found_of(outputs(model, x, "branch").numpy())
     with pytest.raises(dsvcca.DsvccaError, match=r"'branch' \(Linear\): no module takes its output as it is; the next"):
         compress(model, {"branch": branch}, example=x[:8])
+
+
+def masked(y):
+    return y.masked_fill(torch.arange(y.shape[1]) < 1, -torch.inf)
+
+
+def test_a_sum_is_found_behind_outputs_that_are_not_finite():
+    model, x = residual(), drawn(N, 10)
+    found = found_of(outputs(model, x, "act").numpy())
+    with pytest.raises(dsvcca.DsvccaError, match="'act' goes to more than 'branch'"):
+        compress(model, {"act": found}, example=x[:8], forward=lambda model, batch: masked(model(batch)))
+    plain = mlp()
+    found = found_of(outputs(plain, x, "act").numpy())
+    small = compress(plain, {"act": (found, 4)}, example=x[:8], forward=lambda model, batch: masked(model(batch)))
+    assert torch.equal(small(x), compress(plain, {"act": (found, 4)}, example=x[:8])(x))
+
+
+@pytest.mark.parametrize(
+    "give", [lambda y: y.argmax(1), lambda y: torch.distributions.Categorical(logits=y), lambda y: y * torch.nan]
+)
+def test_models_that_give_nothing_to_compare_are_refused(give):
+    model, x = residual(), drawn(N, 10)
+    found = found_of(outputs(model, x, "act").numpy())
+    with pytest.raises(dsvcca.DsvccaError, match="gives no tensor of floating point numbers, .* pass forward="):
+        compress(model, {"act": found}, example=x[:8], forward=lambda model, batch: give(model(batch)))
+
+
+def test_a_model_that_cannot_be_copied_is_refused():
+    model, x = mlp(), drawn(N, 10)
+    found = found_of(outputs(model, x, "act").numpy())
+    model.kept = model.fc1.weight * 2  # a tensor with a history
+    with pytest.raises(
+        dsvcca.DsvccaError, match=r"the model \(Sequential\) cannot be copied \(RuntimeError: Only Tens"
+    ):
+        compress(model, {"act": found}, example=x[:8])
 
 
 def test_a_linear_layer_used_through_its_weight_alone_is_found_out():
@@ -511,6 +562,8 @@ def test_examples_that_show_nothing_are_refused():
     found = found_of(outputs(model, x, "act").numpy())
     with pytest.raises(dsvcca.DsvccaError, match="gives one number only on the example"):
         compress(model, {"act": found}, example=torch.full((8, 10), -1e6, dtype=torch.float64)[:0])
+    with pytest.raises(dsvcca.DsvccaError, match="gives NaN or infinite numbers on the example"):
+        compress(model, {"act": found}, example=torch.where(x > 1, torch.nan, x))
     spare = Calling(lambda self, x: self.fc(x), fc=nn.Linear(10, 24), act=nn.ReLU()).double()
     with pytest.raises(dsvcca.DsvccaError, match="'act'.* did not run when the model did"):
         compress(spare, {"act": found}, example=x[:8])

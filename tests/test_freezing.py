@@ -6,6 +6,7 @@ import copy
 import io
 import random
 from collections import OrderedDict
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ torch = pytest.importorskip("torch")
 
 from torch import nn  # noqa: E402
 from torch.nn import functional  # noqa: E402
+from torch.utils.checkpoint import checkpoint  # noqa: E402
 
 import dsvcca  # noqa: E402
 from dsvcca.torch import FreezeTraining, WhenSettled  # noqa: E402
@@ -500,6 +502,24 @@ def test_the_vectors_of_spectral_norm_do_not_move():
     assert not same(before, bits(model.fc1))
 
 
+def test_parameters_that_something_else_sets_free_are_noticed():
+    model = mlp()
+    freeze = FreezeTraining(model, layers=["fc1", "fc2", "out"], steps=6)
+    freeze.step(2)
+    model.requires_grad_(True)  # as loops of adversarial networks do
+    with pytest.raises(dsvcca.DsvccaError, match=r"2 parameters that are frozen \(.*fc1.weight.*\) are trained again"):
+        freeze.step(3)
+    freeze.unfreeze()
+    assert freeze.step(4) == ["fc1", "fc2"]
+
+
+def test_running_statistics_in_no_group_are_named():
+    model = nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8, affine=False), nn.ReLU(), nn.Linear(8, 3))
+    with pytest.warns(dsvcca.DsvccaWarning, match=r"'1' \(BatchNorm1d\) is in no group, and its running statistics"):
+        FreezeTraining(model, layers=["0", "3"], steps=4)
+    FreezeTraining(model, layers=[["0", "1"], "3"], steps=4)
+
+
 @pytest.mark.parametrize("mode", [True, False])
 def test_unfreeze_lets_everything_train_again(mode):
     model = convnet()
@@ -554,6 +574,27 @@ def test_compiled_models_are_frozen_too():
     for key, value in before.items():
         assert torch.equal(end["_orig_mod." + key], value) == key.startswith(("conv1.", "bn1."))
     assert model.conv1.weight.grad is None
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_activations_may_be_checkpointed_but_not_reentrantly(reentrant):
+    class Checkpointed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.low, self.block, self.out = nn.Linear(7, 5), nn.Linear(5, 5), nn.Linear(5, 2)
+
+        def forward(self, x):
+            return self.out(checkpoint(self.block, self.low(x), use_reentrant=reentrant))
+
+    model, x = Checkpointed(), torch.randn(N, 7)
+    FreezeTraining(model, layers=["low", "block", "out"], steps=3).step(1)
+    with pytest.warns(UserWarning, match="None of the inputs have requires_grad") if reentrant else nullcontext():
+        model(x).sum().backward()
+    if reentrant:
+        assert model.block.weight.grad is None
+    else:
+        expected = torch.outer(model.out.weight.detach().sum(dim=0), model.low(x).detach().sum(dim=0))
+        torch.testing.assert_close(model.block.weight.grad, expected)
 
 
 @pytest.mark.parametrize(("options", "works"), [({}, False), ({"find_unused_parameters": True}, True)])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 
@@ -169,6 +171,14 @@ def test_what_can_be_known_before_training_is_refused_before_training(store, vec
         Probe(mlp(), vectors, store, **{"layers": ["fc1"], "steps": [0], **options})
 
 
+@pytest.mark.parametrize("steps", [[3], range(4), lambda step: step == 3])
+def test_steps_may_be_numbers_of_any_library(store, vectors, steps):
+    probe = Probe(mlp(), vectors, store, layers=["fc1"], steps=steps)
+    probe(torch.tensor(3))
+    assert steps_of(store) == [3]
+    probe(np.int64(3))
+
+
 def test_data_that_change_or_run_out_are_refused(store, vectors):
     options = {"layers": ["fc1"], "steps": [0]}
     with pytest.raises(dsvcca.DsvccaError, match="data is a generator, which is used up after one step"):
@@ -184,6 +194,8 @@ def test_steps_that_are_no_number_of_updates_are_refused(store, vectors, step):
     probe = Probe(mlp(), vectors, store, layers=["fc1"], steps=lambda step: True)
     with pytest.raises(dsvcca.DsvccaError, match="a step is the number of updates before it"):
         probe(step)
+    with pytest.raises(dsvcca.DsvccaError, match="a step is the number of updates before it"):
+        Probe(mlp(), vectors, store, layers=["fc1"], steps=[3])(step)
 
 
 # Lightning
@@ -297,19 +309,18 @@ def trainer_for(model, callbacks, folder, **options):
     transformers = pytest.importorskip("transformers")
     pytest.importorskip("accelerate")
     data = [{"x": x, "labels": label} for x, label in training_data()]
-    arguments = transformers.TrainingArguments(
-        str(folder),
-        per_device_train_batch_size=4,
-        seed=5,
-        report_to="none",
-        save_strategy="no",
-        disable_tqdm=True,
-        logging_strategy="no",
-        use_cpu=True,
-        dataloader_pin_memory=False,
-        **options,
-    )
-    trainer = transformers.Trainer(model, arguments, train_dataset=data, callbacks=callbacks)
+    settings = {
+        "per_device_train_batch_size": 4,
+        "seed": 5,
+        "report_to": "none",
+        "save_strategy": "no",
+        "disable_tqdm": True,
+        "logging_strategy": "no",
+        "use_cpu": True,
+        "dataloader_pin_memory": False,
+    }
+    arguments = transformers.TrainingArguments(str(folder), **{**settings, **options})
+    trainer = transformers.Trainer(model, arguments, train_dataset=data, eval_dataset=data, callbacks=callbacks)
     trainer.train()
     return trainer
 
@@ -342,20 +353,75 @@ def test_the_trainer_counts_updates_and_not_batches(store, images, tmp_path, cap
     assert steps_of(store) == [2, 6]
 
 
+def trained_to_the_best(model, callbacks, folder):
+    """Train by a metric that gets worse: the best model, of step 2, is loaded at the end."""
+    transformers = pytest.importorskip("transformers")
+    every = {
+        "eval_strategy": "steps",
+        "eval_steps": 2,
+        "save_strategy": "steps",
+        "save_steps": 2,
+        "max_steps": 8,
+        "learning_rate": 0.01,
+    }
+    best = {"load_best_model_at_end": True, "metric_for_best_model": "loss", "greater_is_better": True}
+    seen = {}
+
+    class See(transformers.TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            seen[state.global_step] = copy.deepcopy(model)
+
+    trainer = trainer_for(model, [*callbacks, See()], folder, **every, **best)
+    assert trainer.state.best_global_step == 2 < trainer.state.global_step
+    return seen
+
+
+@pytest.mark.parametrize("early", [False, True])
+def test_the_last_step_is_captured_before_the_trainer_loads_its_best_model(store, images, tmp_path, capsys, early):
+    transformers = pytest.importorskip("transformers")
+    model = Classifier()
+    probe = Probe(model, [{"x": images}], store, layers=["net.head.fc"], steps=[0])
+    stop = [transformers.EarlyStoppingCallback(1)] if early else []
+    seen = trained_to_the_best(model, [probe.trainer(), *stop], tmp_path)
+    end = 4 if early else 8
+    assert steps_of(store) == [0, end] == [0, max(seen)]
+    with torch.no_grad():
+        expected, loaded = seen[end].eval().net(images).numpy(), model.eval().net(images).numpy()
+    np.testing.assert_array_equal(stored(store, step=end), expected)
+    assert not np.array_equal(expected, loaded)
+
+
+def test_where_the_last_step_is_gone_a_warning_says_so(store, images, tmp_path, capsys):
+    transformers = pytest.importorskip("transformers")
+
+    class Stop(transformers.TrainerCallback):
+        def on_save(self, args, state, control, **kwargs):
+            control.should_training_stop = state.global_step == 4
+
+    model = Classifier()
+    probe = Probe(model, [{"x": images}], store, layers=["net.head.fc"], steps=[0])
+    with pytest.warns(dsvcca.DsvccaWarning, match="ended at step 4, and the Trainer has loaded its best model"):
+        trained_to_the_best(model, [probe.trainer(), Stop()], tmp_path)
+    assert steps_of(store) == [0]
+
+
 def test_the_trainer_captures_on_rank_0_only(store, images):
     pytest.importorskip("transformers")
     model = Classifier()
     callback = Probe(model, [{"x": images}], store, layers=["net.conv"], steps=[1]).trainer()
 
     class State:
-        global_step, is_world_process_zero = 1, False
+        global_step, is_world_process_zero, best_model_checkpoint = 1, False, None
 
-    callback.on_train_begin(None, State, None)
-    callback.on_step_end(None, State, None)
-    callback.on_train_end(None, State, None)
+    class Control:
+        should_training_stop = False
+
+    callback.on_train_begin(None, State, Control)
+    callback.on_step_end(None, State, Control)
+    callback.on_train_end(None, State, Control)
     assert not store.representations
     State.is_world_process_zero = True
-    callback.on_step_end(None, State, None)
+    callback.on_step_end(None, State, Control)
     assert steps_of(store) == [1]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from collections import OrderedDict, namedtuple
 
@@ -188,7 +189,7 @@ def test_maps_are_projected_position_by_position():
     rows = np.moveaxis(maps, 1, -1).reshape(-1, P)
     found = found_of(rows)
     expected = np.moveaxis(fitted(rows, found, 2).reshape(40, 4, 3, P), -1, 1)
-    with project(model, "relu", found, k=2):
+    with project(model, "relu", found, k=2, dims="nchw"):
         np.testing.assert_allclose(outputs(model, x, "relu"), expected, atol=1e-12)
         y = model(x).detach().numpy()
     after = expected.reshape(40, -1) @ model.fc.weight.detach().numpy().T + model.fc.bias.detach().numpy()
@@ -199,14 +200,14 @@ def test_directions_of_flattened_maps_change_maps_as_a_whole(tmp_path):
     model, x = convnet(), drawn(600, 3, 6, 5)
     other = Calling(lambda self, x: self.part(x), part=nn.Sequential(nn.Flatten(), nn.Linear(90, 5))).double()
     store = dsvcca.create_store(tmp_path / "s.zarr", datapoints=600)
-    capture(model, x, store, layers=["relu"])
+    capture(model, x, store, layers={"relu": "nchw"})
     capture(other, x, store, layers=["part"])
     found = dsvcca.directions(store, {"layer": "relu"}, {"layer": "part"}, view="flatten", variance=1.0)
     maps = outputs(model, x, "relu")
     rows = np.moveaxis(maps, 1, -1).reshape(600, -1)
     assert found.x_mean.shape == (P * 4 * 3,)
     expected = np.moveaxis(fitted(rows, found, 3).reshape(600, 4, 3, P), -1, 1)
-    with project(model, "relu", found, k=3):
+    with project(model, "relu", found, k=3, dims="nchw"):
         np.testing.assert_allclose(outputs(model, x, "relu"), expected, atol=1e-6)  # bases are stored as float32
 
 
@@ -271,6 +272,18 @@ def test_axes_that_cannot_be_told_are_given():
 
 
 # Types, gradients, contexts
+
+
+@pytest.mark.parametrize(
+    ("shape", "said"), [((4, 5, 7, 8), "'nchw' or 'nhwc'"), ((4, 8, 2, 5, 7), "'depth', 'height'")]
+)
+def test_elementwise_modules_say_how_to_spell_axes_that_their_maps_do_not_tell(shape, said):
+    model = Calling(lambda self, x: self.act(x), act=nn.GELU())
+    with (
+        pytest.raises(dsvcca.DsvccaError, match=f"cannot be told: pass dims=.*{said}"),
+        keep_neurons(model, "act", [0], fill=0.0),
+    ):
+        model(torch.randn(shape))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -449,6 +462,28 @@ def test_a_layer_that_runs_twice_is_refused():
         keep_neurons(model, "act", [0], fill=0.0),
     ):
         model(drawn(3, 5))
+
+
+def test_a_layer_that_runs_twice_in_a_part_of_the_model_is_refused_too():
+    part = Calling(lambda self, x: self.act(self.fc(self.act(x))), act=nn.ReLU(), fc=nn.Linear(P, P))
+    model = Calling(lambda self, x: self.part(x), part=part)
+    with keep_neurons(model, "part.act", [0], fill=0.0):
+        for one in (part, model):
+            with pytest.raises(dsvcca.DsvccaError, match="'part.act' .* ran twice in one run"):
+                one(torch.randn(4, P))
+        model.part.act(torch.randn(4, P))
+        model.part.act(torch.randn(4, P))
+
+
+def test_a_copy_that_is_made_inside_of_the_context_is_whole_after_it():
+    model, x = mlp(), drawn(20, 5)
+    whole = model(x)
+    with keep_neurons(model, "act", [0], fill=0.0):
+        kept = copy.deepcopy(model)
+        restricted = model(x)
+        assert torch.equal(kept(x), restricted)
+    assert not torch.equal(whole, restricted)
+    assert torch.equal(kept(x), whole)
 
 
 @pytest.mark.parametrize(

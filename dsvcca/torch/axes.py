@@ -13,7 +13,7 @@ from dsvcca.torch.narrow import Narrow
 from dsvcca.torch.outputs import Layer, Output
 
 SPACE = {3: ("position",), 4: ("height", "width"), 5: ("depth", "height", "width")}
-EXAMPLES = {3: ("ntd", "tnd", "nct"), 4: ("nchw", "nhwc")}
+EXAMPLES: dict[int, tuple[str, ...]] = {3: ("ntd", "tnd", "nct"), 4: ("nchw", "nhwc")}
 SEQUENCES = ("datapoint", "position", "neuron")
 """Axes of packed sequences, once they are padded."""
 
@@ -48,8 +48,8 @@ def known_dims(
     """Return the axis names of what a module gave for a batch of `rows` datapoints.
 
     Known are two axes, and modules of torch.nn itself that document their axes. Subclasses may do anything, and
-    elementwise modules hand on what they are given: those count as maps with channels second from four axes on, unless
-    the shape speaks against it. `option` is what takes axes that cannot be told.
+    elementwise modules hand on what they are given: those count as maps with channels second where the last two axes
+    of four or more are equally long. `option` is what takes axes that cannot be told.
 
     Raises
     ------
@@ -69,7 +69,7 @@ def known_dims(
         )
     found = told_dims(module, shape)
     if found is None:
-        examples = EXAMPLES.get(axes, (("datapoint", *(f"axis{i}" for i in range(1, axes - 1)), "channel"),))
+        examples = examples_of(axes)
         raise DsvccaError(
             f"layer {name!r} ({type(module).__name__}) gives {tuple(shape)} for {rows} datapoints, and which axis is "
             f"which cannot be told: pass {option}={{{name!r}: {examples[0]!r}}}"
@@ -77,6 +77,12 @@ def known_dims(
             + (", with None for layers that need none" if option == "layers" else "")
         )
     return found
+
+
+def examples_of(axes: int) -> tuple[str | tuple[str, ...], ...]:
+    """Return ways to spell so many axes, for an error message."""
+    names = SPACE.get(axes, tuple(f"axis{i}" for i in range(1, axes - 1)))
+    return EXAMPLES.get(axes, (("datapoint", "channel", *names),))
 
 
 def told_dims(module: nn.Module, shape: Sequence[int]) -> tuple[str, ...] | None:
@@ -109,7 +115,6 @@ def told_dims(module: nn.Module, shape: Sequence[int]) -> tuple[str, ...] | None
         first = next((one.batch_first for one in module.modules() if hasattr(one, "batch_first")), None)
         if axes == 3 and first is not None:
             found = ("datapoint", "position", "neuron") if first else ("position", "datapoint", "neuron")
-    elif axes > 3:
-        last = len(set(shape[1:-1])) == 1 and shape[-1] != shape[1]  # (n, 7, 7, 64)
-        found = None if last else second
+    elif axes > 3 and shape[-2] == shape[-1]:  # but (n, 7, 7, 64) and (n, 5, 7, 64) may have channels last
+        found = second
     return found

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
-from dsvcca.errors import DsvccaError
+from dsvcca.errors import DsvccaError, DsvccaWarning
 
 At = Callable[[int], None]
 
@@ -51,15 +52,40 @@ def trainer_callback(probe: At, last: At | None) -> Any:
         raise DsvccaError("trainer() needs transformers: pip install 'transformers[torch]'") from error
 
     class ProbeCallback(TrainerCallback):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self._ended = -1
+
         def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            self._ended = -1
             self._call(state, probe)
 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             self._call(state, probe)
+            self._end(state, control)
+
+        def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            self._end(state, control)  # an evaluation before it may have ended the training
 
         def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            if last is not None:
+            if last is None or self._ended == state.global_step:
+                return
+            best = getattr(state, "best_global_step", None) or -1
+            if state.best_model_checkpoint is None or not args.load_best_model_at_end or best == state.global_step:
                 self._call(state, last)
+            elif state.is_world_process_zero:
+                warnings.warn(
+                    f"training ended at step {state.global_step}, and the Trainer has loaded its best model "
+                    f"('{state.best_model_checkpoint}') before it said so: if that step is not one of steps, it is not "
+                    "captured; give it in steps, or leave load_best_model_at_end out",
+                    DsvccaWarning,
+                    stacklevel=2,
+                )
+
+        def _end(self, state: Any, control: Any) -> None:
+            """Capture the last step as soon as it is known, while the model is what it was then."""
+            if last is not None and control.should_training_stop:
+                self._call(state, last)
+                self._ended = state.global_step
 
         def _call(self, state: Any, at: At) -> None:
             if state.is_world_process_zero:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -21,6 +20,7 @@ from dsvcca.correlations import CanonicalCorrelations
 from dsvcca.errors import DsvccaError, DsvccaWarning
 from dsvcca.labels import COLUMNS
 from dsvcca.torch.axes import told_dims
+from dsvcca.torch.flops import copied, not_fused
 from dsvcca.torch.narrow import CONVOLUTIONS, Narrow, Subspace, narrow_convolution, narrow_linear
 from dsvcca.torch.restrict import affine, along, changed, is_count, of_side, tensor_of
 from dsvcca.torch.running import device_of, left_as_found, module_named, moved, run
@@ -77,7 +77,7 @@ def compress(
     DsvccaError
         If directions do not fit a layer, a layer runs twice or not at all, something else takes what it gives than
         plain `torch.nn.Linear` and convolutions (groups=1), or the copy gives something else on the example than the
-        model with this layer restricted.
+        model with this layer restricted, or nothing by which that could be seen; and if the model cannot be copied.
 
     Warns
     -----
@@ -90,7 +90,7 @@ def compress(
     subspaces = {name: _subspace(name, one, side, bias_fix) for name, one in directions.items()}
     for name in subspaces:
         module_named(model, name)
-    small = copy.deepcopy(model)
+    small = copied(model)
     batch = moved(example, device_of(model))
     for name, subspace in subspaces.items():
         _compress_one(small, name, subspace, batch, forward)
@@ -105,7 +105,7 @@ class Cost(NamedTuple):
 
 
 def cost(model: nn.Module, example: Any, /, *, forward: Forward | None = None) -> Cost:
-    """Return how large a model is and what one batch costs, matrix products and convolutions counted.
+    """Return how large a model is and what one batch costs: matrix products, convolutions and attention.
 
     Parameters
     ----------
@@ -116,7 +116,7 @@ def cost(model: nn.Module, example: Any, /, *, forward: Forward | None = None) -
     forward : callable, optional
         As for `compress`.
     """
-    with left_as_found(model), FlopCounterMode(display=False) as counter:
+    with left_as_found(model), not_fused(), FlopCounterMode(display=False) as counter:
         run(model, moved(example, device_of(model)), forward)
     return Cost(sum(one.numel() for one in model.parameters()), counter.get_total_flops() // 2)
 
@@ -232,6 +232,10 @@ def _takers(model: nn.Module, layer: str, seen: _Seen, p: int) -> tuple[torch.Te
             f"{what} gives {tuple(seen.output.shape)}, and {p} neurons were compared: give directions of this layer "
             "(those of flattened maps belong to the module that flattens them)"
         )
+    if not bool(seen.output.isfinite().all()):
+        raise DsvccaError(
+            f"{what} gives NaN or infinite numbers on the example: give datapoints with which it does not"
+        )
     inside = {parent for name in seen.takers for parent in _parents(name)}
     takers = {name: module_named(model, name) for name in seen.takers if name not in inside}
     takers = {name: module for name, module in takers.items() if not isinstance(module, PASSING)}
@@ -323,17 +327,28 @@ def _replace(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
 
 def _check_same(layer: str, takers: list[str], expected: list[torch.Tensor], found: list[torch.Tensor]) -> None:
     """Raise where the compressed model gives something else than the one whose layer was restricted."""
+    if not any(one.isfinite().any() for one in expected):
+        raise DsvccaError(
+            f"on the example the model gives no tensor of floating point numbers, by which {layer!r} in the copy could "
+            "be checked: pass forward=, a function of the model and a batch that returns some, such as the logits"
+        )
     for a, b in zip(expected, found, strict=True):
-        a, b = torch.nan_to_num(a.detach()), torch.nan_to_num(b.detach())
+        a, b = a.detach(), b.detach()
         exact = a.dtype == torch.float64 or (a.dtype == torch.float32 and a.device.type == "cpu")
         tolerance = 1000 * torch.finfo(a.dtype).eps if exact else 0.03  # GPUs multiply float32 with fewer bits
-        far = float((a - b).abs().max()) if a.numel() else 0.0
-        if far > tolerance * float(a.abs().max() if a.numel() else 0.0):
+        ordinary = a.isfinite()
+        far = _largest(a[ordinary] - b[ordinary])
+        others_alike = bool(a[~ordinary].isclose(b[~ordinary], equal_nan=True).all())
+        if not (others_alike and far <= tolerance * _largest(a[ordinary])):
             raise DsvccaError(
                 f"layer {layer!r} goes to more than {', '.join(map(repr, takers))}: with them alone the outputs of the "
                 f"example are {far:.2g} away from those of the restricted layer; a function or a sum (of a residual "
                 "network) uses it as well: name a module that gives the sum, or one inside of the branch"
             )
+
+
+def _largest(numbers: torch.Tensor) -> float:
+    return float(numbers.abs().max()) if numbers.numel() else 0.0
 
 
 def _tensors(given: Any) -> Iterator[torch.Tensor]:

@@ -31,11 +31,11 @@ def flops_of_training(
     """
     from torch.utils.flop_counter import FlopCounterMode  # takes half a second, which captures need not wait for
 
-    copy = _copied(model)
+    copy = copied(model)
     parameters = dict(copy.named_parameters(remove_duplicate=False))
     copy.train()
     found = []
-    with random_numbers_kept(copy), torch.enable_grad(), _not_fused():
+    with random_numbers_kept(copy), torch.enable_grad(), not_fused():
         for names in trained:
             copy.requires_grad_(False)
             for name in names:
@@ -49,18 +49,25 @@ def flops_of_training(
     return found
 
 
-def _copied(model: nn.Module) -> nn.Module:
+def copied(model: nn.Module) -> nn.Module:
+    """Return a copy of a model.
+
+    Raises
+    ------
+    DsvccaError
+        If it cannot be copied.
+    """
     try:
         return deepcopy(model)
     except Exception as error:  # whatever a part of the model raises
         raise DsvccaError(
-            f"the model ({type(model).__name__}) cannot be copied ({type(error).__name__}: {error}), and operations "
-            "are counted on a copy: make copy.deepcopy(model) work"
+            f"the model ({type(model).__name__}) cannot be copied ({type(error).__name__}: {error}), and this works on "
+            "a copy: make copy.deepcopy(model) work"
         ) from error
 
 
 @contextmanager
-def _not_fused() -> Iterator[None]:
+def not_fused() -> Iterator[None]:
     """Let attention and recurrent layers run as the products that they are: fused ones are not all counted."""
     libraries: list[Any] = [torch.backends.mkldnn, torch.backends.cudnn]
     enabled = [one.enabled for one in libraries]

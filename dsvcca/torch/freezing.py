@@ -120,6 +120,7 @@ class FreezeTraining:
         self._most = len(self._groups) - (not loose)  # one has to go on, where layers are frozen as they settle
         self._at = -1
         self._count = 0
+        self._held: dict[str, nn.Parameter] = {}  # what is frozen
         self._stages = [(0, 0)]  # how many groups, from which step on
 
     def __repr__(self) -> str:
@@ -149,13 +150,19 @@ class FreezeTraining:
         Raises
         ------
         DsvccaError
-            If steps go back.
+            If steps go back, or something else has set frozen parameters to be trained.
         """
         at = self._at + 1 if step is None else _whole(step, "step", 0)
         if at < self._at:
             raise DsvccaError(
                 f"step {at} came after step {self._at}: count steps over the whole training, not within an epoch "
                 "(load_state_dict goes back to a checkpoint)"
+            )
+        free = [name for name, one in self._held.items() if one.requires_grad]
+        if free:
+            raise DsvccaError(
+                f"{len(free)} parameters that are frozen ({nearest('', free)}) are trained again, something has set "
+                "requires_grad=True: let it leave them alone, or call unfreeze()"
             )
         if self._settling is None:
             due = bisect_right(self._due, at)
@@ -180,6 +187,7 @@ class FreezeTraining:
         if self._count:
             self._stages = [*self._stages, (0, self._at + 1)]
         self._count = 0
+        self._held = {}
         if self._settling is not None:
             self._settling.forget()
 
@@ -279,6 +287,7 @@ class FreezeTraining:
                 one = parameters[name]
                 one.requires_grad_(False)
                 one.grad = None
+                self._held[name] = one
                 for optimizer in self._optimizers:
                     if not isinstance(optimizer, torch.optim.Adagrad):  # not all versions make it anew
                         optimizer.state.pop(one, None)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from dsvcca.errors import DsvccaError, DsvccaWarning, nearest
 
@@ -85,6 +86,15 @@ def groups_of(model: nn.Module, layers: Any) -> tuple[list[Group], list[str]]:
                     DsvccaWarning,
                     stacklevel=3,
                 )
+    for name, module in modules.items():
+        statistics = isinstance(module, _NormBase) and module.running_mean is not None
+        if statistics and id(module) not in last and not any(one.requires_grad for one in module.parameters()):
+            warnings.warn(
+                f"{name!r} ({type(module).__name__}) is in no group, and its running statistics go on moving: name it "
+                "together with the layer before it",
+                DsvccaWarning,
+                stacklevel=3,
+            )
     loose = {id(one): name for name, one in parameters.items() if one.requires_grad and id(one) not in last}
     return found, list(loose.values())
 

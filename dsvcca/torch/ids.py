@@ -48,7 +48,7 @@ def row_ids(batch: Any) -> NumpyArray:
     rows = counts.pop()
     hashes = [hashlib.blake2b(digest_size=8) for _ in range(rows)]
     for one in tensors:
-        plain = one.detach().cpu().contiguous()
+        plain = one.detach().cpu().contiguous().resolve_conj().resolve_neg()
         head = f"{plain.dtype} {tuple(plain.shape[1:])} ".encode()
         flat = plain.reshape(rows, int(np.prod(plain.shape[1:]))) if plain.ndim else plain.repeat(rows)[:, None]
         for found, row in zip(hashes, flat.contiguous().view(torch.uint8).numpy(), strict=True):

@@ -80,9 +80,15 @@ class Probe:
         ----------
         step : int
             Updates that the model has had.
+
+        Raises
+        ------
+        DsvccaError
+            If that is no integer of 0 or more, or as for `capture`.
         """
-        if self._wanted(step):
-            self.capture(step)
+        at = _checked_step(step)
+        if self._wanted(at):
+            self.capture(at)
 
     def capture(self, step: int) -> None:
         """Capture the model at a step, whether it is one of those wanted or not, such as the last one."""
@@ -111,7 +117,8 @@ class Probe:
     def trainer(self, *, last: bool = True) -> Any:
         """Return a callback for ``transformers.Trainer(callbacks=[...])``.
 
-        Steps are the trainer's `global_step`: 0 before the first update. Only the process of rank 0 captures.
+        Steps are the trainer's `global_step`: 0 before the first update. Only the process of rank 0 captures. The last
+        step is captured before the best model is loaded, with a warning where that cannot be.
 
         Parameters
         ----------

@@ -21,7 +21,7 @@ from dsvcca.correlations import CanonicalCorrelations, checked_array
 from dsvcca.dft import FrequencyCorrelations
 from dsvcca.errors import DsvccaError
 from dsvcca.labels import COLUMNS, checked_dims, to_datapoints_first
-from dsvcca.torch.axes import EXAMPLES, told_dims
+from dsvcca.torch.axes import examples_of, told_dims
 from dsvcca.torch.outputs import Dims
 from dsvcca.torch.running import module_named
 
@@ -226,10 +226,10 @@ def _over_neurons(
         # Which of the first two axes has the datapoints does not matter here, and they may be of one length.
         dims = told_dims(module, (-1, *shape[1:])) if given is None else checked_dims(given, shape, what)
         if dims is None:
-            examples = EXAMPLES.get(len(shape), ())
+            spelled = " or ".join(map(repr, examples_of(len(shape))))
             raise DsvccaError(
                 f"{what} gives {shape}, and which axis has the neurons cannot be told: "
-                + (f"pass dims={' or '.join(map(repr, examples))}" if examples else "name one with an axis of neurons")
+                + (f"pass dims={spelled}" if len(shape) > 1 else "name one with an axis of neurons")
             )
         axis = next(i for i, one in enumerate(dims) if one in COLUMNS)
         if width in (None, shape[axis]):
@@ -253,23 +253,28 @@ def _over_neurons(
 def changed(model: nn.Module, layer: str, change: Callable[[torch.Tensor, nn.Module], torch.Tensor]) -> Iterator[None]:
     """Let a module give what `change` makes of its output, while the context lasts."""
     module = module_named(model, layer)
-    running = False
+    outer = [one for one in model.modules() if one is not module and any(inner is module for inner in one.modules())]
+    running: nn.Module | None = None  # the model, or what is run of it
     ran: set[torch.device] = set()  # copies of one module on several devices each run once
-    ever = False
+    ever = over = False
 
-    def begin(*_: Any) -> None:
+    def begin(started: nn.Module, *_: Any) -> None:
         nonlocal running
-        running = True
-        ran.clear()
+        if running in (None, started):
+            running = started
+            ran.clear()
 
-    def end(*_: Any) -> None:
+    def end(ended: nn.Module, *_: Any) -> None:
         nonlocal running
-        running = False
+        if running is ended:
+            running = None
 
     def hook(module: nn.Module, inputs: Any, output: Any) -> Any:
         nonlocal ever
+        if over:
+            return None  # of a copy that was made while the context lasted
         first, packed = tensor_of(output, module, layer)
-        if running and first.device in ran:
+        if running is not None and first.device in ran:
             raise DsvccaError(
                 f"layer {layer!r} ({type(module).__name__}) ran twice in one run of the model, so it has no one "
                 "output: restrict a module that runs once"
@@ -279,10 +284,12 @@ def changed(model: nn.Module, layer: str, change: Callable[[torch.Tensor, nn.Mod
         return packed(change(first, module))
 
     handles = [module.register_forward_hook(hook)]
-    handles += [model.register_forward_pre_hook(begin), model.register_forward_hook(end, always_call=True)]
+    for one in outer:
+        handles += [one.register_forward_pre_hook(begin), one.register_forward_hook(end, always_call=True)]
     try:
         yield
     finally:
+        over = True
         for handle in handles:
             handle.remove()
     if not ever:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from itertools import chain
@@ -23,6 +24,9 @@ Kept = TypeVar("Kept")
 
 SHARDED = {"DTensor", "FSDPModule", "FullyShardedDataParallel"}
 """Classes of parameters and modules of which a process has a part only; by name, as importing them takes a while."""
+
+ONE_AT_A_TIME = threading.RLock()
+"""Random numbers and switches belong to the process: two threads would leave what the other has set."""
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -116,7 +120,7 @@ def left_as_found(model: nn.Module, data: Any = None) -> Iterator[None]:
     Modules are switched one by one, not by `train` and `eval`, which some of them override to change their parameters.
     What was compiled runs as it was written, since compiled code may not call hooks, and transformer layers run without
     the fused path that they take where nothing is hooked. Not in inference mode: what a module keeps from such a run
-    could not be trained on later.
+    could not be trained on later. Threads wait for one another.
 
     Parameters
     ----------
@@ -124,8 +128,8 @@ def left_as_found(model: nn.Module, data: Any = None) -> Iterator[None]:
     data : DataLoader, optional
         Its generator is left as it was too; other data have none.
     """
-    modes = [(module, module.training) for module in model.modules()]
-    with ExitStack() as back:
+    with ONE_AT_A_TIME, ExitStack() as back:
+        modes = [(module, module.training) for module in model.modules()]
         back.enter_context(random_numbers_kept(model))
         if isinstance(data, DataLoader) and data.generator is not None:  # it draws a seed for its workers
             back.callback(data.generator.set_state, data.generator.get_state())
