@@ -17,7 +17,7 @@ log = logging.getLogger("dsvcca")
 def _console() -> Console | None:
     """Return where somebody watches, a terminal or a notebook; None where nobody does."""
     console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
-    return console if console.is_terminal or console.is_jupyter else None
+    return console if console.is_jupyter or sys.stderr.isatty() else None  # whatever FORCE_COLOR says
 
 
 def say(sentence: str) -> None:
