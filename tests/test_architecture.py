@@ -40,6 +40,9 @@ DATA = [
     "paths",
     "foreign",
     "writer",
+    "sizes",
+    "workspace",
+    "kept",
     "store",
     "sources",
     "npy",
@@ -49,9 +52,8 @@ DATA = [
     "importing",
     "pairs",
     "targets",
-    "sizes",
 ]
-DATA += ["passes", "machine", "price", "layout", "plan", "planning", "misleading", "partials", "workspace"]
+DATA += ["passes", "machine", "price", "layout", "plan", "planning", "misleading", "partials"]
 DATA += ["dataset", "commits", "results", "filling", "tables"]
 DOOR = [
     "cluster",
@@ -65,6 +67,7 @@ DOOR = [
     "explain",
     "bases",
     "stored",
+    "keeping",
     "directions",
     "training",
     "shared",
@@ -75,12 +78,13 @@ ORDER = ["errors", "progress", "blas", *MATHS, *DATA, *DOOR, *FACE]
 
 ALLOWED = {
     "zarr": {"files", "pieces", "foreign", "writer", "workspace"},
-    "dask": {"sizes", "price", "plan", "planning", "cluster", "demo", "cli"},
+    "dask": {"sizes", "price", "plan", "planning", "cluster", "keeping", "demo", "cli"},
     "distributed": {
         "cluster",
         "execute",
         "bases",
         "stored",
+        "keeping",
         "directions",
         "training",
         "shared",
