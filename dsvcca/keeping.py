@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -14,7 +15,7 @@ from dsvcca import folders
 from dsvcca.activations import Kept, KeptBasis, Representation
 from dsvcca.bases import make_bases, ready_for
 from dsvcca.basis import RankRule
-from dsvcca.errors import DsvccaError, nearest
+from dsvcca.errors import DsvccaError, DsvccaWarning, nearest
 from dsvcca.kept import drop, sweep, workspace_beside
 from dsvcca.layout import NUMERICS
 from dsvcca.pairs import Pairs
@@ -128,6 +129,11 @@ def keep_bases(
         If some have no basis, such as a dead layer: their activations stay, the others are dropped. If a view does not
         fit, or activations were dropped before and their bases do not hold what is asked: then nothing is done.
 
+    Warns
+    -----
+    DsvccaWarning
+        If the bases take more room than the activations did.
+
     Examples
     --------
     ``dsvcca.keep_bases(store.select(step=100), view="mean")``
@@ -194,7 +200,14 @@ def keep(
     done = [own for own in left.values() if not own.reasons]
     before = sum(own.representation.nbytes for own in done)
     after = sum(basis.nbytes for basis in {basis.fingerprint: basis for own in done for basis in own.bases}.values())
-    say(f"{format_bytes(before)} of activations were dropped, {format_bytes(after)} of bases are kept in '{where}'")
+    said = f"{format_bytes(before)} of activations were dropped, {format_bytes(after)} of bases are kept in '{where}'"
+    say(said)
+    if after > before:
+        warnings.warn(
+            f"{said}: nothing is saved by it; view='mean', or a smaller variance, keeps less",
+            DsvccaWarning,
+            stacklevel=3,
+        )
     return [own.reasons[0] for own in left.values() if own.reasons]
 
 

@@ -269,7 +269,7 @@ REPAIR = {
 HELD = "kept.json"
 """A file in a pack some of whose bases are all that is left of activations."""
 
-ONLY_ONES = "restore it, and do not remove it: activations of its bases were dropped, so that nothing makes them again"
+ONLY_ONES = "restore it: activations of its bases were dropped, and if it is removed they are lost for good"
 """What to do about such a pack if it is damaged."""
 
 
