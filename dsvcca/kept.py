@@ -77,8 +77,6 @@ def _remove_below(folder: Path) -> None:
 def findings_of_kept(representations: Sequence[Representation], workspace: str) -> Iterator[tuple[str, str, str]]:
     """Read the bases that are left of representations and yield (name, pack, problem) for each that is lost."""
     kept = [(r, one) for r in representations if r.kept is not None for one in r.kept.bases]
-    if not kept:
-        return
     root = folders.at(workspace, "workspace")
     there: dict[str, list[tuple[str, RankRule]]] = {}
     problems: dict[str, str] = {}

@@ -268,7 +268,8 @@ class Store:
                     found.append((r.name, "zarr.json", self._other_count(r)))
                 found += findings(r) if r.kept is None else []
                 advance()
-        found += findings_of_kept(there, workspace_beside(self.path, workspace))
+        if any(r.kept is not None for r in there):
+            found += findings_of_kept(there, workspace_beside(self.path, workspace))
         if not self._foreign and not self._where:
             known = {*records, *(name for name, _ in damaged), IDS, MASK, "zarr.json"}
             orphans = set(folders.names(self._root)).difference(known)
