@@ -146,7 +146,7 @@ def test_smaller_shares_are_in_the_kept_ones(store, tmp_path, variance):
     after = compared(store, tmp_path / "r2.zarr", variance=variance)
     assert np.array_equal(before.rank_x, after.rank_x)
     for name in before.data_vars:
-        np.testing.assert_allclose(after[name], before[name], rtol=2e-7, atol=2e-7)
+        np.testing.assert_allclose(after[name], before[name], rtol=1e-10, atol=1e-10)
 
 
 def test_old_and_new_representations_are_compared_and_added_to_results(dense, tmp_path):
