@@ -100,9 +100,9 @@ def keep_bases(
     """Keep only the bases of representations: make those that are missing, then drop the activations for good.
 
     Plans that need nothing but these bases go on to work, and by the same rank rule give the same bits; others are
-    refused when they are made. Activations are dropped once all bases of a representation lie in the workspace, were read again and hold to
-    their checksums, and its record says so. Who is killed before that still has the activations; run the same line
-    again, which also removes what is left of those that were dropped.
+    refused when they are made. Activations are dropped once all bases of a representation lie in the workspace, were
+    read again and hold to their checksums, and its record says so. Who is killed before that still has the activations;
+    run the same line again, which also removes what is left of those that were dropped.
 
     Parameters
     ----------
