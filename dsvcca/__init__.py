@@ -1,9 +1,9 @@
 """Compare neural-network representations by SVCCA and PWCCA, distributed and out of core.
 
 In the order of use: `create_store` and `open_store`, `dsvcca.torch.capture`, `import_activations`,
-`plan_comparisons`, `compare`, `open_results`, `select`, `to_frame`, `dsvcca.plot`, `dsvcca.statistics`. From the
-bases that plans leave: `directions`, `signal_and_noise`, `shared_subspace`. In memory: `cca`, `svcca`, `pwcca`,
-`measure`; for maps `dft_cca`.
+`keep_bases`, `plan_comparisons`, `compare`, `open_results`, `select`, `to_frame`, `dsvcca.plot`, `dsvcca.statistics`.
+From the bases that plans leave: `directions`, `signal_and_noise`, `shared_subspace`. In memory: `cca`, `svcca`,
+`pwcca`, `measure`; for maps `dft_cca`.
 """
 
 from importlib import import_module as _import_module
@@ -18,6 +18,7 @@ from dsvcca.dft import FrequencyCorrelations, dft_cca
 from dsvcca.directions import directions
 from dsvcca.errors import DsvccaError, DsvccaWarning
 from dsvcca.importing import import_activations
+from dsvcca.keeping import keep_bases
 from dsvcca.measures import pwcca, svcca
 from dsvcca.pair import measure
 from dsvcca.plan import Plan
@@ -42,6 +43,7 @@ __all__ = [
     "dft_cca",
     "directions",
     "import_activations",
+    "keep_bases",
     "machine_of",
     "measure",
     "open_results",

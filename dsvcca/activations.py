@@ -4,7 +4,8 @@
       activations/                            array (datapoint, ..., channel), chunked along datapoints
 
 A representation exists once its record does. Nothing is ever changed in place: replacing writes a new version beside
-the old one (``...@2``) and the newest counts. They are read by `dsvcca.pieces`.
+the old one (``...@2``) and the newest counts. One whose record says what is `kept` has no activations any more, but
+bases (`dsvcca.keeping`). They are read by `dsvcca.pieces`.
 """
 
 from __future__ import annotations
@@ -16,11 +17,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 
 from dsvcca import files, folders, records
 from dsvcca.arrays import NumpyArray, significand_bits
+from dsvcca.basis import RankRule, holds
 from dsvcca.errors import DsvccaError
 from dsvcca.labels import Labels, checked_dims, checked_labels, describe, folder_name, to_datapoints_first
 from dsvcca.records import IdsRecord, MaskRecord, RepresentationRecord, StoreRecord
@@ -55,6 +58,64 @@ class Mask:
 
 
 @dataclass(frozen=True)
+class KeptBasis:
+    """One basis that is left of a representation.
+
+    Attributes
+    ----------
+    fingerprint : str
+        What it was made from: plans find it by that.
+    view, center, route : str
+        As a plan says them; the view of one position is "each_position".
+    numerics : int
+        Of the version that made it; other versions do not take it.
+    rule : RankRule
+        Which directions it holds.
+    rank : int
+        How many.
+    nbytes : int
+        Of its columns, and of what belongs to them.
+    """
+
+    fingerprint: str
+    view: str
+    center: str
+    route: str
+    numerics: int
+    rule: RankRule
+    rank: int
+    nbytes: int
+
+    def serves(self, rule: RankRule) -> bool:
+        """Return whether it holds every direction that a rule keeps."""
+        return holds(self.rule, rule, self.route)
+
+    def __str__(self) -> str:
+        center = f", center={self.center!r}" if self.center != "all" else ""
+        route = f", route={self.route!r}" if self.route != "covariance" else ""
+        return f"view {self.view!r} with {self.rule}{center}{route}"
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What is left of a representation whose activations were dropped: bases, and where they were left.
+
+    `workspace` is said to people, and never opened.
+    """
+
+    workspace: str
+    bases: tuple[KeptBasis, ...]
+
+    @property
+    def views(self) -> list[str]:
+        """The views there are bases of."""
+        return sorted({one.view for one in self.bases})
+
+    def __str__(self) -> str:
+        return "; ".join(dict.fromkeys(map(str, self.bases)))
+
+
+@dataclass(frozen=True)
 class Representation:
     """One layer of one model at one step, as stored; or one position of its sequences.
 
@@ -85,6 +146,8 @@ class Representation:
         Of sequences: which positions are tokens; None if all are.
     position : int or None
         The one position that this is, of sequences; None for all of them.
+    kept : Kept or None
+        What is left where activations were dropped; None where they are there.
     """
 
     name: str
@@ -101,6 +164,7 @@ class Representation:
     guarded: bool = True
     mask: Mask | None = None
     position: int | None = None
+    kept: Kept | None = None
 
     @property
     def bits(self) -> int | None:
@@ -122,6 +186,11 @@ class Representation:
     def nbytes(self) -> int:
         """Bytes of the numbers, uncompressed."""
         return prod(self.logical_shape) * np.dtype(self.dtype).itemsize
+
+    @property
+    def nbytes_now(self) -> int:
+        """Bytes of what is there of it: the numbers, or the bases that are left."""
+        return self.nbytes if self.kept is None else sum(one.nbytes for one in self.kept.bases)
 
     @property
     def space(self) -> tuple[str, ...]:
@@ -175,9 +244,22 @@ def read_record(folder: Path) -> tuple[Representation, dict[str, str]] | None:
             array=str(folder / ARRAY),
             written=record["written"],
             written_as=record.get("written_as", ""),
+            kept=_kept(record["kept"]) if "kept" in record else None,
         ),
         record["checksums"],
     )
+
+
+def _kept(record: records.KeptRecord) -> Kept:
+    """Return what a record says is left.
+
+    Raises
+    ------
+    DsvccaError
+        If a rank rule of it cannot be.
+    """
+    bases = (KeptBasis(**cast(Any, {**one, "rule": RankRule(**one["rule"])})) for one in record["bases"])
+    return Kept(record["workspace"], tuple(bases))
 
 
 def _check_sense(record: RepresentationRecord, name: str) -> None:
@@ -251,6 +333,16 @@ def version_of(name: str) -> tuple[str, int]:
     """Return the folder name of a representation without its version, and the version."""
     stem, at, version = name.rpartition("@")
     return (stem, int(version)) if at and version.isdecimal() else (name, 1)
+
+
+def next_version(name: str) -> str:
+    """Return the folder name of the version that follows one.
+
+    >>> next_version("layer=a"), next_version("layer=a@2")
+    ('layer=a@2', 'layer=a@3')
+    """
+    stem, version = version_of(name)
+    return f"{stem}@{version + 1}"
 
 
 def read_ids(root: Path) -> str | None:

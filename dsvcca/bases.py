@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,20 +13,21 @@ import numpy as np
 from distributed import Client
 
 from dsvcca import cluster, execute, folders, segments
-from dsvcca.basis import cut_doubt, ranks_of, share_in_one_block
+from dsvcca.basis import cut_doubt, holds, ranks_of, share_in_one_block
 from dsvcca.errors import DsvccaError
+from dsvcca.kept import workspace_beside
 from dsvcca.partials import remove_partials
 from dsvcca.plan import Plan
 from dsvcca.progress import say
 from dsvcca.records import LearnedRecord
 from dsvcca.reduce import ReduceTask, is_its_own, reduce, reduce_tasks
 from dsvcca.segments import SegmentTask, segment_tasks
-from dsvcca.workspace import BasisRef, Pack, Receipt, find_bases
+from dsvcca.workspace import BasisRef, Pack, Receipt, ensure_workspace, find_bases
 
 
 def workspace_of(plan: Plan, workspace: str | os.PathLike[str] | None) -> str:
     """Return where the bases of a plan are kept: by default beside its store."""
-    return str(folders.reach(workspace or f"{plan.store.rstrip('/')}.workspace", "workspace"))
+    return workspace_beside(plan.store, workspace)
 
 
 def places_of(plan: Plan, workspace: str) -> dict[str, Path]:
@@ -58,6 +59,22 @@ def partials_held(workspace: str) -> Iterator[None]:
         say(f"another run makes large bases, or targets, in '{workspace}': waiting for it")
 
     with folders.held(folders.at(workspace, "workspace"), waiting):
+        yield
+
+
+@contextmanager
+def ready_for(plan: Plan, workspace: str, client: Client | None) -> Iterator[None]:
+    """Make the workspace of a plan, and sure that the workers of a cluster can make bases in it."""
+    with ExitStack() as stack:
+        if client is not None:
+            cluster.check_client(client)
+            for what, place in (("store", plan.store), ("workspace", workspace)):
+                folders.check_shared(folders.at(place, what), what)
+            check_memory(plan, client)
+            stack.enter_context(cluster.connected())
+        ensure_workspace(workspace)
+        if client is not None:
+            stack.enter_context(cluster.taking_part(client, places_of(plan, workspace)))
         yield
 
 
@@ -93,8 +110,8 @@ def make_bases(plan: Plan, workspace: str, needed: Collection[int], client: Clie
     missing = [i for i in needed if i not in bases]
     if plan.direct and missing:  # cross blocks are made together, or not at all
         missing = list(plan.side_by_side)
-    # Layers that hold the same numbers have one basis.
-    missing = sorted({plan.basis_fingerprints[i]: i for i in reversed(missing)}.values())
+    missing = sorted({plan.sources[i] for i in missing})
+    check_none_is_lost(plan, workspace, [i for i in missing if plan.is_dropped(i)])
     if missing:
         say(f"{len(bases):,} of {len(needed):,} bases are there")
     large = [i for i in missing if plan.direct or plan.large[i]]
@@ -108,6 +125,20 @@ def make_bases(plan: Plan, workspace: str, needed: Collection[int], client: Clie
     return Made(
         bases | _usable(plan, made, [i for i in needed if i not in bases]),
         {i: _about_variant(plan, i, reasons[name]) for i, name in names.items() if name in reasons},
+    )
+
+
+def check_none_is_lost(plan: Plan, workspace: str, lost: Sequence[int]) -> None:
+    """Raise if some variants have no basis, and no activations of which one could be made."""
+    if not lost:
+        return
+    first = plan.representations[plan.variants[lost[0]].representation]
+    where = "" if first.kept is None or first.kept.workspace == workspace else f" ('{first.kept.workspace}')"
+    more = f", like {len(lost) - 1} other bases" if len(lost) > 1 else ""
+    raise DsvccaError(
+        f"{first}: its activations were dropped, and its basis (view {plan.said_view(lost[0])!r}) is not in the "
+        f"workspace '{workspace}'{more}: pass the workspace= where it was kept{where}, restore it, write the "
+        "representation again with if_exists='replace', or select() others"
     )
 
 
@@ -235,15 +266,11 @@ def learn(plan: Plan, workspace: str, bases: dict[int, BasisRef]) -> dict[str, L
 
 
 def _usable(plan: Plan, found: dict[str, list[Receipt]], wanted: Collection[int]) -> dict[int, BasisRef]:
-    """Return the stored bases that hold every direction the plan may keep.
-
-    Of random sketches only those of the same rule, since larger ones are better.
-    """
+    """Return the stored bases that hold every direction the plan may keep."""
     usable = {}
     for i in wanted:
-        same = plan.whitening[i] == "randomised"
         for receipt in found.get(plan.basis_fingerprints[i], []):
-            if receipt.rule == plan.widest if same else receipt.rule.covers(plan.widest):
+            if holds(receipt.rule, plan.widest, plan.whitening[i]):
                 usable[i] = receipt.ref
                 break
     return usable

@@ -92,6 +92,14 @@ class RankRule:
         return f"fewest directions holding {100 * self.variance:.6g} % of the sum of {what}"
 
 
+def holds(there: RankRule, wanted: RankRule, route: str) -> bool:
+    """Return whether a basis made by one rule holds every direction that another keeps.
+
+    Of random sketches only one of the same rule does, since larger ones are better.
+    """
+    return there == wanted if route == "randomised" else there.covers(wanted)
+
+
 @dataclass(frozen=True)
 class Block:
     """What belongs to the columns U (n, k) of one frequency; real where it is its own conjugate, else complex.

@@ -19,15 +19,17 @@ from distributed import Client, Security
 
 from dsvcca import cluster, results
 from dsvcca import workspace as workspaces
+from dsvcca.activations import Representation
 from dsvcca.bases import known_ranks
 from dsvcca.compare import compare as compare_plan
 from dsvcca.errors import DsvccaError, DsvccaWarning
 from dsvcca.folders import reach
 from dsvcca.importing import import_activations
+from dsvcca.keeping import keep_bases
 from dsvcca.labels import Label, describe, label_order
 from dsvcca.paths import numbers
 from dsvcca.plan import Plan
-from dsvcca.planning import plan_comparisons
+from dsvcca.planning import ALL_BUT_NOISE, bytes_of, plan_comparisons
 from dsvcca.records import read_attributes
 from dsvcca.store import Store, open_store
 from dsvcca.tables import to_frame
@@ -155,14 +157,16 @@ def info(store: StorePath, where: Where = None, labels: LabelPattern = None, dim
     opened = _opened(store, where, labels, dims)
     found = opened.representations
     print(f"{opened.path}: {len(found)} representations of {opened.datapoints} datapoints, ", end="")
-    print(f"{format_bytes(sum(r.nbytes for r in found))}; datapoint ids {opened.ids or 'not known'}")
+    print(f"{format_bytes(sum(r.nbytes_now for r in found))}; datapoint ids {opened.ids or 'not known'}")
     _print_unguarded(opened)
     for name in label_order({k for r in found for k in r.labels}):
         values = list(dict.fromkeys(r.labels[name] for r in found if name in r.labels))
         more = f" ... {len(values) - 12} more" if len(values) > 12 else ""
         print(f"  {name:10} {', '.join(map(str, values[:12]))}{more}")
-    kinds = Counter((str(r.labels["layer"]), str(r.shape), r.dtype, ", ".join(r.dims)) for r in found)
-    rows = [("layer", "shape", "type", "axes", "representations"), *((*kind, str(n)) for kind, n in kinds.items())]
+    kinds = Counter(
+        (str(r.labels["layer"]), str(r.shape), r.dtype, ", ".join(r.dims), _what_is_there(r)) for r in found
+    )
+    rows = [("layer", "shape", "type", "axes", "there", "representations"), *((*k, str(n)) for k, n in kinds.items())]
     _print_rows(rows)
 
 
@@ -224,6 +228,7 @@ def verify(
     where: Where = None,
     labels: LabelPattern = None,
     dims: Dims = None,
+    workspace: Workspace = None,
 ) -> None:
     """Read every chunk of a store, of results or a workspace and say what is wrong; exit status 1 if anything is."""
     root = reach(path, "store")
@@ -232,7 +237,7 @@ def verify(
         found = list(CHECKED[kind](root))
     else:
         opened = _opened(path, where, labels, dims)
-        found = list(opened.verify().itertuples(index=False, name=None))
+        found = list(opened.verify(workspace=workspace).itertuples(index=False, name=None))
         if kind is None:
             _print_unguarded(opened)
     for name, chunk, problem in found:
@@ -240,6 +245,46 @@ def verify(
     print(f"{kind or 'arrays of others'} read, {len(found)} problems")
     if found:
         raise typer.Exit(1)
+
+
+@app.command("keep-bases")
+@plain_errors
+def keep_bases_(
+    store: Annotated[str, typer.Argument(metavar="STORE", help="An activation store.")],
+    where: Where = None,
+    view: Annotated[list[str] | None, typer.Option(help="As of plan; repeat for several. [default: auto]")] = None,
+    variance: Annotated[float, typer.Option(help="Share of variance to keep; smaller ones are in it.")] = ALL_BUT_NOISE,
+    criterion: Criterion = "variance",
+    rank: Rank = None,
+    center: Center = "all",
+    route: Annotated[str, typer.Option(help="bases, or covariance, dual, randomised.")] = "bases",
+    memory: Memory = "1 GiB",
+    workers: Annotated[int, typer.Option(min=0, help="Local Dask workers; 0 works in this process.")] = 0,
+    scheduler: Annotated[str | None, typer.Option(help="Address of a Dask scheduler to use instead.")] = None,
+    tls_ca: TlsCa = None,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
+    workspace: Workspace = None,
+) -> None:
+    """Make the bases of representations, then drop their activations for good; exit status 1 if some have none."""
+    tls = (tls_ca, tls_cert, tls_key)
+    _check_cluster(workers, scheduler, tls)
+    opened = _opened(store, where, None, None)
+    before = int(opened.index.bytes.sum())
+    with ExitStack() as stack:
+        keep_bases(
+            opened,
+            view=view or "auto",
+            variance=variance,
+            criterion=criterion,
+            rank=rank,
+            center=center,
+            route=route,
+            memory=memory,
+            client=_client(stack, workers, scheduler, tls, bytes_of(memory)),
+            workspace=workspace,
+        )
+    print(f"{store}: {format_bytes(before)} before, {format_bytes(int(opened.index.bytes.sum()))} now")
 
 
 @app.command()
@@ -316,18 +361,12 @@ def compare(
         raise DsvccaError(f"--table {table}: there is no folder '{table.absolute().parent}', make it first")
     if table is not None and table.is_dir():
         raise DsvccaError(f"--table {table} is a folder: name a file in it")
-    if workers and scheduler:
-        raise DsvccaError("--workers starts a cluster and --scheduler names one: give one of them")
-    if not scheduler and (tls_ca or tls_cert or tls_key):
-        raise DsvccaError("certificates were given and no --scheduler to show them to: give its tls:// address")
+    tls = (tls_ca, tls_cert, tls_key)
+    _check_cluster(workers, scheduler, tls)
     options = _options(view, variance, criterion, rank, measures, variant, ridge, shuffles, center, keep, route, memory)
     chosen = _plan(_opened(store, where, labels, dims), pairs, targets, options)
     with ExitStack() as stack:
-        client = None
-        if scheduler:
-            client = stack.enter_context(_connected(scheduler, (tls_ca, tls_cert, tls_key)))
-        elif workers:
-            client = stack.enter_context(cluster.local_client(workers, chosen.memory))
+        client = _client(stack, workers, scheduler, tls, chosen.memory)
         machine = cluster.machine_of(client if scheduler else None, workers=workers or 1)
         print(chosen.describe(machine, known_ranks(chosen, workspace)), flush=True)
         found = compare_plan(chosen, out, client=client, workspace=workspace)
@@ -349,6 +388,10 @@ def _print_rows(rows: Sequence[Sequence[str]]) -> None:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _what_is_there(r: Representation) -> str:
+    return "activations" if r.kept is None else f"bases: {', '.join(r.kept.views)}"
 
 
 def _print_unguarded(store: Store) -> None:
@@ -419,6 +462,25 @@ def _plan(store: Store, pairs: str, targets: list[str] | None, options: dict[str
             )
         options["targets"] = {name: values[0] for name, values in wanted.items()}
     return plan_comparisons(store, pairs, **options)
+
+
+def _check_cluster(workers: int, scheduler: str | None, tls: Sequence[Path | None]) -> None:
+    if workers and scheduler:
+        raise DsvccaError("--workers starts a cluster and --scheduler names one: give one of them")
+    if not scheduler and any(tls):
+        raise DsvccaError("certificates were given and no --scheduler to show them to: give its tls:// address")
+
+
+def _client(
+    stack: ExitStack, workers: int, scheduler: str | None, tls: Sequence[Path | None], memory: int
+) -> Client | None:
+    """Return the cluster that was asked for, until the stack is left; None for this process."""
+    if not scheduler and not workers:
+        return None
+    client: Client = stack.enter_context(
+        _connected(scheduler, tls) if scheduler else cluster.local_client(workers, memory)
+    )
+    return client
 
 
 def _connected(address: str, tls: Sequence[Path | None]) -> Client:

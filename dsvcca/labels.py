@@ -17,7 +17,7 @@ Labels = dict[str, Label]
 FIRST = ("model", "seed", "step")
 RESERVED = frozenset(
     {
-        *("activations", "bytes", "center", "criterion", "datapoints", "dims", "dtype", "if_exists", "keep"),
+        *("activations", "bases", "bytes", "center", "criterion", "datapoints", "dims", "dtype", "if_exists", "keep"),
         *("measures", "memory", "name", "pairs", "rank", "rows", "shape", "targets", "variance", "view"),
         *("weights", "x", "y"),
     }

@@ -26,7 +26,7 @@ from dsvcca.sizes import PROCESS, SEGMENT_BYTES, USABLE, Size, moments_bytes, se
 from dsvcca.sums import OF_SEGMENTS
 from dsvcca.targets import Target
 from dsvcca.variants import VARIANTS
-from dsvcca.views import TRANSFORMED
+from dsvcca.views import EACH_POSITION, TRANSFORMED
 
 NUMERICS = 8
 """Changes whenever the same inputs would give other bits."""
@@ -257,6 +257,7 @@ class Layout:
             return self.route == "direct"
         if (
             self.targets
+            or any(map(self.is_dropped, range(len(self.variants))))
             or set(self.whitening) != {"covariance"}
             or any(self._reads_tokens(i) for i in range(len(self.variants)))
         ):
@@ -328,6 +329,26 @@ class Layout:
             for place, i in enumerate(self.side_by_side)
         }
         return tuple(found.get(i, own[i]) for i in range(len(own)))
+
+    @cached_property
+    def sources(self) -> tuple[int, ...]:
+        """Of what the basis of each variant is made.
+
+        Layers that hold the same numbers have one basis, made of the first; of one whose activations were not dropped,
+        if there is one.
+        """
+        order = sorted(range(len(self.variants)), key=lambda i: (self.is_dropped(i), i), reverse=True)
+        first = {self.basis_fingerprints[i]: i for i in order}
+        return tuple(first[name] for name in self.basis_fingerprints)
+
+    def is_dropped(self, variant: int) -> bool:
+        """Return whether a variant is of a representation whose activations were dropped."""
+        return self.representations[self.variants[variant].representation].kept is not None
+
+    def said_view(self, variant: int) -> str:
+        """Return the view of a variant, by the word that is asked for."""
+        representation, view = self.variants[variant]
+        return str(view) if self.representations[representation].position is None else EACH_POSITION
 
     @cached_property
     def _own_fingerprints(self) -> tuple[str, ...]:

@@ -15,7 +15,15 @@ import zarr
 from zarr.codecs import BloscCodec
 
 from dsvcca import files, folders
-from dsvcca.activations import ARRAY, RESTORE, Representation, foreign_fingerprint, read_mask, read_record
+from dsvcca.activations import (
+    ARRAY,
+    RESTORE,
+    Representation,
+    foreign_fingerprint,
+    next_version,
+    read_mask,
+    read_record,
+)
 from dsvcca.arrays import NumpyArray
 from dsvcca.errors import DsvccaError, RunError
 from dsvcca.labels import to_datapoints_first
@@ -44,8 +52,14 @@ def read_pieces(representation: Representation, start: int = 0, stop: int | None
     Raises
     ------
     DsvccaError
-        If the array is another than its record says, a chunk is missing, or its checksum does not hold.
+        If they were dropped, the array is another than its record says, a chunk is missing, or its checksum does not
+        hold.
     """
+    if representation.kept is not None:
+        raise DsvccaError(
+            f"{representation}: its activations were dropped, what is left are bases: {representation.kept}; write it "
+            "again with if_exists='replace' to read it"
+        )
     checksums = committed_checksums(representation)
     size = max(1, PIECE * representation.logical_shape[0] // max(representation.nbytes, 1))
     if representation.position is not None and checksums is None:  # whole runs of chunks are read for it
@@ -110,10 +124,24 @@ def _own_chunks(
             else:
                 numbers = files.map_chunk(path, representation.dtype, (chunk, *inner), checksums.get(key))
         except FileNotFoundError as error:
+            if was_dropped(representation):
+                raise DsvccaError(
+                    f"{representation}: its activations were dropped since the store was listed, what is left are "
+                    "bases: open the store again, and plan again"
+                ) from error
             raise DsvccaError(f"{representation}: chunk '{path}' is missing: {RESTORE}") from error
         except (OSError, ValueError) as error:
             raise DsvccaError(f"{representation}: chunk '{path}' is damaged, {error}: {RESTORE}") from error
         yield numbers[max(0, start - row * chunk) : stop - row * chunk]
+
+
+def was_dropped(representation: Representation) -> bool:
+    """Return whether activations were dropped after a representation was listed."""
+    folder = folders.at(representation.array, "array").parent
+    while (record := read_record(folder := folder.with_name(next_version(folder.name)))) is not None:
+        if record[0].kept is not None:
+            return True
+    return False
 
 
 def _foreign_blocks(representation: Representation, size: int, first: int, last: int) -> Iterator[NumpyArray]:

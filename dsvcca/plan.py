@@ -16,7 +16,7 @@ from dask.utils import format_bytes
 from dsvcca.activations import Representation
 from dsvcca.arrays import NumpyArray
 from dsvcca.errors import DsvccaError
-from dsvcca.layout import Layout
+from dsvcca.layout import NUMERICS, Layout
 from dsvcca.machine import Machine, this_machine
 from dsvcca.measures import BY_RIDGE, sums_of
 from dsvcca.pairs import RULES
@@ -76,6 +76,7 @@ class Plan(Layout):
         variants = tuple(
             BasisWork(size, self._nbytes(i), self._times_read(i, int(k[i])), int(k[i]), self.whitening[i])
             for i, size in enumerate(self.sizes)
+            if not self.is_dropped(i)  # its basis is there
         )
         read = sum(one.nbytes * one.times_read for one in variants)
         written = sum(4 * one.size.rows * one.rank for one in variants)
@@ -170,6 +171,8 @@ class Plan(Layout):
     def _reduce_memory(self, variant: int, width: int) -> int:
         """Return the bytes of arrays that making one basis takes, of which `width` columns are kept."""
         size = self.sizes[variant]
+        if self.is_dropped(variant):
+            return 0
         if self.direct:
             return segment_memory(self.sizes)
         if self.large[variant]:
@@ -180,8 +183,9 @@ class Plan(Layout):
         """Return how many tasks it takes until every basis is there, or every cross block."""
         if self.direct:
             return len(self.segments(range(len(self.variants)))) + 1
-        small = [i for i, large in enumerate(self.large) if not large]
-        segments = [len(self.segments((i,))) for i, large in enumerate(self.large) if large]
+        there = [i for i in range(len(self.variants)) if not self.is_dropped(i)]
+        small = [i for i in there if not self.large[i]]
+        segments = [len(self.segments((i,))) for i in there if self.large[i]]
         return len(self.reduce_tasks(small, threads)) + sum(2 * count + 2 for count in segments)
 
     def check(self, ranks: Sequence[int] | None = None) -> None:
@@ -221,6 +225,41 @@ class Plan(Layout):
                 )
             what = f"{representation} ({size.rows} rows, {size.width} columns as view '{variant.view}')"
             check_room(what, needed, self.budget, other)
+
+    def check_kept(self) -> None:
+        """Raise if something is asked of representations whose activations were dropped that their bases do not hold.
+
+        Raises
+        ------
+        DsvccaError
+            Says what was asked, and what there is.
+        """
+        lacking = [i for i, source in enumerate(self.sources) if self.is_dropped(source) and not self._is_kept(i)]
+        if not lacking:
+            return
+        first = self.representations[self.variants[lacking[0]].representation]
+        assert first.kept is not None
+        if self.direct:
+            why = "route='direct' reads them"
+        else:
+            numerics = {one.numerics for one in first.kept.bases} - {NUMERICS}
+            other = f" (by numerics {numerics.pop()}, this version has {NUMERICS})" if numerics else ""
+            center = f", center={self.center!r}" if self.center != "all" else ""
+            route = self.whitening[lacking[0]]
+            how = "" if route == "covariance" else f", route={route!r}"
+            asked = f"view {self.said_view(lacking[0])!r} with {self.widest}{center}{how}"
+            why = f"this plan needs {asked}; what was kept is {first.kept}{other}"
+        others = len({self.variants[i].representation for i in lacking}) - 1
+        raise DsvccaError(
+            f"{first}{f' and {others} more' if others else ''}: activations were dropped, and {why}: plan within what "
+            "was kept, select() others, or write it again with if_exists='replace'"
+        )
+
+    def _is_kept(self, variant: int) -> bool:
+        """Return whether the basis of a variant was kept when its activations were dropped."""
+        kept = self.representations[self.variants[variant].representation].kept
+        name, rule = self.basis_fingerprints[variant], self.widest
+        return kept is not None and any(one.fingerprint == name and one.serves(rule) for one in kept.bases)
 
     def __str__(self) -> str:
         return self.describe()
@@ -301,8 +340,11 @@ class Plan(Layout):
         }
         ways_taken = Counter(self.whitening)
         how = ", ".join(f"{number} {ways[way]}" for way, number in sorted(ways_taken.items()))
-        return f"bases, kept for other plans: {how}" + (
-            f"; {large} too large for a task in {segments} segments" if large else ""
+        gone = len({v.representation for i, v in enumerate(self.variants) if self.is_dropped(i)})
+        return (
+            f"bases, kept for other plans: {how}"
+            + (f"; {large} too large for a task in {segments} segments" if large else "")
+            + (f"; of {gone} representations bases are all that is left" if gone else "")
         )
 
     def _how_it_is_seen(self) -> str:

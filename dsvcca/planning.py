@@ -118,11 +118,7 @@ def plan_comparisons(
     DsvccaError
         If representations cannot be compared, an option is unknown, or a task cannot fit into the memory.
     """
-    if not isinstance(store, Store):
-        raise DsvccaError(f"a {type(store).__name__} was given instead of a store: open_store(path) first")
-    found = tuple(store.representations)
-    if not found:
-        raise DsvccaError(f"'{store.path}' holds no committed representation: write some first")
+    found = population_of(store)
     if pairs == "to_last_position" and view == "auto" and any(r.is_sequence for r in found):
         view = EACH_POSITION
     if view not in (*VIEWS, EACH_POSITION, "auto"):
@@ -130,15 +126,8 @@ def plan_comparisons(
     if pairs == "to_last_position":
         found = tuple(r for r in found if r.is_sequence or "position" in r.labels) or found
     if view == EACH_POSITION:
-        found, view = tuple(_each_position(found)), "neurons"
-    seen: Labels = {}
-    for r in found:
-        check_same_types(r.labels, [seen], f"another representation of '{store.path}'")
-        seen = r.labels | seen
-    orders: dict[frozenset[str], Representation] = {}
-    for r in found:
-        _check_alike(found[0], r)
-        _check_axes(orders.setdefault(frozenset(r.space), r), r)
+        found, view = tuple(each_position(found)), "neurons"
+    check_population(found, store)
     wanted = find_targets(targets, store, found[0].logical_shape[0])
     if pairs == "to_targets" and not wanted:
         raise DsvccaError("pairs='to_targets' needs targets=: an array, or labels of layers such as {'layer': 'out'}")
@@ -179,30 +168,21 @@ def plan_comparisons(
         raise DsvccaError(f"center={center!r} is unknown: use 'all' or 'dc'")
     measures = expanded(measures)
     is_list = not isinstance(variance, (int, float))
-    if rank is not None and (is_list or variance != ALL_BUT_NOISE):
-        raise DsvccaError(f"rank={rank} and variance={variance!r} were both given: give one of them")
-    shares, ridges = _several("variance", variance, "share"), _several("ridge", ridge, "number")
+    rules, ridges = rules_of(variance, criterion, rank), _several("ridge", ridge, "number")
     check_options(measures, ridges, shuffles)
     has_ridge = not set(BY_RIDGE).isdisjoint(measures)
-    try:
-        bytes_of_memory = parse_bytes(memory)
-    except (ValueError, OverflowError, AttributeError) as error:
-        raise DsvccaError(f"memory={memory!r} is no amount of memory: write it as '1.5 GiB'") from error
-    if bytes_of_memory < 1 << 20:
-        unit = "" if isinstance(memory, str) and memory.strip()[-1:].isalpha() else ", without a unit that is bytes"
-        raise DsvccaError(f"memory={memory!r} is less than a process takes{unit}: write it as '1.5 GiB'")
     plan = Plan(
         store=store.path,
         representations=found,
         view=view,
-        rules=tuple(RankRule(share, criterion, rank) for share in shares),
+        rules=rules,
         listed=("variance",) * is_list + ("ridge",) * (has_ridge and not isinstance(ridge, (int, float))),
         pairs=choose_pairs(pairs, [r.labels for r in found]),
         measures=tuple(m for m in MEASURES if m in measures),
         variant=variant or "",
         ridges=ridges if has_ridge else (),
         shuffles=shuffles if "shuffled" in sums_of(measures) else 0,
-        memory=bytes_of_memory,
+        memory=bytes_of(memory),
         center=center,
         route=route,
         targets=wanted,
@@ -223,8 +203,50 @@ def plan_comparisons(
             "choose one by view=, or use route='bases'"
         )
     plan = plan.laid_out(plan.pairs.places(len(found)))
+    plan.check_kept()
     plan.check()
     return plan
+
+
+def population_of(store: Any) -> tuple[Representation, ...]:
+    """Return what a store holds; refuse what is no store, and one that holds nothing."""
+    if not isinstance(store, Store):
+        raise DsvccaError(f"a {type(store).__name__} was given instead of a store: open_store(path) first")
+    found = tuple(store.representations)
+    if not found:
+        raise DsvccaError(f"'{store.path}' holds no committed representation: write some first")
+    return found
+
+
+def check_population(found: Sequence[Representation], store: Store) -> None:
+    """Raise unless representations have labels of one type, the same datapoints, and axes in one order."""
+    seen: Labels = {}
+    for r in found:
+        check_same_types(r.labels, [seen], f"another representation of '{store.path}'")
+        seen = r.labels | seen
+    orders: dict[frozenset[str], Representation] = {}
+    for r in found:
+        _check_alike(found[0], r)
+        _check_axes(orders.setdefault(frozenset(r.space), r), r)
+
+
+def rules_of(variance: float | Sequence[float], criterion: str, rank: int | None) -> tuple[RankRule, ...]:
+    """Return the rank rules that were asked for, one for each share."""
+    if rank is not None and (not isinstance(variance, (int, float)) or variance != ALL_BUT_NOISE):
+        raise DsvccaError(f"rank={rank} and variance={variance!r} were both given: give one of them")
+    return tuple(RankRule(share, criterion, rank) for share in _several("variance", variance, "share"))
+
+
+def bytes_of(memory: int | str) -> int:
+    """Return an amount of memory in bytes."""
+    try:
+        found = int(parse_bytes(memory))
+    except (ValueError, OverflowError, AttributeError) as error:
+        raise DsvccaError(f"memory={memory!r} is no amount of memory: write it as '1.5 GiB'") from error
+    if found < 1 << 20:
+        unit = "" if isinstance(memory, str) and memory.strip()[-1:].isalpha() else ", without a unit that is bytes"
+        raise DsvccaError(f"memory={memory!r} is less than a process takes{unit}: write it as '1.5 GiB'")
+    return found
 
 
 def _several(name: str, given: Any, what: str) -> tuple[float, ...]:
@@ -238,7 +260,7 @@ def _several(name: str, given: Any, what: str) -> tuple[float, ...]:
     return found
 
 
-def _each_position(representations: Sequence[Representation]) -> list[Representation]:
+def each_position(representations: Sequence[Representation]) -> list[Representation]:
     """Return every position of sequences as a representation of its own; dense layers stay.
 
     Raises

@@ -1,8 +1,8 @@
 """Records: what an object on storage says of itself, in the attributes of its Zarr group, and whether that can be.
 
 Every kind of object has one here. A record is JSON with a digest of its own; what was edited, cut short, made by
-another version or made up is refused in one sentence before anything of it is used. No record names a path, and nothing
-of one is ever run.
+another version or made up is refused in one sentence before anything of it is used. No path that a record names is
+ever opened, and nothing of one is ever run.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import Annotated, Any, Literal, NotRequired, TypeVar, get_args, get_
 from pydantic import Field, StringConstraints, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
-from dsvcca import files
-from dsvcca.errors import DsvccaError
+from dsvcca import files, folders
+from dsvcca.errors import DsvccaError, RunError
 
 KEY = "dsvcca"
 """The one attribute of a group that is ours."""
@@ -68,6 +68,37 @@ class MaskRecord(TypedDict):
     digest: NotRequired[Sha256]
 
 
+class RuleRecord(TypedDict):
+    """What `basis.RankRule` holds."""
+
+    variance: Annotated[float, Field(gt=0, le=1)]
+    criterion: Literal["variance", "singular"]
+    rank: Size | None
+
+
+class KeptBasisRecord(TypedDict):
+    """What `activations.KeptBasis` holds."""
+
+    fingerprint: Sha256
+    view: str
+    center: Literal["all", "dc"]
+    route: Literal["covariance", "dual", "randomised"]
+    numerics: Count
+    rule: RuleRecord
+    rank: Count
+    nbytes: Count
+
+
+class KeptRecord(TypedDict):
+    """What is left of a representation whose activations were dropped.
+
+    The workspace is named for people, in messages; it is never opened by that name.
+    """
+
+    workspace: Annotated[str, StringConstraints(max_length=1 << 15)]
+    bases: Annotated[list[KeptBasisRecord], Field(min_length=1)]
+
+
 class RepresentationRecord(TypedDict):
     """Of one representation: with it, it exists."""
 
@@ -82,6 +113,7 @@ class RepresentationRecord(TypedDict):
     content: Sha256
     checksums: Annotated[Checksums, Field(min_length=1)]
     written: Count
+    kept: NotRequired[KeptRecord]
     digest: NotRequired[Sha256]
 
 
@@ -100,14 +132,6 @@ class OffBlockRecord(TypedDict):
     between: Number
     noise: Number
     within: Number
-
-
-class RuleRecord(TypedDict):
-    """What `basis.RankRule` holds."""
-
-    variance: Annotated[float, Field(gt=0, le=1)]
-    criterion: Literal["variance", "singular"]
-    rank: Size | None
 
 
 class BasisRecord(TypedDict):
@@ -242,6 +266,17 @@ REPAIR = {
 }
 """What to do about a damaged record of some kind, if it cannot be restored."""
 
+HELD = "kept.json"
+"""A file in a pack some of whose bases are all that is left of activations."""
+
+ONLY_ONES = "restore it: activations of its bases were dropped, and if it is removed they are lost for good"
+"""What to do about such a pack if it is damaged."""
+
+
+def is_held(pack: Path) -> bool:
+    """Return whether a pack holds bases whose activations were dropped."""
+    return folders.exists(pack / HELD)
+
 
 def read_attributes(folder: Path) -> dict[str, Any] | None:
     """Return our attributes of the group at `folder`; None if it is not ours.
@@ -255,6 +290,12 @@ def read_attributes(folder: Path) -> dict[str, Any] | None:
         metadata = files.read_json(folder / "zarr.json")
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except RunError:
+        raise
+    except DsvccaError as error:
+        if not is_held(folder):
+            raise
+        raise DsvccaError(f"the record '{folder / 'zarr.json'}' cannot be read: {ONLY_ONES}") from error
     attributes = metadata.get("attributes") if isinstance(metadata, dict) else None
     about = attributes.get(KEY) if isinstance(attributes, dict) else None
     if not isinstance(about, dict):
@@ -359,6 +400,8 @@ def signed(about: Mapping[str, Any]) -> dict[str, Any]:
 
 def _repair(about: Mapping[str, Any], folder: Path) -> str:
     do = REPAIR.get(str(about.get("kind")))
+    if is_held(folder):
+        return ONLY_ONES
     return "restore it" + (f", or {do.format(folder=folder)}" if do else "")
 
 

@@ -31,6 +31,7 @@ from dsvcca.activations import (
 from dsvcca.arrays import NumpyArray
 from dsvcca.errors import DsvccaError, nearest
 from dsvcca.foreign import foreign_representations
+from dsvcca.kept import findings_of_kept, workspace_beside
 from dsvcca.labels import Label, describe, label_order
 from dsvcca.pieces import findings, read_pieces
 from dsvcca.progress import track
@@ -79,14 +80,19 @@ class Store:
 
     @property
     def index(self) -> pd.DataFrame:
-        """One row a representation: its labels, shape, dims, dtype, bytes and name."""
+        """One row a representation: its labels, shape, dims, dtype, name, and what is there of it.
+
+        `bases` are the views of which bases are left where activations were dropped, "" where they are there; `bytes`
+        are of the one or the other.
+        """
         rows = self.representations
         columns: dict[str, list[Any]] = {
             name: [r.labels.get(name) for r in rows] for name in label_order({k for r in rows for k in r.labels})
         }
         for name in ("shape", "dims", "dtype", "name"):
             columns[name] = [getattr(r, name) for r in rows]
-        columns["bytes"] = [r.nbytes for r in rows]
+        columns["bases"] = ["" if r.kept is None else ", ".join(r.kept.views) for r in rows]
+        columns["bytes"] = [r.nbytes_now for r in rows]
         return pd.DataFrame(columns)
 
     def select(self, /, **labels: Label | Sequence[Label]) -> Store:
@@ -200,12 +206,20 @@ class Store:
         if self._foreign:
             raise DsvccaError(f"'{self.path}' was written by others and is only read: create_store() a new one")
         values = plain_mask(valid, self.datapoints)
-        lengths = {r.shape[1] for r in read_records(self._root, self._records) if r.is_sequence}
+        sequences = [r for r in read_records(self._root, self._records) if r.is_sequence]
+        lengths = {r.shape[1] for r in sequences}
         if lengths and values.shape[1] not in lengths:
             raise DsvccaError(
                 f"a mask of {values.shape[1]} positions, the sequences of the store have {sorted(lengths)}: give one "
                 "of that length"
             )
+        if find_mask(self._root) is None:
+            for r in sequences:
+                if r.kept is not None and r.shape[1] == values.shape[1]:
+                    raise DsvccaError(
+                        f"{r}: its activations were dropped, and the bases that are left hold all positions: write it "
+                        "again with if_exists='replace', and the mask before its bases are kept"
+                    )
         commit_mask(self._root, values)
 
     @property
@@ -221,7 +235,7 @@ class Store:
         Raises
         ------
         DsvccaError
-            If none does, or several do, or what is stored is damaged.
+            If none does, or several do, or what is stored is damaged, or was dropped.
         """
         found = self.select(**labels).representations
         if len(found) > 1:
@@ -230,10 +244,16 @@ class Store:
             )
         return np.concatenate(list(read_pieces(found[0])))
 
-    def verify(self) -> pd.DataFrame:
+    def verify(self, *, workspace: str | os.PathLike[str] | None = None) -> pd.DataFrame:
         """Read every chunk of every representation and return what is wrong, one row a finding.
 
-        Columns: name, chunk, problem. Empty where everything is as it was written. Never holds more than a chunk.
+        Columns: name, chunk, problem. Empty where everything is as it was written. Never holds more than a chunk. Where
+        activations were dropped their bases are read.
+
+        Parameters
+        ----------
+        workspace : path, optional
+            Where those bases are; by default beside the store.
         """
         found: list[tuple[str, str, str]] = []
         damaged: list[tuple[str, str]] = []
@@ -246,8 +266,10 @@ class Store:
             for r in there:
                 if not self._foreign and r.logical_shape[0] != self.datapoints:
                     found.append((r.name, "zarr.json", self._other_count(r)))
-                found += findings(r)
+                found += findings(r) if r.kept is None else []
                 advance()
+        if any(r.kept is not None for r in there):
+            found += findings_of_kept(there, workspace_beside(self.path, workspace))
         if not self._foreign and not self._where:
             known = {*records, *(name for name, _ in damaged), IDS, MASK, "zarr.json"}
             orphans = set(folders.names(self._root)).difference(known)

@@ -7,16 +7,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterator
-from contextlib import ExitStack
 from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
 from distributed import Client
 
-from dsvcca import cluster, folders
 from dsvcca.arrays import NumpyArray, from_pairs, inverse_cholesky, to_numpy
-from dsvcca.bases import check_memory, make_bases, places_of, workspace_of
+from dsvcca.bases import make_bases, ready_for, workspace_of
 from dsvcca.basis import RankRule
 from dsvcca.correlations import corrected, whitening
 from dsvcca.errors import DsvccaError
@@ -26,7 +24,7 @@ from dsvcca.panel import Panel
 from dsvcca.plan import Plan
 from dsvcca.products import cross_blocks
 from dsvcca.views import GRID
-from dsvcca.workspace import BasisRef, ensure_workspace
+from dsvcca.workspace import BasisRef
 
 
 class Stored:
@@ -136,16 +134,7 @@ def stored_bases(
     """
     where = workspace_of(plan, workspace)
     needed = range(len(plan.variants)) if wanted is None else wanted
-    with ExitStack() as stack:
-        if client is not None:
-            cluster.check_client(client)
-            for what, place in (("store", plan.store), ("workspace", where)):
-                folders.check_shared(folders.at(place, what), what)
-            check_memory(plan, client)
-            stack.enter_context(cluster.connected())
-        ensure_workspace(where)
-        if client is not None:
-            stack.enter_context(cluster.taking_part(client, places_of(plan, where)))
+    with ready_for(plan, where, client):
         made = make_bases(plan, where, list(needed), client)
     if made.failed:
         raise DsvccaError("; ".join(made.failed.values()))

@@ -123,6 +123,11 @@ def target_names(targets: Sequence[Target]) -> list[str]:
 
 
 def _stored(name: str, source: Representation) -> Target:
+    if source.kept is not None:
+        raise DsvccaError(
+            f"target {name!r}: its activations were dropped, and what explains needs them: give an array, or write it "
+            "again with if_exists='replace'"
+        )
     if len(source.logical_shape) != 2:
         raise DsvccaError(
             f"target {name!r} has the shape {source.logical_shape}: a target is (datapoint, column); give an array"

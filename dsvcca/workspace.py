@@ -8,7 +8,8 @@
       cross                        instead of columns: the cross blocks of the pairs that are compared
     filling-<name>/                a pack whose columns are being written by many tasks
 
-Packs are immutable and may be removed at any time: a plan that needs them makes them again.
+Packs are immutable and may be removed at any time: a plan that needs them makes them again. But not those with a file
+kept.json: activations of theirs were dropped (`dsvcca.keep_bases`).
 """
 
 from __future__ import annotations
@@ -34,12 +35,15 @@ from dsvcca.errors import DsvccaError
 from dsvcca.flat import Flat, Stretch, write_flat
 from dsvcca.frequencies import half_spectrum
 from dsvcca.records import (
+    HELD,
+    ONLY_ONES,
     BasisRecord,
     OffBlockRecord,
     PackRecord,
     RuleRecord,
     WorkspaceRecord,
     damaged,
+    is_held,
     read_attributes,
     read_record,
     write_record,
@@ -131,6 +135,15 @@ class Pack:
             blocks=_Blocks(self, position, f),
         )
 
+    def nbytes(self, position: int) -> int:
+        """Return the bytes of a basis: its columns, and what belongs to them."""
+        one = self._about[position]
+        widths = _widths(one["space"], one["ranks"])
+        parts = _head_size(one, self._rows) + sum(
+            width * (k + 1 + one["neurons"]) for width, k in zip(widths, one["ranks"], strict=True)
+        )
+        return 4 * self._rows * sum(widths) + 8 * parts
+
     def key(self, position: int) -> str:
         """Return the digest of what a basis was made from, its numbers: it orders bases in the same way everywhere."""
         return self._about[position]["key"]
@@ -179,10 +192,8 @@ class Pack:
         try:
             yield
         except (OSError, ValueError) as error:
-            raise DsvccaError(
-                f"'{self._folder / key}' is missing or not what was committed ({error}): remove '{self._folder}' and "
-                "run the same line again"
-            ) from error
+            do = ONLY_ONES if is_held(self._folder) else f"remove '{self._folder}' and run the same line again"
+            raise DsvccaError(f"'{self._folder / key}' is missing or not what was committed ({error}): {do}") from error
 
     @cached_property
     def _cross(self) -> tuple[Flat, dict[tuple[int, int, int], int]]:
@@ -374,19 +385,37 @@ def find_bases(workspace: str) -> dict[str, list[Receipt]]:
 def findings(root: Path) -> Iterator[tuple[str, str, str]]:
     """Read every pack of a workspace, a chunk at a time, and yield (pack, chunk, problem) for all that is wrong."""
     for name in folders.names(root):
-        if not name.startswith("pack-"):
-            continue
-        try:
-            record = read_record(root / name, PackRecord)
-        except DsvccaError as error:
-            yield name, "zarr.json", str(error)
-            continue
-        if record is None:
-            yield name, "", "was never committed: remove it"
-            continue
-        for key, checksum in record["checksums"].items():
-            if files.sound_tail(root / name / key) != checksum:
-                yield name, key, f"is missing or not what was committed: remove '{root / name}', it is made again"
+        if name.startswith("pack-"):
+            yield from findings_of_pack(root, name)
+
+
+def findings_of_pack(root: Path, name: str) -> Iterator[tuple[str, str, str]]:
+    """Read one pack of a workspace, a chunk at a time, and yield (pack, chunk, problem) for all that is wrong."""
+    try:
+        record = read_record(root / name, PackRecord)
+    except DsvccaError as error:
+        yield name, "zarr.json", str(error)
+        return
+    held = is_held(root / name)
+    if record is None:
+        yield name, "", f"has lost its record: {ONLY_ONES}" if held else "was never committed: remove it"
+        return
+    do = ONLY_ONES if held else f"remove '{root / name}', it is made again"
+    for key, checksum in record["checksums"].items():
+        if files.sound_tail(root / name / key) != checksum:
+            yield name, key, f"is missing or not what was committed: {do}"
+
+
+def hold(workspace: str, packs: Iterable[str]) -> None:
+    """Mark packs whose bases are about to be all that is left of activations."""
+    for name in packs:
+        folder = folders.at(workspace, "workspace") / name
+        if not is_held(folder):
+            _mark(folder)
+
+
+def _mark(pack: Path) -> None:
+    files.write_json(pack / HELD, {"why": "activations of these bases were dropped: nothing makes them again"})
 
 
 def ensure_workspace(workspace: str) -> None:
@@ -442,6 +471,8 @@ def _commit(
     write_record(folder, record)
     name = "pack-" + hashlib.sha256(repr((FORMAT, about)).encode()).hexdigest()[:24]
     if not files.publish(folder, root / name) and read_record(root / name, PackRecord) is None:
+        if is_held(root / name):
+            _mark(folder)
         folders.remove(root / name)  # what is left of a pack is none
         files.publish(folder, root / name)
     # If it is there already, it is the same.

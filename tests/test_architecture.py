@@ -40,14 +40,16 @@ DATA = [
     "paths",
     "foreign",
     "writer",
+    "sizes",
+    "workspace",
+    "kept",
     "store",
     "formats",
     "importing",
     "pairs",
     "targets",
-    "sizes",
 ]
-DATA += ["passes", "machine", "price", "layout", "plan", "planning", "misleading", "partials", "workspace"]
+DATA += ["passes", "machine", "price", "layout", "plan", "planning", "misleading", "partials"]
 DATA += ["dataset", "commits", "results", "filling", "tables"]
 DOOR = [
     "cluster",
@@ -61,6 +63,7 @@ DOOR = [
     "explain",
     "bases",
     "stored",
+    "keeping",
     "directions",
     "training",
     "shared",
@@ -71,12 +74,13 @@ ORDER = ["errors", "progress", "blas", *MATHS, *DATA, *DOOR, *FACE]
 
 ALLOWED = {
     "zarr": {"files", "pieces", "foreign", "writer", "workspace"},
-    "dask": {"sizes", "price", "plan", "planning", "cluster", "demo", "cli"},
+    "dask": {"sizes", "price", "plan", "planning", "cluster", "keeping", "demo", "cli"},
     "distributed": {
         "cluster",
         "execute",
         "bases",
         "stored",
+        "keeping",
         "directions",
         "training",
         "shared",

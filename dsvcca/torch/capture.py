@@ -22,6 +22,7 @@ from dsvcca.progress import track
 from dsvcca.store import Store
 from dsvcca.torch.axes import axes_of
 from dsvcca.torch.ids import row_ids
+from dsvcca.torch.keeping import Bases, checked_bases, keep_captured
 from dsvcca.torch.masks import ONE_LENGTH, Mask, Tokens
 from dsvcca.torch.outputs import Dims, Layer, Output, found_in, joined
 from dsvcca.torch.running import check_runnable, device_of, hooks, left_as_found, moved, named_layers, run, unwrapped
@@ -44,6 +45,7 @@ def capture(
     forward: Callable[[Any, Any], Any] | None = None,
     mask: Mask | None = None,
     positions: int | None = None,
+    bases: Bases | None = None,
     if_exists: str = "error",
     **labels: Label,
 ) -> None:
@@ -77,6 +79,10 @@ def capture(
         if anything is padding. Packed sequences need none.
     positions : int, optional
         Length to which sequences and their mask are padded, where batches have different ones.
+    bases : float or mapping, optional
+        Keep only the bases of what was captured, as `dsvcca.keep_bases` does: a share of variance, ``0.99``, or its
+        options, ``{"view": "mean", "variance": 0.99}``. Capture then takes the time to make them. Layers that are
+        skipped and still have activations are done as well.
     if_exists : {"error", "skip", "replace"}, default "error"
         What to do where a layer is in the store already. Skipped layers are not computed; if there are no others,
         the model does not run.
@@ -90,9 +96,31 @@ def capture(
         tensor with a row for each datapoint, of one shape in all batches, axes that cannot be told, modules that run
         not at all or several times, masks that do not belong to the sequences, and parameters that are sharded, not
         initialised or on the meta device. Nothing is written then.
+
+    Warns
+    -----
+    DsvccaWarning
+        If a layer has no basis, such as a dead one: it keeps its activations.
     """
     check_options(data, store, positions, labels)
+    kept = checked_bases(bases)
     wanted = checked_layers(model, layers)
+    _write(model, data, store, wanted, forward, mask, positions, if_exists, labels)
+    keep_captured(store, [layer.name for layer in wanted], labels, kept)
+
+
+def _write(
+    model: nn.Module,
+    data: Any,
+    store: Store,
+    wanted: Sequence[Layer],
+    forward: Callable[[Any, Any], Any] | None,
+    mask: Mask | None,
+    positions: int | None,
+    if_exists: str,
+    labels: Mapping[str, Label],
+) -> None:
+    """Run the model and write what the store lacks of the wanted layers, all of them or none."""
 
     def writer_for(layer: Layer, dims: Dims | None) -> Writer:
         return store.writer(layer=layer.name, dims=dims, if_exists=if_exists, **labels)

@@ -13,6 +13,7 @@ from dsvcca.labels import Label, checked_labels
 from dsvcca.store import Store
 from dsvcca.torch.callbacks import lightning_callback, trainer_callback
 from dsvcca.torch.capture import capture, check_options, checked_layers
+from dsvcca.torch.keeping import Bases, checked_bases
 from dsvcca.torch.masks import Mask
 from dsvcca.torch.outputs import Dims
 
@@ -33,8 +34,8 @@ class Probe:
     steps : collection of int, or callable
         Steps that are captured: ``[0, 100, 1000]``, ``range(0, 10_001, 500)``, or a function of the step that says
         whether it is. 0 is the model before its first update, n the model after n updates.
-    forward, mask, positions
-        As for `capture`.
+    forward, mask, positions, bases
+        As for `capture`. With `bases`, training waits until they are made.
     **labels
         model=, seed=, ...; the label `step` is given by the probe.
 
@@ -57,10 +58,12 @@ class Probe:
         forward: Callable[[Any, Any], Any] | None = None,
         mask: Mask | None = None,
         positions: int | None = None,
+        bases: Bases | None = None,
         **labels: Label,
     ) -> None:
         self._layers = {layer.name: layer.dims for layer in checked_layers(model, layers)}
         check_options(data, store, positions, labels)
+        checked_bases(bases)
         if isinstance(data, Iterator):
             raise DsvccaError(
                 f"data is a {type(data).__name__}, which is used up after one step: pass a DataLoader, a list of "
@@ -70,7 +73,8 @@ class Probe:
             raise DsvccaError(f"label step={labels['step']!r} was given: leave it out, probe(step) says it")
         checked_labels({**labels, "step": 0, "layer": "any"})
         self._model, self._data, self._store = model, data, store
-        self._options: dict[str, Any] = {"forward": forward, "mask": mask, "positions": positions, **labels}
+        self._options: dict[str, Any] = {"forward": forward, "mask": mask, "positions": positions, "bases": bases}
+        self._options |= labels
         self._wanted = steps if callable(steps) else _checked_steps(steps).__contains__
 
     def __call__(self, step: int) -> None:
