@@ -255,14 +255,25 @@ def test_all_directions_and_all_neurons_give_the_accuracy_of_the_whole_network(p
 
 @pytest.mark.parametrize("choice", [ANOTHER, LOGITS])
 def test_compressing_from_the_top_begins_with_the_whole_network_and_never_grows(population, choice):
-    table = compress_from_the_top(population, 0, choice, 3)
+    table = compress_from_the_top(population, 0, choice, [3])
     assert table.layer.tolist() == ["", "bn4", "bn3", "flat", "conv4", "conv3", "pool1"]
+    assert table.k.iloc[0] == 0
+    assert table.k.iloc[1:].isin([2, 3]).all()  # 99 % of the variance may lie in fewer
     assert table.share.iloc[0] == 1
     assert table.parameters.is_monotonic_decreasing
     assert table.share.iloc[-1] < 0.6
     model = population.model("convnet", 0)
     assert table.parameters.iloc[0] == sum(one.numel() for one in model.parameters())
     assert table.accuracy.iloc[0] == accuracy(model, population.images.tests, population.images.test_classes)
+
+
+def test_a_layer_stays_where_too_much_accuracy_would_be_lost(population):
+    most = compress_from_the_top(population, 0, ANOTHER, [1, 2, 4, 8], lost=0.9)
+    none = compress_from_the_top(population, 0, ANOTHER, [1], lost=-1.0)  # better than the whole network by far
+    assert (none.k == 0).all()
+    assert (none.share == 1).all()
+    assert most.share.iloc[-1] < 0.7
+    assert most.accuracy.iloc[-1] < most.accuracy.iloc[0] or (most.k > 0).any()
 
 
 def test_freeze_runs_are_made_once_and_begin_alike(tmp_path):
