@@ -351,6 +351,12 @@ def read_ids(root: Path) -> str | None:
     return None if record is None else record["ids"]
 
 
+def noted_mask(root: Path) -> str | None:
+    """Return the digest of the mask that a store has noted, whether it is still there or not; None if it has none."""
+    store = records.read_record(root, StoreRecord)
+    return None if store is None else store.get("mask")
+
+
 def find_mask(root: Path) -> Mask | None:
     """Return the mask of a store; None if it has none.
 
@@ -360,8 +366,7 @@ def find_mask(root: Path) -> Mask | None:
         If it is not the one that the store has noted: numbers over tokens would be others.
     """
     record = records.read_record(root / MASK, MaskRecord)
-    store = records.read_record(root, StoreRecord)
-    noted = None if store is None else store.get("mask")
+    noted = noted_mask(root)
     if noted is not None and (record is None or record["mask"] != noted):
         there = "is gone" if record is None else "is another than the one that was written"
         raise DsvccaError(f"the mask '{root / MASK}' {there}: restore it, or write that mask again")

@@ -24,6 +24,7 @@ from dsvcca.activations import (
     MASK,
     Representation,
     find_mask,
+    noted_mask,
     read_ids,
     read_mask,
     read_records,
@@ -213,7 +214,7 @@ class Store:
                 f"a mask of {values.shape[1]} positions, the sequences of the store have {sorted(lengths)}: give one "
                 "of that length"
             )
-        if find_mask(self._root) is None:
+        if noted_mask(self._root) is None:
             for r in sequences:
                 if r.kept is not None and r.shape[1] == values.shape[1]:
                     raise DsvccaError(
