@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+BESIDE = 6
+"""Lines beyond which their names stand beside a figure, not in it."""
+
+
 def mean_and_error(frame: pd.DataFrame, value: str, by: list[str]) -> pd.DataFrame:
     """Return mean and standard error of the mean of a column over the rows of each group: columns mean, error."""
     grouped = frame.groupby(by, sort=False)[value]
@@ -38,7 +42,8 @@ def lines_with_bands(
         axis.fill_between(own[x], own["mean"] - error, own["mean"] + error, color=line.get_color(), alpha=0.2, lw=0)
     axis.set_xlabel(x)
     axis.set_ylabel(y)
-    axis.legend(frameon=False, fontsize="small", ncols=1 + len(names) // 8)
+    beside = {"loc": "center left", "bbox_to_anchor": (1, 0.5)} if len(names) > BESIDE else {}
+    axis.legend(frameon=False, fontsize="small", **beside)
 
 
 def count_logarithmically(axis: Axes) -> None:
