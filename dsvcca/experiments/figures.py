@@ -42,7 +42,7 @@ def lines_with_bands(
         axis.fill_between(own[x], own["mean"] - error, own["mean"] + error, color=line.get_color(), alpha=0.2, lw=0)
     axis.set_xlabel(x)
     axis.set_ylabel(y)
-    beside = {"loc": "center left", "bbox_to_anchor": (1, 0.5)} if len(names) > BESIDE else {}
+    beside: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1, 0.5)} if len(names) > BESIDE else {}
     axis.legend(frameon=False, fontsize="small", **beside)
 
 
