@@ -1,4 +1,4 @@
-"""Write what the notebooks found into the docs: the table of docs/papers.md and the figures that pages show.
+"""Tidy the notebooks, and write what they found into the docs: the table of docs/papers.md and the figures of pages.
 
     python notebooks/summary.py
 """
@@ -23,6 +23,26 @@ FIGURES = {
     "freeze_training.png": ("04_freeze_training", 0),
 }
 """Files below docs/figures, and which figure of which notebook they are."""
+
+
+PASSING = (" are there", "nothing is to be done")
+"""How sentences about a run that was going on end, more or less."""
+
+
+def tidied(notebook: dict[str, Any]) -> dict[str, Any]:
+    """Return a notebook without where it was run, when, and how far it was meanwhile."""
+    for i, cell in enumerate(notebook["cells"]):
+        cell["metadata"], cell["id"] = {}, f"cell-{i}"
+        kept = []
+        for output in cell.get("outputs", []):
+            said = "".join(output.get("data", {}).get("text/plain", ""))
+            if output["output_type"] == "display_data" and any(one in said for one in PASSING):
+                continue
+            kept.append(json.loads(json.dumps(output).replace(f"{NOTEBOOKS}/", "")))
+        if "outputs" in cell:
+            cell["outputs"] = kept
+    kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    return {**notebook, "metadata": {"kernelspec": kernel, "language_info": {"name": "python"}}}
 
 
 def outputs_of(name: str) -> Iterator[dict[str, Any]]:
@@ -61,6 +81,8 @@ def figure(file: str) -> bytes:
 
 
 if __name__ == "__main__":
+    for path in NOTEBOOKS.glob("*.ipynb"):
+        path.write_text(json.dumps(tidied(json.loads(path.read_text())), indent=1, ensure_ascii=False) + "\n")
     PAGE.write_text(page())
     for file in FIGURES:
         (PAGE.parent / "figures" / file).write_bytes(figure(file))

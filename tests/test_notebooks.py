@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 import runpy
 from pathlib import Path
@@ -81,5 +82,7 @@ def test_a_committed_notebook_is_whole_and_defines_little(name):
 def test_the_docs_say_and_show_what_the_notebooks_found():
     found = runpy.run_path(str(FOLDER / "summary.py"))
     assert found["PAGE"].read_text() == found["page"](), "python notebooks/summary.py writes it anew"
+    for path in FOLDER.glob("*.ipynb"):
+        assert json.loads(path.read_text()) == found["tidied"](json.loads(path.read_text()))
     for file in found["FIGURES"]:
         assert (FOLDER.parent / "docs" / "figures" / file).read_bytes() == found["figure"](file)
