@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import re
 from base64 import b64decode
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,6 +30,10 @@ PASSING = (" are there", "nothing is to be done")
 """How sentences about a run that was going on end, more or less."""
 
 
+KERNEL = re.compile(r"[^ \"]*/ipykernel_\d+/\d+\.py:\d+: ")
+"""Where a warning came from: a file that is there as long as the kernel runs."""
+
+
 def tidied(notebook: dict[str, Any]) -> dict[str, Any]:
     """Return a notebook without where it was run, when, and how far it was meanwhile."""
     for i, cell in enumerate(notebook["cells"]):
@@ -38,7 +43,8 @@ def tidied(notebook: dict[str, Any]) -> dict[str, Any]:
             said = "".join(output.get("data", {}).get("text/plain", ""))
             if output["output_type"] == "display_data" and any(one in said for one in PASSING):
                 continue
-            kept.append(json.loads(json.dumps(output).replace(f"{NOTEBOOKS}/", "")))
+            plain = KERNEL.sub("", json.dumps(output).replace(f"{NOTEBOOKS}/", ""))
+            kept.append(json.loads(plain))
         if "outputs" in cell:
             cell["outputs"] = kept
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
