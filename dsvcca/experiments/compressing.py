@@ -53,7 +53,7 @@ def compress_from_the_top(
         How many directions are tried, fewest first: the first with which the accuracy on the probes is good enough is
         taken, and a layer of which none is, or that would not become smaller, stays.
     lost : float, default 1.0
-        Share of the accuracy that may be lost altogether; 1 takes whatever comes.
+        Share of the accuracy that may be lost by all layers together, by each as much; 1 takes whatever comes.
     bias_fix : bool, default True
         Keep what the mean holds outside of the directions.
 
@@ -67,9 +67,10 @@ def compress_from_the_top(
     rows, example = images.training[:ROWS], images.probes[:8]
     probes, tests = (images.probes, images.probe_classes), (images.tests[:TESTS], images.test_classes[:TESTS])
     model = population.model("convnet", seed)
-    enough = (1 - lost) * accuracy(model, *probes)
+    whole = accuracy(model, *probes)
     found = [("", 0, _parameters(model), accuracy(model, *tests))]
-    for layer, dims in FROM_THE_TOP.items():
+    for done, (layer, dims) in enumerate(FROM_THE_TOP.items(), start=1):
+        enough = whole * (1 - lost * done / len(FROM_THE_TOP))
         if choice == ANOTHER:
             [x], [y] = _rows_of(model, {layer: dims}, rows), _rows_of_another(population, another, layer)
         else:
