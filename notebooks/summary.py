@@ -43,8 +43,8 @@ def tidied(notebook: dict[str, Any]) -> dict[str, Any]:
             said = "".join(output.get("data", {}).get("text/plain", ""))
             if output["output_type"] == "display_data" and any(one in said for one in PASSING):
                 continue
-            plain = KERNEL.sub("", json.dumps(output).replace(f"{NOTEBOOKS}/", ""))
-            kept.append(json.loads(plain))
+            plain = json.dumps(output).replace(f"{NOTEBOOKS}/", "")
+            kept.append(json.loads(KERNEL.sub("", plain) if output["output_type"] == "stream" else plain))
         if "outputs" in cell:
             cell["outputs"] = kept
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
