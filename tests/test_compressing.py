@@ -20,21 +20,9 @@ import dsvcca  # noqa: E402
 from dsvcca.torch import capture, compress, cost  # noqa: E402
 from dsvcca.torch.axes import known_dims  # noqa: E402
 from dsvcca.torch.narrow import Narrow  # noqa: E402
+from tests.torch_models import Calling  # noqa: E402
 
 N = 300
-
-
-class Calling(nn.Module):
-    """A module that does what a function says with its children."""
-
-    def __init__(self, call, **children):
-        super().__init__()
-        for name, child in children.items():
-            self.add_module(name, child)
-        self.call = call
-
-    def forward(self, *args):
-        return self.call(self, *args)
 
 
 def chain(**parts):

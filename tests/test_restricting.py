@@ -15,21 +15,9 @@ from torch import nn  # noqa: E402
 
 import dsvcca  # noqa: E402
 from dsvcca.torch import capture, keep_neurons, maximal_neurons, project  # noqa: E402
+from tests.torch_models import Calling  # noqa: E402
 
 N, P = 200, 8
-
-
-class Calling(nn.Module):
-    """A module that does what a function says with its children."""
-
-    def __init__(self, call, **children):
-        super().__init__()
-        for name, child in children.items():
-            self.add_module(name, child)
-        self.call = call
-
-    def forward(self, *args):
-        return self.call(self, *args)
 
 
 def mlp(dtype=torch.float64):

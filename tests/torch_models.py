@@ -1,4 +1,4 @@
-"""Models, batches and stores that the tests of capture share. Only where PyTorch is installed."""
+"""Models, batches and stores that the tests of PyTorch models share. Only where PyTorch is installed."""
 
 from collections import OrderedDict
 from pathlib import Path
