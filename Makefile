@@ -73,6 +73,7 @@ bench: env
 
 lint: env
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check --quiet .
 	$(BIN)/mypy
 
 env: $(VENV)/.ready

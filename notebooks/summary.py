@@ -1,6 +1,6 @@
 """Tidy the notebooks, and write what they found into the docs: the table of docs/papers.md and the figures of pages.
 
-    python notebooks/summary.py
+Run as `python notebooks/summary.py`, after notebooks have been executed.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""The table of faults is that of the tests."""
+"""The table of faults is that of the tests, and the guards that are taken out are in the code."""
 
 import subprocess
 import sys
+import tomllib
 
 from tests.fault_table import PAGE, ROOT
 
@@ -13,3 +14,12 @@ def test_the_page_of_faults_is_that_of_the_tests():
     assert same == "True", "run: python tests/fault_table.py"
     assert int(count) >= 60
     assert PAGE.exists()
+
+
+def test_every_guard_that_is_taken_out_is_in_the_code_once():
+    mutants = tomllib.loads((ROOT / "tests" / "mutants.toml").read_text())["mutant"]
+    found = {one["guard"]: (ROOT / one["file"]).read_text().count(one["before"]) for one in mutants}
+    assert {guard: count for guard, count in found.items() if count != 1} == {}
+    assert all(
+        (ROOT / name.split("::")[0]).exists() for one in mutants for name in one["test"].split(" -- ")[0].split("|")
+    )
