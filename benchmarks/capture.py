@@ -122,6 +122,7 @@ def cost(name: str, rows: int, batch: int, repeat: int, folder: Path) -> dict[st
     }
     rounds = [{what: cpu_seconds(work) for what, work in works.items()} for _ in range(repeat + 1)][1:]
     added = [one["capture"] - one["write"] - one["forward pass"] for one in rounds]
+    beside = [one["forward pass"] + one["write"] for one in rounds]
     middle = {what: float(np.median([one[what] for one in rounds])) for what in works}
     return {
         "layers": len(layers),
@@ -130,6 +131,7 @@ def cost(name: str, rows: int, batch: int, repeat: int, folder: Path) -> dict[st
         "added / forward pass": float(
             np.median([a / one["forward pass"] for a, one in zip(added, rounds, strict=True)])
         ),
+        "added / (forward pass + write)": float(np.median([a / one for a, one in zip(added, beside, strict=True)])),
     }
 
 

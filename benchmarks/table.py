@@ -189,7 +189,10 @@ def capture(found: dict[str, Any]) -> Rows:
         parts = "; ".join(f"{taken[part]:.3f} s" for part in ("forward pass", "capture", "write", "ids"))
         rows += [
             (f"{name}, {one['layers']} layers, {one['rows']:,} datapoints: forward pass; capture; writing; ids", parts),
-            (f"**{name}: added beside writing / forward pass**", f"**{one['added / forward pass']:.1%}**"),
+            (
+                f"**{name}: added / (forward pass + write)**; / forward pass",
+                f"**{one['added / (forward pass + write)']:.1%}**; {one['added / forward pass']:.1%}",
+            ),
             (
                 f"{name}: memory added to a forward pass; of four times the batches",
                 f"{mebi(peak['added'])}; {mebi(peak['added, four times the batches'])}",
