@@ -25,7 +25,8 @@ from common import about_this_machine, peak_memory, show_and_keep
 from torch import nn
 
 import dsvcca
-from dsvcca.demo import LAYERS, _convnet
+from dsvcca.experiments import networks
+from dsvcca.experiments.layers import CONVNET
 from dsvcca.torch import capture
 from dsvcca.torch.ids import row_ids
 from dsvcca.torch.running import left_as_found
@@ -37,7 +38,7 @@ Network = tuple[nn.Module, dict[str, str], Callable[[int], torch.Tensor]]
 
 
 def small_convnet() -> Network:
-    return _convnet(), LAYERS, lambda rows: torch.rand(rows, 1, 14, 14)
+    return networks.convnet((12, 24), (64, 32), size=14), CONVNET, lambda rows: torch.rand(rows, 1, 14, 14)
 
 
 def convnet() -> Network:

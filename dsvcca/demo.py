@@ -25,6 +25,7 @@ from dsvcca.compare import compare
 from dsvcca.errors import DsvccaError
 from dsvcca.experiments.images import Images, load_images
 from dsvcca.experiments.layers import CONVNET, MAPS, residual_layers
+from dsvcca.experiments.parallel import steps_at
 from dsvcca.pieces import read_pieces
 from dsvcca.planning import plan_comparisons
 from dsvcca.plot import dynamics, layers, learning_dynamics
@@ -65,7 +66,7 @@ class Setting:
     @property
     def captured(self) -> list[int]:
         """Steps at which layers are captured."""
-        return sorted({round(share * self.steps) for share in self.shares})
+        return steps_at(self.shares, self.steps)
 
 
 def run_demo(folder: str | os.PathLike[str], *, seeds: int = 3, workers: int = 2) -> None:

@@ -235,7 +235,7 @@ def _representations(parts: Iterable[Part]) -> list[list[Part]]:
     for one in every:
         together.setdefault(tuple(one.labels.items()), []).append(one)
     for own in together.values():
-        own.sort(key=lambda one: natural(str(one.part)))
+        own.sort(key=lambda one: _place_of(one.part))
         for one in own[1:]:
             if one.part is None or own[0].part is None:
                 raise DsvccaError(
@@ -249,6 +249,11 @@ def _representations(parts: Iterable[Part]) -> list[list[Part]]:
                     "type, and one shape but for datapoints"
                 )
     return list(together.values())
+
+
+def _place_of(part: Label | None) -> tuple[float, list[Any]]:
+    """Return by what parts are sorted: numbers as such, names with the numbers in them."""
+    return (0, natural(part)) if isinstance(part, str) else (float(part or 0), [])
 
 
 def _datapoints(planned: list[list[Part]]) -> int:

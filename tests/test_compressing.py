@@ -116,10 +116,19 @@ def test_the_bias_matters_where_activations_have_a_mean():
 def test_all_directions_compute_the_same_function(dtype):
     model, x = mlp(dtype=dtype), drawn(N, 10).to(dtype)
     found = found_of(outputs(model, x, "act").double().numpy())
-    with pytest.warns(dsvcca.DsvccaWarning, match=r"'fc2' has 500 parameters, and 1076 for the 24 directions of 'act'"):
+    with pytest.warns(dsvcca.DsvccaWarning, match=r"24 directions of 'act' .* has 1403 parameters instead of 827"):
         small = compress(model, {"act": (found, 24)}, example=x[:8])
     assert small.fc2[1].weight.dtype == dtype
     close(small(x), model(x), 1e-12 if dtype == torch.float64 else 1e-5)
+
+
+def test_a_layer_that_shares_its_weights_makes_the_model_no_smaller_and_says_so():
+    first, second = nn.Linear(24, 24), nn.Linear(24, 24)
+    second.weight = first.weight
+    model, x = chain(one=first, act=nn.Tanh(), two=second), drawn(N, 24).float()
+    found = found_of(outputs(model, x, "act").double().numpy())
+    with pytest.warns(dsvcca.DsvccaWarning, match=r"'act' .* has 768 parameters instead of 624: .* shares"):
+        compress(model, {"act": (found, 3)}, example=x[:8])
 
 
 CONVOLUTIONS = [

@@ -163,17 +163,18 @@ def test_a_population_is_trained_once_and_captured_at_its_steps(population, tmp_
 # What is made of results
 
 
-def planted(path, noise):
+def planted(path, noise, order=(0, 10, 20), **options):
     """Return results of two networks whose layers approach their end as told."""
     rng = np.random.default_rng(0)
     store = dsvcca.create_store(path / "a.zarr", datapoints=400)
     for seed in range(2):
         for layer in ("low", "high"):
             end = rng.normal(size=(400, 5))
-            for step in (0, 10, 20):
+            for step in order:
                 x = end + noise[layer][step] * rng.normal(size=end.shape)
                 store.write(x, layer=layer, seed=seed, step=step)
-    return dsvcca.compare(dsvcca.plan_comparisons(store, [({}, {"step": 20})], variance=1.0), path / "r.zarr")
+    plan = dsvcca.plan_comparisons(store, [({}, {"step": 20})], variance=1.0, **options)
+    return dsvcca.compare(plan, path / "r.zarr")
 
 
 def test_layers_that_settle_first_are_told_from_others(tmp_path):
@@ -190,6 +191,19 @@ def test_layers_that_settle_first_are_told_from_others(tmp_path):
     assert (way.higher.abs() < 0.2).all()
     others = settling[settling.seed != settling.y_seed]
     assert (others.svcca < 0.3).all()
+
+
+@pytest.mark.parametrize("order", [(0, 10, 20), (20, 10, 0), (10, 20, 0)])
+def test_every_network_is_compared_with_the_end_of_every_other_in_whatever_order_they_were_written(tmp_path, order):
+    noise = {"low": {0: 2, 10: 0.1, 20: 0}, "high": {0: 2, 10: 2, 20: 0}}
+    results = planted(tmp_path, noise, order, measures=["svcca", "r2_x", "r2_y"])
+    settling = to_the_end(results, ["svcca", "r2_y"])
+    assert len(settling) == 2 * 3 * 2 * 2  # layers, steps, networks, ends
+    for row in settling.itertuples():
+        x, y = ({"layer": row.layer, "step": s, "seed": n} for s, n in ((row.step, row.seed), (20, row.y_seed)))
+        cell = dsvcca.select(results, x=x, y=y)
+        assert row.svcca == cell.svcca.item()
+        assert row.r2_y == cell.r2_y.item()
 
 
 def test_pairs_of_layers_of_one_network_are_found_in_either_order(tmp_path):
@@ -242,6 +256,26 @@ def test_claims_are_shown_as_text_as_html_and_as_data():
 
 
 # The experiments
+
+
+def test_networks_of_another_setting_are_never_taken_for_those_that_are_asked_for(population):
+    other = dataclasses.replace(TINY, steps=13)
+    with pytest.raises(
+        dsvcca.DsvccaError, match=r"networks of another setting \(steps 12\): remove it, or keep these els"
+    ):
+        trained(other, population.folder)
+    assert trained(dataclasses.replace(TINY, workers=2), population.folder).setting.workers == 2
+
+
+def test_what_cannot_be_trained_or_compressed_is_said_so(population):
+    with pytest.raises(dsvcca.DsvccaError, match="images 'cifar' are unknown: use 'mnist' or 'fashion'"):
+        load_images("cifar", training=10, probes=10, tests=10, size=14)
+    with pytest.raises(dsvcca.DsvccaError, match=r"batch=8 is more than the 4 images: use fewer"):
+        train_classifier(nn.Linear(2, 2), torch.zeros(4, 2), torch.zeros(4).long(), steps=1, batch=8, rate=0.1)
+    with pytest.raises(
+        dsvcca.DsvccaError, match=r"choice='logits' is unknown: use 'with another network' or 'with the"
+    ):
+        compress_from_the_top(population, 0, "logits", 3)
 
 
 def test_all_directions_and_all_neurons_give_the_accuracy_of_the_whole_network(population):
@@ -306,7 +340,7 @@ def test_freeze_runs_are_made_once_and_begin_alike(tmp_path):
 
 
 def test_regressions_are_trained_once_and_the_same_again(tmp_path):
-    setting = RegressionSetting(networks=2, width=20, points=50, steps=30, workers=1)
+    setting = RegressionSetting(seeds=2, width=20, points=50, steps=30, workers=1)
     networks = trained_regressions(setting, tmp_path)
     x, y = points_and_targets(50)
     assert x.shape == (50, 1)

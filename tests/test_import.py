@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -215,6 +216,43 @@ def test_batches_are_joined_in_the_order_of_their_parts(folder, store):
     table = dsvcca.import_activations(folder, store, labels="{layer}/features_{part}")
     assert table.part.tolist() == ["0-3", "3-11", "11-20"]
     assert np.array_equal(dsvcca.open_store(store).read(layer="conv1"), X)
+
+
+@pytest.mark.parametrize("places", [[-2, -1, 10], [0.25, 0.5, 0.75], ["b2", "b10", "c1"]])
+def test_parts_are_joined_as_numbers_are_counted(folder, store, places):
+    order = {}
+    for i, some in enumerate((slice(3, 11), slice(11, 20), slice(0, 3))):
+        np.save(folder / f"{i}.npy", X[some])
+        order[str(i)] = {"layer": "x", "part": places[(i + 1) % 3]}
+    table = dsvcca.import_activations(folder, store, labels=order)
+    assert table.part.tolist() == places
+    assert np.array_equal(dsvcca.open_store(store).read(layer="x"), X)
+
+
+def test_text_may_be_separated_by_commas(folder, store):
+    np.savetxt(folder / "x.txt", X, delimiter=",", header="of someone")
+    assert np.array_equal(imported(folder, store, labels="{layer}"), X)
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("dims", ["nld", "lnd", "ndl", "dln", "ldn", "dnl"])
+def test_layers_of_one_array_are_read_without_all_of_it_in_memory(folder, order, dims, monkeypatch):
+    sizes = {"n": 400, "l": 20, "d": 30}
+    x = np.asarray(np.random.default_rng(0).normal(size=[sizes[axis] for axis in dims]), order=order)
+    np.savez(folder / "x.npz", x=x)
+    monkeypatch.setattr(finding, "PIECE", 20_000)
+    [array] = find_arrays(folder / "x.npz", ())[0].values()
+    along, among = dims.index("n"), dims.index("l")
+    found = []
+    tracemalloc.start()
+    for piece in pieces_of(array, along, {among: 0}):
+        found.append(piece.astype("float32"))
+        del piece
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert np.array_equal(np.concatenate(found, axis=along - (among < along)), np.take(x, 0, axis=among).astype("f4"))
+    outermost = dims if order == "C" else dims[::-1]
+    assert peak < x.nbytes / 4 or outermost.index("d") < outermost.index("n")
 
 
 def test_what_thingsvision_saves_is_read_by_the_patterns_of_the_docs(folder, store):

@@ -15,7 +15,7 @@ from torch import nn
 
 from dsvcca.arrays import NumpyArray
 from dsvcca.correlations import CanonicalCorrelations, cca
-from dsvcca.errors import DsvccaWarning
+from dsvcca.errors import DsvccaError, DsvccaWarning
 from dsvcca.experiments.populations import Population
 from dsvcca.experiments.training import accuracy
 from dsvcca.store import create_store
@@ -70,7 +70,14 @@ def compress_from_the_top(
     pandas.DataFrame
         One row a layer, after it was compressed: columns seed, choice, bias, layer, k (0 where it stayed), share (of
         the parameters of all that take these layers), accuracy on test images. The first row is the whole network.
+
+    Raises
+    ------
+    DsvccaError
+        For another choice.
     """
+    if choice not in CHOICES:
+        raise DsvccaError(f"choice={choice!r} is unknown: use {' or '.join(map(repr, CHOICES))}")
     images = population.images
     tests = (images.tests[:TESTS], images.test_classes[:TESTS])
     model = population.model("convnet", seed)

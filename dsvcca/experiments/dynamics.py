@@ -17,7 +17,7 @@ def to_the_end(results: xr.Dataset, measures: Sequence[str] = ("svcca", "chance"
     ----------
     results : xarray.Dataset
         With the labels layer, step and seed; all layers at all steps against those at the last one, of one network
-        or of several.
+        or of several. A pair that results have once counts for both of its sides.
     measures : sequence of str, default svcca and chance
 
     Returns
@@ -25,12 +25,24 @@ def to_the_end(results: xr.Dataset, measures: Sequence[str] = ("svcca", "chance"
     pandas.DataFrame
         Columns layer, step, seed, y_seed (of the network at its end) and the measures.
     """
-    frame = to_frame(results, measures=list(measures))
-    last = frame.y_step.max()
-    frame = frame[(frame.y_step == last) & (frame.x_layer == frame.y_layer)]
-    frame = frame.rename(columns={"x_layer": "layer", "x_step": "step", "x_seed": "seed"})
-    found: pd.DataFrame = frame[["layer", "step", "seed", "y_seed", *measures]]
-    return found.reset_index(drop=True)
+    last = max(results.x_step.values.tolist() + results.y_step.values.tolist())
+    frames = [to_frame(results, measures=list(measures))]
+    if all(_turned(one) in results for one in measures):
+        other = to_frame(results, measures=[_turned(one) for one in measures])
+        frames.append(other.rename(columns=_turned))
+    found = pd.concat(frames)
+    found = found[(found.y_step == last) & (found.x_layer == found.y_layer)]
+    found = found.rename(columns={"x_layer": "layer", "x_step": "step", "x_seed": "seed"})
+    places = ["layer", "step", "seed", "y_seed"]
+    settling: pd.DataFrame = found[[*places, *measures]].drop_duplicates(places).reset_index(drop=True)
+    return settling
+
+
+def _turned(name: str) -> str:
+    """Return what a label or a measure is called when x and y change places."""
+    if name[:2] in ("x_", "y_"):
+        return ("y" if name[0] == "x" else "x") + name[1:]
+    return name[:-1] + ("y" if name[-1] == "x" else "x") if name[-2:] in ("_x", "_y") else name
 
 
 def lower_and_higher(settling: pd.DataFrame, layers: Sequence[str], *, way: bool = False) -> pd.DataFrame:

@@ -9,12 +9,10 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from filelock import FileLock
 
-from dsvcca.experiments.parallel import side_by_side
+from dsvcca.experiments.parallel import make_lacking
 from dsvcca.experiments.populations import ImageSetting, images_of
 from dsvcca.experiments.training import accuracy, reproducible, train_classifier
-from dsvcca.progress import track
 from dsvcca.torch.freezing import FreezeTraining
 from dsvcca.torch.settling import WhenSettled
 
@@ -41,11 +39,9 @@ def freeze_runs(setting: ImageSetting, folder: Path, networks: Sequence[str]) ->
     wanted = [
         (network, schedule, seed) for network in networks for schedule in SCHEDULES for seed in range(setting.seeds)
     ]
-    with FileLock(folder / "training.lock"):
-        lacking = [one for one in wanted if not _record(folder, *one).exists()]
-        with track("train", len(lacking)) as advance:
-            for _ in side_by_side(partial(_train, setting, folder), lacking, setting.workers):
-                advance()
+    make_lacking(
+        partial(_train, setting, folder), wanted, folder, setting, made=lambda one: _record(folder, *one).exists()
+    )
     return pd.DataFrame([row for one in wanted for row in json.loads(_record(folder, *one).read_text())])
 
 

@@ -58,10 +58,12 @@ def load_images(name: str, *, training: int, probes: int, tests: int, size: int)
     Raises
     ------
     DsvccaError
-        If the data are not installed, or too few.
+        If the data are unknown, not installed, or too few.
     """
     import torch
 
+    if name not in ("mnist", "fashion"):
+        raise DsvccaError(f"images {name!r} are unknown: use 'mnist' or 'fashion'")
     order = np.random.default_rng(SPLIT)
     if name == "mnist":
         pixels, classes = _mnist()

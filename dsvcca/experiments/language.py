@@ -12,13 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from filelock import FileLock
 from torch import nn
 
 from dsvcca.errors import DsvccaError
-from dsvcca.experiments.parallel import side_by_side
+from dsvcca.experiments.parallel import make_lacking, steps_at
 from dsvcca.experiments.training import reproducible
-from dsvcca.progress import track
 from dsvcca.store import Store, create_store, open_store
 from dsvcca.torch.probing import Probe
 
@@ -66,7 +64,7 @@ class LanguageSetting:
     @property
     def captured(self) -> list[int]:
         """Steps at which layers are captured."""
-        return sorted({round(share * self.steps) for share in self.shares})
+        return steps_at(self.shares, self.steps)
 
 
 LANGUAGE = {
@@ -120,13 +118,15 @@ def trained_language_models(setting: LanguageSetting, folder: str | os.PathLike[
         With the labels seed, step and layer: what every layer does at every position of the probes.
     """
     root = Path(folder).absolute()
-    with FileLock(root / "training.lock"):
-        store = create_store(root / "activations.zarr", datapoints=setting.probes)
-        there = {(r.labels["seed"], r.labels["step"], r.labels["layer"]) for r in store.representations}
-        lacking = [seed for seed in range(setting.seeds) if (seed, setting.steps, LAYERS[-1]) not in there]
-        with track("train", len(lacking)) as advance:
-            for _ in side_by_side(partial(_train, setting, root), lacking, setting.workers):
-                advance()
+    root.mkdir(parents=True, exist_ok=True)
+    create_store(root / "activations.zarr", datapoints=setting.probes)
+
+    def made(seed: int) -> bool:
+        there = open_store(root / "activations.zarr").representations
+        wanted = {"seed": seed, "step": setting.steps, "layer": LAYERS[-1]}
+        return any(wanted.items() <= one.labels.items() for one in there)
+
+    make_lacking(partial(_train, setting, root), range(setting.seeds), root, setting, made=made)
     return open_store(root / "activations.zarr").select(seed=list(range(setting.seeds)), step=setting.captured)
 
 

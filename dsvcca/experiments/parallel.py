@@ -1,17 +1,72 @@
-"""Networks that are trained side by side."""
+"""Networks that are trained once, side by side, and found again by all that ask."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict
 from multiprocessing import get_context
-from typing import TypeVar
+from pathlib import Path
+from typing import Any, TypeVar
+
+from filelock import FileLock
+
+from dsvcca.errors import DsvccaError
+from dsvcca.progress import track
 
 T = TypeVar("T")
 R = TypeVar("R")
 
+NUMBERS = ("seeds", "workers")
+"""Fields of a setting that say how many networks there are, and not which: more are added to those that are there."""
 
-def side_by_side(function: Callable[[T], R], tasks: Sequence[T], workers: int) -> Iterator[R]:
+
+def make_lacking(
+    make: Callable[[T], object], tasks: Sequence[T], folder: Path, setting: Any, *, made: Callable[[T], bool]
+) -> None:
+    """Do the tasks that a folder lacks, in as many processes as the setting says; one caller at a time.
+
+    Parameters
+    ----------
+    make : callable
+        Does one task, in this process or another.
+    tasks : list
+    folder : path
+        There already. What is made there is of one setting, which is kept beside it.
+    setting : dataclass
+        With `workers`.
+    made : callable
+        Whether a task is done.
+
+    Raises
+    ------
+    DsvccaError
+        If the folder is of another setting.
+    """
+    own = json.loads(json.dumps({name: value for name, value in asdict(setting).items() if name not in NUMBERS}))
+    record = folder / "setting.json"
+    with FileLock(folder / "training.lock"):
+        there = json.loads(record.read_text()) if record.exists() else own
+        other = [f"{name} {there.get(name)!r}" for name in own if there.get(name) != own[name]]
+        if other:
+            raise DsvccaError(
+                f"'{folder}' has networks of another setting ({', '.join(other)}): remove it, or keep these elsewhere"
+            )
+        if not record.exists():
+            record.write_text(json.dumps(own, indent=1))
+        lacking = [one for one in tasks if not made(one)]
+        with track("train", len(lacking)) as advance:
+            for _ in _side_by_side(make, lacking, setting.workers):
+                advance()
+
+
+def steps_at(shares: Sequence[float], steps: int) -> list[int]:
+    """Return the steps at shares of a training, each once."""
+    return sorted({round(share * steps) for share in shares})
+
+
+def _side_by_side(function: Callable[[T], R], tasks: Sequence[T], workers: int) -> Iterator[R]:
     """Yield what a function makes of every task, in order; by so many processes, or in this one if one is enough."""
     if workers == 1 or len(tasks) < 2:
         yield from map(function, tasks)

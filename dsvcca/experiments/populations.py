@@ -13,15 +13,13 @@ from functools import cache, partial
 from pathlib import Path
 
 import pandas as pd
-from filelock import FileLock
 from torch import nn
 
 from dsvcca.experiments.images import Images, load_images
 from dsvcca.experiments.layers import CONVNET, residual_layers
 from dsvcca.experiments.networks import convnet, residual
-from dsvcca.experiments.parallel import side_by_side
+from dsvcca.experiments.parallel import make_lacking, steps_at
 from dsvcca.experiments.training import accuracy, load_weights, reproducible, save_weights, train_classifier
-from dsvcca.progress import track
 from dsvcca.store import Store, create_store, open_store
 from dsvcca.torch.probing import Probe
 
@@ -71,7 +69,7 @@ class ImageSetting:
     @property
     def captured(self) -> list[int]:
         """Steps at which layers are captured."""
-        return sorted({round(share * self.steps) for share in self.shares})
+        return steps_at(self.shares, self.steps)
 
     def layers(self, network: str) -> dict[str, str]:
         """Return the layers of a network, lowest first, and their axes."""
@@ -144,16 +142,19 @@ def trained(setting: ImageSetting, folder: str | os.PathLike[str], networks: Seq
     -------
     Population
         Its store has the labels model, seed, step and layer.
+
+    Raises
+    ------
+    DsvccaError
+        If `folder` has networks of another setting, or the images are not installed.
     """
     root = Path(folder).absolute()
     images = images_of(setting)
-    with FileLock(root / "training.lock"):
-        store = create_store(root / "activations.zarr", datapoints=setting.probes)
-        every = [(network, seed) for network in networks for seed in range(setting.seeds)]
-        lacking = [one for one in every if not _weights(root, *one).exists()]
-        with track("train", len(lacking)) as advance:
-            for _ in side_by_side(partial(_train, setting, root), lacking, setting.workers):
-                advance()
+    root.mkdir(parents=True, exist_ok=True)
+    create_store(root / "activations.zarr", datapoints=setting.probes)
+    every = [(network, seed) for network in networks for seed in range(setting.seeds)]
+    make_lacking(partial(_train, setting, root), every, root, setting, made=lambda one: _weights(root, *one).exists())
+    store = open_store(root / "activations.zarr")
     return Population(setting, root, images, store.select(model=list(networks), seed=list(range(setting.seeds))))
 
 

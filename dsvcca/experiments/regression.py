@@ -8,12 +8,10 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from filelock import FileLock
 from torch import nn
 
-from dsvcca.experiments.parallel import side_by_side
+from dsvcca.experiments.parallel import make_lacking
 from dsvcca.experiments.training import load_weights, reproducible, save_weights
-from dsvcca.progress import track
 
 HIDDEN = ("fc1", "fc2", "fc3", "fc4")
 """Hidden layers, after their ReLU; the last is the paper's penultimate layer."""
@@ -23,7 +21,7 @@ HIDDEN = ("fc1", "fc2", "fc3", "fc4")
 class RegressionSetting:
     """How many networks of which width are trained how long, on how many points between -1 and 1."""
 
-    networks: int = 6
+    seeds: int = 6
     width: int = 200
     points: int = 2000
     steps: int = 4000
@@ -31,7 +29,7 @@ class RegressionSetting:
     workers: int = 2
 
 
-REGRESSION = {"small": RegressionSetting(networks=3, points=600, steps=300, workers=1), "full": RegressionSetting()}
+REGRESSION = {"small": RegressionSetting(seeds=3, points=600, steps=300, workers=1), "full": RegressionSetting()}
 
 
 def points_and_targets(points: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -73,13 +71,16 @@ def train_regression(seed: int, setting: RegressionSetting) -> nn.Module:
 
 def trained_regressions(setting: RegressionSetting, folder: Path) -> list[nn.Module]:
     """Return the networks of a setting, from `folder` or trained now and kept there."""
-    seeds = range(setting.networks)
-    with FileLock(folder / "training.lock"):
-        lacking = [seed for seed in seeds if not (folder / f"{seed}.pt").exists()]
-        with track("train", len(lacking)) as advance:
-            for seed, network in zip(
-                lacking, side_by_side(partial(train_regression, setting=setting), lacking, setting.workers), strict=True
-            ):
-                save_weights(network, folder / f"{seed}.pt")
-                advance()
-    return [load_weights(_fresh(setting), folder / f"{seed}.pt") for seed in seeds]
+    seeds = range(setting.seeds)
+    make_lacking(
+        partial(_keep, setting, folder), seeds, folder, setting, made=lambda seed: _path(folder, seed).exists()
+    )
+    return [load_weights(_fresh(setting), _path(folder, seed)) for seed in seeds]
+
+
+def _keep(setting: RegressionSetting, folder: Path, seed: int) -> None:
+    save_weights(train_regression(seed, setting), _path(folder, seed))
+
+
+def _path(folder: Path, seed: int) -> Path:
+    return folder / f"{seed}.pt"

@@ -9,6 +9,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from dsvcca.errors import DsvccaError
+
 BATCH = 500
 """Images that are shown at once where nothing is learned from them."""
 
@@ -50,7 +52,14 @@ def train_classifier(
         Learning rate.
     before : callable, optional
         ``before(step, optimizer)`` is called before every step and once more at the end, with step = steps.
+
+    Raises
+    ------
+    DsvccaError
+        If a batch needs more images than there are.
     """
+    if batch > len(images):
+        raise DsvccaError(f"batch={batch} is more than the {len(images)} images: use fewer")
     optimizer = torch.optim.SGD(model.parameters(), lr=rate, momentum=0.9)
     order: list[torch.Tensor] = []
     for step in range(steps):

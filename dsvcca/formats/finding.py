@@ -152,8 +152,12 @@ def can_be_cut(array: Array, along: int, fixed: Mapping[int, int]) -> bool:
 
 
 def row_bytes(array: Array, along: int, fixed: Mapping[int, int]) -> int:
-    """Return the bytes of one datapoint: one place along an axis."""
-    return array.nbytes // prod(array.shape[axis] for axis in (along, *fixed))
+    """Return the bytes that are held to read one datapoint: one place along an axis.
+
+    Where an array is read in its order, what lies beside a fixed place within a datapoint is held as well.
+    """
+    passed = {"C": lambda axis: axis < along, "F": lambda axis: axis > along}.get(array.order, lambda axis: True)
+    return array.nbytes // prod(array.shape[axis] for axis in (along, *filter(passed, fixed)))
 
 
 def check_readable(array: Array, along: int, fixed: Mapping[int, int]) -> None:

@@ -133,7 +133,7 @@ def _find_text(file: Path) -> Iterator[Array | Other]:
     with folders.opened(file) as stream:
         lines = _lines(stream)
         try:
-            first = np.loadtxt([next(lines, "")], ndmin=2)
+            first = _numbers_in([next(lines, "")])
         except ValueError:
             yield Other(file, "", "text")
             return
@@ -146,7 +146,13 @@ def _opened_text(array: Array) -> Iterator[_Rows]:
     rows = max(1, PIECE // (8 * array.shape[1]))
     with folders.opened(array.file) as stream:
         lines = _lines(stream)
-        yield _Rows((np.loadtxt(some, ndmin=2) for some in iter(lambda: list(islice(lines, rows)), [])), array.shape[0])
+        yield _Rows((_numbers_in(some) for some in iter(lambda: list(islice(lines, rows)), [])), array.shape[0])
+
+
+def _numbers_in(lines: list[str]) -> NumpyArray:
+    """Return the numbers of lines, a row each, between spaces or commas."""
+    found: NumpyArray = np.loadtxt(lines, ndmin=2, delimiter="," if lines and "," in lines[0] else None)
+    return found
 
 
 PARQUET, TEXT = Format(_find_parquet, _opened_parquet), Format(_find_text, _opened_text)

@@ -6,7 +6,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field, is_dataclass
+from dataclasses import dataclass, field
 from math import prod
 from typing import Any, NamedTuple
 
@@ -22,6 +22,7 @@ from dsvcca.labels import COLUMNS
 from dsvcca.torch.axes import told_dims
 from dsvcca.torch.flops import copied, not_fused
 from dsvcca.torch.narrow import CONVOLUTIONS, Narrow, Subspace, narrow_convolution, narrow_linear
+from dsvcca.torch.outputs import tensors_in
 from dsvcca.torch.restrict import affine, along, changed, is_count, of_side, tensor_of
 from dsvcca.torch.running import device_of, left_as_found, module_named, moved, run
 
@@ -159,17 +160,24 @@ def _compress_one(model: nn.Module, layer: str, subspace: Subspace, batch: Any, 
     axis = axes.pop()
     held = affine(subspace.offset, subspace.reduction.T, subspace.reduction)
     with left_as_found(model), changed(model, layer, lambda tensor, _: along(held, tensor, axis)):
-        expected = list(_tensors(run(model, batch, forward)))
+        expected = list(_floats(run(model, batch, forward)))
     for name in takers:
         old = module_named(model, name)
-        new = _narrowed(old, subspace, output, axis)
-        _warn_if_larger(layer, name, old, new, k)
-        _replace(model, old, new)
+        before = _parameters(model)
+        _replace(model, old, _narrowed(old, subspace, output, axis))
+        if _parameters(model) >= before:
+            warnings.warn(
+                f"with the {k} directions of {layer!r} in place of its {p} neurons, which {name!r} takes, the model "
+                f"has {_parameters(model)} parameters instead of {before}: a linear layer of p inputs and q outputs "
+                "becomes smaller if k < p q / (p + q), and one that shares its weights with another does not",
+                DsvccaWarning,
+                stacklevel=3,
+            )
     fused = torch.backends.mha.get_fastpath_enabled()
     try:
         with left_as_found(model):
             torch.backends.mha.set_fastpath_enabled(fused)  # as the copy will be run
-            found = list(_tensors(run(model, batch, forward)))
+            found = list(_floats(run(model, batch, forward)))
     except AttributeError as error:  # it ran before
         raise DsvccaError(
             f"the model does not only call {', '.join(map(repr, takers))}, which would be written in two ({error}): "
@@ -199,7 +207,7 @@ def _watch(model: nn.Module, layer: str, batch: Any, forward: Forward | None) ->
                 return
             if not list(module.children()):
                 seen.after.append(name)
-            for one in _tensors((inputs, named)):
+            for one in _floats((inputs, named)):
                 if _same_numbers(one, seen.output):
                     seen.takers[name] = one.shape
 
@@ -307,15 +315,8 @@ def _narrowed(old: nn.Module, subspace: Subspace, output: torch.Tensor, axis: in
     return narrow_linear(old, subspace, positions=positions, last=axis == output.ndim - 1)
 
 
-def _warn_if_larger(layer: str, name: str, old: nn.Module, new: nn.Module, k: int) -> None:
-    before, after = (sum(one.numel() for one in module.parameters()) for module in (old, new))
-    if after >= before:
-        warnings.warn(
-            f"layer {name!r} has {before} parameters, and {after} for the {k} directions of {layer!r}: a linear layer "
-            "of p inputs and q outputs becomes smaller if k < p q / (p + q)",
-            DsvccaWarning,
-            stacklevel=4,
-        )
+def _parameters(model: nn.Module) -> int:
+    return sum(one.numel() for one in model.parameters())
 
 
 def _replace(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
@@ -351,16 +352,6 @@ def _largest(numbers: torch.Tensor) -> float:
     return float(numbers.abs().max()) if numbers.numel() else 0.0
 
 
-def _tensors(given: Any) -> Iterator[torch.Tensor]:
+def _floats(given: Any) -> Iterator[torch.Tensor]:
     """Yield the tensors of floating point numbers in what a model or module takes or gives."""
-    if isinstance(given, torch.Tensor):
-        if given.is_floating_point():
-            yield given
-    elif isinstance(given, Mapping):
-        for one in given.values():
-            yield from _tensors(one)
-    elif isinstance(given, (tuple, list)):
-        for one in given:
-            yield from _tensors(one)
-    elif is_dataclass(given) and not isinstance(given, type):
-        yield from _tensors(vars(given))
+    return (one for one in tensors_in(given) if one.is_floating_point())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
@@ -13,6 +12,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from dsvcca.errors import DsvccaError
+from dsvcca.torch.outputs import tensors_in
 from dsvcca.torch.running import random_numbers_kept
 
 
@@ -41,7 +41,7 @@ def flops_of_training(
             for name in names:
                 parameters[name].requires_grad_(True)
             with FlopCounterMode(display=False) as forward:
-                outputs = [one for one in _tensors(copy(*inputs, **named)) if one.requires_grad]
+                outputs = [one for one in tensors_in(copy(*inputs, **named)) if one.requires_grad]
             with FlopCounterMode(display=False) as backward:
                 if outputs:
                     torch.autograd.backward(outputs, [torch.ones_like(one) for one in outputs])
@@ -79,18 +79,3 @@ def not_fused() -> Iterator[None]:
     finally:
         for one, value in zip(libraries, enabled, strict=True):
             one.enabled = value
-
-
-def _tensors(output: Any) -> Iterator[torch.Tensor]:
-    """Return all tensors in the output of a model."""
-    if isinstance(output, torch.Tensor):
-        yield output
-    elif isinstance(output, Mapping):
-        for one in output.values():
-            yield from _tensors(one)
-    elif isinstance(output, (tuple, list)):
-        for one in output:
-            yield from _tensors(one)
-    elif dataclasses.is_dataclass(output) and not isinstance(output, type):
-        for field in dataclasses.fields(output):
-            yield from _tensors(getattr(output, field.name))

@@ -62,7 +62,8 @@ class FreezeTraining:
     frozen : list of str
         Groups that are frozen, bottom up; of a list the names joined by "+".
     history : pandas.DataFrame
-        What `WhenSettled` measured: step, group, similarity, and whether the group was frozen at that step.
+        What `WhenSettled` measured: step, group, similarity, and whether the group was frozen at that step. Nothing is
+        measured once only what has to go on is trained.
 
     Raises
     ------
@@ -164,11 +165,12 @@ class FreezeTraining:
                 f"{len(free)} parameters that are frozen ({nearest('', free)}) are trained again, something has set "
                 "requires_grad=True: let it leave them alone, or call unfreeze()"
             )
+        due = self._count
         if self._settling is None:
             due = bisect_right(self._due, at)
-        else:
+        elif self._count < self._most:
             waiting = [group.name for group in self._groups[self._count :]]
-            due = self._count + self._settling.settled(self._model, waiting, self._most - self._count, at)
+            due += self._settling.settled(self._model, waiting, self._most - self._count, at)
         self._at = at
         return self._freeze(due)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -45,6 +45,20 @@ class Output:
     def copied(self) -> Output:
         """Return the same on the CPU, in memory of its own: modules that run later may work in place."""
         return Output(self.values.to("cpu", copy=True), self.lengths)
+
+
+def tensors_in(given: Any) -> Iterator[torch.Tensor]:
+    """Yield all tensors in what a model or module takes or gives."""
+    if isinstance(given, torch.Tensor):
+        yield given
+    elif isinstance(given, Mapping):
+        for one in given.values():
+            yield from tensors_in(one)
+    elif isinstance(given, (tuple, list)):
+        for one in given:
+            yield from tensors_in(one)
+    elif dataclasses.is_dataclass(given) and not isinstance(given, type):
+        yield from tensors_in(vars(given))
 
 
 def found_in(output: Any, module: nn.Module, name: str) -> Output:
