@@ -16,10 +16,14 @@ MARKS = re.compile(r"(<!-- faults -->\n).*(<!-- /faults -->)", re.DOTALL)
 
 
 class _Rows:
-    """Takes the marks of everything that pytest collects."""
+    """Takes the marks of everything that pytest collects in files that have some."""
 
     def __init__(self) -> None:
         self.found: dict[tuple[str, str], tuple[str, set[str], set[str]]] = {}
+
+    def pytest_ignore_collect(self, collection_path: Path) -> bool | None:
+        is_test = collection_path.suffix == ".py"
+        return True if is_test and "mark.fault" not in collection_path.read_text() else None
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         for item in items:

@@ -61,7 +61,7 @@ def test_the_benchmark_of_convolutions_measures_the_real_path(benchmark, capsys)
     assert "time / limit" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("variance", [0.99, 1])
+@pytest.mark.parametrize("variance", [0.99, pytest.param(1, marks=pytest.mark.slow)])
 def test_the_population_benchmark_measures_the_real_path(benchmark, capsys, variance):
     small = "--representations 5 --rows 400 --columns 40 --rank 8 --repeat 1 --variance"
     found = benchmark("population", f"{small} {variance}")
@@ -114,6 +114,7 @@ def test_the_benchmark_of_memory_measures_the_real_path(benchmark):
     assert found["least"] > 1
 
 
+@pytest.mark.slow
 def test_the_benchmark_of_capture_measures_the_real_path(benchmark):
     pytest.importorskip("torch")
     found = benchmark("capture", "--only transformer --rows 40 --batch 10 --batches 1 --repeat 1")

@@ -183,10 +183,13 @@ def test_layers_that_settle_first_are_told_from_others(tmp_path):
     own = settling[settling.seed == settling.y_seed]
     assert len(own) == 2 * 2 * 3
     assert own[own.step == 20].svcca.to_numpy() == pytest.approx(1, abs=1e-5)
-    halves = lower_and_higher(own, ["low", "high"])
+    halves = lower_and_higher(own, ["low", "high"]).xs(10, level="step")
     assert (halves.lower > 0.98).all()
     assert (halves.higher < 0.6).all()
     way = lower_and_higher(own, ["low", "high"], way=True)
+    assert (way.xs(0, level="step") == 0).all(axis=None)
+    assert way.xs(20, level="step").to_numpy() == pytest.approx(1, abs=1e-4)
+    way = way.xs(10, level="step")
     assert (way.lower > 0.95).all()
     assert (way.higher.abs() < 0.2).all()
     others = settling[settling.seed != settling.y_seed]
@@ -242,7 +245,8 @@ def test_counts_are_written_out_on_logarithmic_axes():
     assert [text.get_text() for text in axis.get_xticklabels()] == ["1", "3", "10", "30", "100"]
 
 
-def test_claims_are_shown_as_text_as_html_and_as_data():
+def test_claims_are_shown_as_text_as_html_and_as_data(monkeypatch):
+    monkeypatch.setenv("DSVCCA_SETTING", "full")
     claims = Claims()
     claims.add("a < b", "1 & 2", held=np.True_)
     claims.add("c", "3", held=False)
@@ -253,6 +257,12 @@ def test_claims_are_shown_as_text_as_html_and_as_data():
         {"claim": "a < b", "ours": "1 & 2", "held": True},
         {"claim": "c", "ours": "3", "held": False},
     ]
+    monkeypatch.setenv("DSVCCA_SETTING", "small")
+    said = (
+        "The small setting shows that this runs: few networks that learned little. DSVCCA_SETTING=full says what held."
+    )
+    assert str(claims).endswith(f"here: 3\n{said}")
+    assert claims._repr_mimebundle_()["text/html"].endswith(said)
 
 
 # The experiments

@@ -46,7 +46,7 @@ def _turned(name: str) -> str:
 
 
 def lower_and_higher(settling: pd.DataFrame, layers: Sequence[str], *, way: bool = False) -> pd.DataFrame:
-    """Return the mean similarity to the end of the lower and of the higher half of the layers, a row a network.
+    """Return the mean similarity to the end of the lower and of the higher half of the layers.
 
     Parameters
     ----------
@@ -61,13 +61,11 @@ def lower_and_higher(settling: pd.DataFrame, layers: Sequence[str], *, way: bool
     Returns
     -------
     pandas.DataFrame
-        Columns lower, higher; the mean over the steps between the first and the last.
+        Columns lower, higher; a row for every seed and step, the index.
     """
     half = settling.layer.isin(layers[: len(layers) // 2]).map({True: "lower", False: "higher"})
-    steps: pd.DataFrame = settling.assign(half=half).groupby(["seed", "step", "half"]).svcca.mean().unstack()
-    first, last = settling.step.min(), settling.step.max()
-    start = steps.xs(first, level="step")
-    found = steps.drop(index=[first, last], level="step").groupby("seed").mean()
+    found: pd.DataFrame = settling.assign(half=half).groupby(["seed", "step", "half"]).svcca.mean().unstack()
+    start = found.xs(settling.step.min(), level="step")
     return ((found - start) / (1 - start) if way else found)[["lower", "higher"]]
 
 

@@ -14,22 +14,27 @@ VARIABLE = "DSVCCA_SETTING"
 S = TypeVar("S")
 
 
-def chosen(settings: Mapping[str, S]) -> S:
-    """Return the setting that the environment variable DSVCCA_SETTING names: small, if it names none.
+def setting_name() -> str:
+    """Return what the environment variable DSVCCA_SETTING names: "small", if it names none.
 
     Raises
     ------
     DsvccaError
-        If it names another.
+        If it names another than "small" or "full".
     """
     name = os.environ.get(VARIABLE, "small")
-    if name not in settings:
-        raise DsvccaError(f"{VARIABLE}={name!r} is no setting: use {' or '.join(settings)}")
-    return settings[name]
+    if name not in ("small", "full"):
+        raise DsvccaError(f"{VARIABLE}={name!r} is no setting: use small or full")
+    return name
+
+
+def chosen(settings: Mapping[str, S]) -> S:
+    """Return the setting that `setting_name` names."""
+    return settings[setting_name()]
 
 
 def runs_folder(name: str) -> Path:
     """Return the folder `runs/<setting>/<name>` here, where an experiment keeps what it makes."""
-    folder = Path("runs") / chosen({one: one for one in ("small", "full")}) / name
+    folder = Path("runs") / setting_name() / name
     folder.mkdir(parents=True, exist_ok=True)
     return folder.absolute()
