@@ -252,7 +252,7 @@ class Plan(Layout):
         others = len({self.variants[i].representation for i in lacking}) - 1
         raise DsvccaError(
             f"{first}{f' and {others} more' if others else ''}: activations were dropped, and {why}: plan within what "
-            "was kept, select() others, or write it again with if_exists='replace'"
+            f"was kept (view={first.kept.bases[0].view!r}), select() others, or write it again with if_exists='replace'"
         )
 
     def _is_kept(self, variant: int) -> bool:

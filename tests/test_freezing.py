@@ -658,7 +658,10 @@ def test_layers_are_frozen_from_the_bottom_when_they_are_what_they_were():
 def test_what_settled_above_waits_for_what_is_below():
     model = mlp()
     rule = WhenSettled(probe(), every=1, patience=1)
-    with pytest.warns(dsvcca.DsvccaWarning, match="'out.weight', 'out.bias'"):
+    with (
+        pytest.warns(dsvcca.DsvccaWarning, match="'out.weight', 'out.bias'"),
+        pytest.warns(dsvcca.DsvccaWarning, match=r"'fc2' is frozen first, .* comes after 'fc1', .*: give layers bot"),
+    ):
         freeze = FreezeTraining(model, layers=["fc2", "fc1"], steps=9, schedule=rule)
     freeze.step(0)
     disturb(model.fc2)

@@ -74,7 +74,7 @@ class FreezeTraining:
     Warns
     -----
     DsvccaWarning
-        If parameters that are trained are in no group, or in several.
+        If parameters that are trained are in no group, or in several; if groups look as if they were given top down.
 
     Examples
     --------
@@ -115,6 +115,15 @@ class FreezeTraining:
             warnings.warn(
                 f"{len(loose)} of the parameters that are trained are in no group and never frozen "
                 f"({nearest('', loose)}): if they are below frozen layers, gradients go through those",
+                DsvccaWarning,
+                stacklevel=2,
+            )
+        place = {name: i for i, (name, _) in enumerate(model.named_parameters(remove_duplicate=False))}
+        first, last = (min(place[name] for name in self._groups[i].parameters) for i in (0, -1))
+        if first > last:
+            warnings.warn(
+                f"{self._groups[0].name!r} is frozen first, and in the model it comes after {self._groups[-1].name!r}, "
+                "which is frozen last: give layers bottom up, or little is saved",
                 DsvccaWarning,
                 stacklevel=2,
             )
