@@ -62,7 +62,11 @@ def labels_of(paths: list[str], given: Any, constants: Mapping[str, Any] | None 
 
 
 def fit(path: str, pattern: str) -> dict[str, str]:
-    """Return what stands in a path where the pattern has {names}."""
+    """Return what stands in a path where the pattern has {names}.
+
+    Each takes as little as it may, and the last one the rest; but where that is the part, it takes as little as it may,
+    and the one before it the rest: ``{layer}_{part}`` of conv_1_0 is part 0 of conv_1.
+    """
     first, *others = PATTERN_FIELD.split(pattern)
     names, between = others[::2], others[1::2]
     if len(set(names)) < len(names) or not all(map(str.isidentifier, names)) or not all(between[:-1]):
@@ -70,9 +74,14 @@ def fit(path: str, pattern: str) -> dict[str, str]:
             f"labels={pattern!r} is no pattern: name every label once, with something between them, {{model}}/{{layer}}"
         )
     found, start, fits = {}, len(first), path.startswith(first)
-    for name, after in zip(names, between, strict=True):  # each as short as it may be, the last one up to the end
+    for name, after in zip(names, between, strict=True):
         is_last = name == names[-1]
-        stop = len(path) - len(after) if is_last else path.find(after, start + 1)
+        if is_last:
+            stop = len(path) - len(after)
+        elif names[-2:] == [name, "part"]:
+            stop = path.rfind(after, start + 1, len(path) - len(between[-1]) - 1)
+        else:
+            stop = path.find(after, start + 1)
         fits = fits and stop > start and (not is_last or path.endswith(after))
         found[name], start = path[start:stop], stop + len(after)
     if not fits or not names:

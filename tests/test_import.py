@@ -10,12 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.io
+import scipy.sparse
 from typer.testing import CliRunner
 
 import dsvcca
+from dsvcca import importing
 from dsvcca.cli import app
 from dsvcca.formats import finding, kinds, rows
 from dsvcca.formats.finding import find_arrays, pieces_of
+from dsvcca.paths import fit
 
 h5py = pytest.importorskip("h5py")
 pa = pytest.importorskip("pyarrow")
@@ -96,6 +99,21 @@ def test_pieces_are_of_bounded_bytes_and_together_the_array(folder, monkeypatch,
     assert len(found) == 7 if array.dtype == "float32" else len(found) > 7
     assert max(piece.nbytes for piece in found) <= 3 * X[:1].nbytes
     assert np.array_equal(np.concatenate(found), X)
+
+
+def test_row_groups_of_parquet_are_held_one_after_another(folder, monkeypatch):
+    x = np.random.default_rng(0).standard_normal((10_000, 50)).astype("float32")
+    table = pa.table({"acts": lists(x)})
+    pq.write_table(table, folder / "x.parquet", row_group_size=500, compression="none", use_dictionary=False)
+    [array] = find_arrays(folder / "x.parquet", ())[0].values()
+    monkeypatch.setattr(rows, "PIECE", 100_000)
+    monkeypatch.setattr(finding, "PIECE", 100_000)
+    tracemalloc.start()
+    sums = [piece.sum(axis=0) for piece in pieces_of(array, 0, {})]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert np.allclose(np.sum(sums, axis=0), x.sum(axis=0), atol=0.1)
+    assert peak < x.nbytes / 3
 
 
 @pytest.mark.parametrize("name", [name for name in WRITERS if not name.endswith((".parquet", ".pq", ".txt"))])
@@ -268,6 +286,46 @@ def test_what_thingsvision_saves_is_read_by_the_patterns_of_the_docs(folder, sto
     assert np.array_equal(found.read(layer="conv1"), X)
 
 
+@pytest.mark.parametrize(
+    ("path", "pattern", "found"),
+    [
+        ("conv_1_0", "{layer}_{part}", {"layer": "conv_1", "part": "0"}),
+        ("3/a_b/conv_1_0.x", "{seed}/{layer}_{part}.x", {"seed": "3", "layer": "a_b/conv_1", "part": "0"}),
+        ("bert/encoder/0", "{model}/{layer}", {"model": "bert", "layer": "encoder/0"}),
+        ("b_0_fc_1", "b_{part}_{layer}", {"part": "0", "layer": "fc_1"}),
+        ("conv__", "{layer}_{part}", {"layer": "conv", "part": "_"}),
+    ],
+)
+def test_a_part_at_the_end_of_a_pattern_is_as_short_as_it_may_be(path, pattern, found):
+    assert fit(path, pattern) == found
+
+
+def test_parts_of_layers_with_numbers_in_their_names_stay_with_their_layer(folder, store):
+    for layer in (1, 2):
+        for part, some in enumerate((slice(0, 11), slice(11, 20))):
+            np.save(folder / f"conv_{layer}_{part}.npy", layer * X[some])
+    dsvcca.import_activations(folder, store, labels="{layer}_{part}")
+    found = dsvcca.open_store(store)
+    assert np.array_equal(found.read(layer="conv_1"), X)
+    assert np.array_equal(found.read(layer="conv_2"), 2 * X)
+
+
+@pytest.mark.parametrize(
+    ("parts", "match"),
+    [
+        ({0: 10, 2: 6, 3: 4}, "'fc1' has part 1 of 6 datapoints, and layer='fc2' part 2 of 6 datapoints"),
+        ({0: 10, 1: 4, 2: 6}, "'fc1' has part 1 of 6 datapoints, and layer='fc2' part 1 of 4 datapoints"),
+        ({0: 10, 1: 6, 2: 3, 3: 1}, "'fc1' has part 2 of 4 datapoints, and layer='fc2' part 2 of 3"),
+        ({0: 20}, "'fc1' has part 0 of 10 datapoints, and layer='fc2' part 0 of 20"),
+    ],
+)
+def test_representations_of_other_parts_are_not_taken_for_the_same_datapoints(folder, store, parts, match):
+    for layer, own in (("fc1", {0: 10, 1: 6, 2: 4}), ("fc2", parts)):
+        for part, rows_ in own.items():
+            np.save(folder / f"{layer}_{part}.npy", X[:rows_])
+    refused(folder, store, match, labels="{layer}_{part}")
+
+
 def test_datasets_of_one_file_can_be_parts(folder, store):
     write_hdf5(folder / "features.hdf5", **{f"features_{i:02d}": x for i, x in enumerate(np.array_split(X, 12))})
     assert np.array_equal(imported(folder / "features.hdf5", store, labels="{layer}_{part}"), X)
@@ -311,7 +369,7 @@ def test_masks_that_belong_to_no_part_are_refused(folder, store):
         (np.ones((N, 5), int), "masks 5 positions, the sequences have"),
         (np.full((N, 6), 2), "holds true .* and false"),
         (np.zeros((N, 6), bool), "leaves no token"),
-        (np.ones((N - 1, 6), bool), r"\(19, 6\), the store has 20"),
+        (np.ones((N - 1, 6), bool), r"\(19, 6\), the sequences have 20"),
     ],
 )
 def test_masks_that_fit_nothing_are_refused_before_anything_is_written(folder, store, valid, match):
@@ -319,6 +377,29 @@ def test_masks_that_fit_nothing_are_refused_before_anything_is_written(folder, s
     with pytest.raises(dsvcca.DsvccaError, match=match):
         dsvcca.import_activations(folder, store, dims="ntd")
     assert not store.exists()
+
+
+def test_masks_are_read_once_they_are_known_to_be_small_enough(folder, store, monkeypatch):
+    valid = np.ones((N, 6), bool)
+    np.savez(folder / "a.npz", h=TOKENS, attention_mask=valid)
+    monkeypatch.setattr(importing, "WHOLE", valid.nbytes - 1)
+    refused(folder, store, "a mask of 120 bytes, 119 are the most", dims="ntd", dry_run=True)
+    for place, some in enumerate((slice(0, 11), slice(11, 20))):
+        np.savez(folder / f"b{place}.npz", h=TOKENS[some], attention_mask=valid[some])
+    refused(folder, store, "a mask of 120 bytes", dims="ntd", labels="b{part}/{layer}", exclude="a*", dry_run=True)
+
+
+def test_a_mask_of_no_sequence_is_not_read(folder, store):
+    with zipfile.ZipFile(folder / "a.npz", "w", zipfile.ZIP_DEFLATED) as file:
+        for name, shape in (("h", TOKENS.shape), ("attention_mask", (1000, 1 << 16))):
+            raw_npy(folder / "x", npy_header(shape), TOKENS.tobytes() if name == "h" else b"\0" * (1000 << 18))
+            file.write(folder / "x", f"{name}.npy")
+    (folder / "x").unlink()
+    tracemalloc.start()
+    refused(folder, store, r"a mask of shape \(1000, 65536\)", dims="ntd", dry_run=True)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1000 << 16
 
 
 def test_two_masks_must_be_one(folder, store):
@@ -428,8 +509,16 @@ def test_headers_that_claim_what_is_not_there_are_refused(folder, store, shape):
 def test_headers_of_another_version_are_refused(folder, store):
     np.save(folder / "a.npy", X)
     content = (folder / "a.npy").read_bytes()
+    (folder / "a.npy").write_bytes(content[:6] + b"\x03" + content[7:])
+    refused(folder, store, r"version \(3, 0\) of the format")
     (folder / "a.npy").write_bytes(content[:6] + b"\x02" + content[7:])
-    refused(folder, store, r"version \(2, 0\) of the format")
+    refused(folder, store, "a header of more than 10000 bytes")
+
+
+def test_headers_of_four_bytes_of_length_are_read(folder, store):
+    with open(folder / "a.npy", "wb") as file:
+        np.lib.format.write_array(file, X, version=(2, 0))
+    assert np.array_equal(imported(folder, store), X)
 
 
 def test_several_arrays_in_one_npy_file_are_refused(folder, store):
@@ -516,6 +605,22 @@ def test_matlab_files_of_version_73_and_cells_are_not_read(folder, store):
     (folder / "a.mat").write_bytes(b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM" + b"\0" * 384)
     with pytest.raises(dsvcca.DsvccaError, match="save it with -v7"):
         dsvcca.import_activations(folder / "a.mat", store)
+
+
+@pytest.mark.parametrize("options", [{}, {"do_compression": True}, {"format": "4"}])
+def test_complex_and_sparse_variables_of_matlab_are_refused_before_anything_is_written(folder, store, options):
+    variables = {"a": X, "b": X * 1j, "c": scipy.sparse.csc_matrix(X), "d": X}
+    scipy.io.savemat(folder / "x.mat", variables, **options)
+    refused(folder, store, "'b': complex numbers: save real ones", exclude="x/c")
+    refused(folder, store, "'c': sparse, not numbers", exclude="x/b")
+    dsvcca.import_activations(folder, store, exclude=["x/b", "x/c"])
+    assert np.array_equal(dsvcca.open_store(store).read(layer="x/d"), X)
+
+
+@pytest.mark.parametrize("sizes", [(-1, 5, 0, 2), (1, -2, 0, 2), (1, 1, 0, -20), (1, 1, -9, 2)])
+def test_sizes_below_nothing_in_old_files_of_matlab_are_refused(folder, store, sizes):
+    (folder / "a.mat").write_bytes(np.array([0, *sizes], "<i4").tobytes() + b"a\0" + b"\0" * 80)
+    refused(folder, store, "in a file of version 4")
 
 
 def test_what_can_only_be_read_whole_is_refused_where_it_is_large(folder, store, monkeypatch):
@@ -608,6 +713,36 @@ def test_a_changed_byte_in_a_zip_file_is_found(folder, store, save):
     (folder / "a.npz").write_bytes(content)
     with pytest.raises(dsvcca.DsvccaError, match=r"a\.npz' cannot be read"):
         dsvcca.import_activations(folder, store)
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_a_changed_byte_of_one_layer_is_found_before_any_is_written(folder, store, save, order):
+    hidden = np.stack([TOKENS] * 3)
+    save(folder / "a.npz", h=hidden if order == "C" else np.asfortranarray(hidden.transpose(1, 2, 3, 0)))
+    content = bytearray((folder / "a.npz").read_bytes())
+    content[content.index(b"\x93NUMPY") + 600 if save is np.savez else len(content) // 3] ^= 1
+    (folder / "a.npz").write_bytes(content)
+    refused(folder, store, r"a\.npz' cannot be read", dims="lntd" if order == "C" else "ntdl")
+
+
+def test_what_is_kept_is_not_read_again(folder, store):
+    np.savez(folder / "a.npz", h=np.stack([TOKENS] * 3))
+    dsvcca.import_activations(folder, store, dims="lntd")
+    content = bytearray((folder / "a.npz").read_bytes())
+    content[1000] ^= 1
+    (folder / "a.npz").write_bytes(content)
+    dsvcca.import_activations(folder, store, dims="lntd", if_exists="skip")
+    with pytest.raises(dsvcca.DsvccaError, match=r"a\.npz' cannot be read"):
+        dsvcca.import_activations(folder, store, dims="lntd", if_exists="replace")
+
+
+@pytest.mark.parametrize("count", [1, 2, N])
+def test_text_that_was_cut_short_is_found(folder, store, count):
+    np.savetxt(folder / "a.txt", X[:count])
+    content = (folder / "a.txt").read_bytes()
+    (folder / "a.txt").write_bytes(content[:-2])
+    refused(folder, store, "its last line has no end")
 
 
 @pytest.mark.parametrize("name", WRITERS)

@@ -12,10 +12,12 @@ import numpy as np
 
 from dsvcca.arrays import NumpyArray, significand_bits
 from dsvcca.errors import DsvccaError
-from dsvcca.formats.containers import HDF5, MAT, SAFETENSORS
+from dsvcca.formats.hdf5 import HDF5
 from dsvcca.formats.kinds import PIECE, WHOLE, Array, Other, read_errors
-from dsvcca.formats.npy import NPY, NPZ
+from dsvcca.formats.mat import MAT
+from dsvcca.formats.npy import NPY, NPZ, check_sums
 from dsvcca.formats.rows import PARQUET, TEXT
+from dsvcca.formats.safetensors import SAFETENSORS
 from dsvcca.paths import natural
 
 FORMATS = {
@@ -172,6 +174,13 @@ def check_readable(array: Array, along: int, fixed: Mapping[int, int]) -> None:
             f"{array} of shape {array.shape} has {row_bytes(array, along, fixed)} bytes a datapoint, {WHOLE} are the "
             "most: are its axes what dims= says?"
         )
+
+
+def check_cut(array: Array, fixed: Mapping[int, int]) -> None:
+    """Raise if an array is damaged, where reading what lies at the places in `fixed` would not come to its end."""
+    outermost = {"C": 0, "F": len(array.shape) - 1}.get(array.order)
+    if outermost in fixed:
+        check_sums(array)
 
 
 def pieces_of(array: Array, along: int, fixed: Mapping[int, int]) -> Iterator[NumpyArray]:

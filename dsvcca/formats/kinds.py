@@ -27,6 +27,12 @@ DEFLATED = 1032
 """Bytes that a compressed byte can become, at most, by the rules of deflate."""
 
 
+BITS = (8, 16, 32, 64)
+"""Of the types of numbers."""
+
+MATLAB_73 = "MATLAB 7.3 wrote it, with its axes reversed: save it with -v7, or as .npy"
+
+
 @dataclass(frozen=True)
 class Array:
     """An array in a file.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
@@ -86,7 +87,8 @@ def _numbers(batch: Any, names: list[str], array: Array) -> NumpyArray:
 @contextmanager
 def _parquet(file: Path) -> Iterator[Any]:
     parquet = library("pyarrow.parquet", file)
-    with folders.opened(file) as stream, parquet.ParquetFile(stream) as table:
+    # What is buffered in advance would be held until the end: all of a file.
+    with folders.opened(file) as stream, parquet.ParquetFile(stream, pre_buffer=False) as table:
         yield table
 
 
@@ -129,6 +131,15 @@ def _lines(stream: BinaryIO) -> Iterator[str]:
             yield text
 
 
+def _check_ends(stream: BinaryIO) -> None:
+    """Raise if the last line has no end, as in a file that was cut short; leave the stream where it is."""
+    place = stream.tell()
+    stream.seek(-1, os.SEEK_END)
+    if stream.read(1) != b"\n":
+        raise ValueError("its last line has no end: cut short?")
+    stream.seek(place)
+
+
 def _find_text(file: Path) -> Iterator[Array | Other]:
     with folders.opened(file) as stream:
         lines = _lines(stream)
@@ -137,6 +148,7 @@ def _find_text(file: Path) -> Iterator[Array | Other]:
         except ValueError:
             yield Other(file, "", "text")
             return
+        _check_ends(stream)
         rows = 1 + sum(1 for _ in lines) if first.size else 0
     yield Array(file, "", (rows, first.shape[1]) if first.shape[1] > 1 else (rows,), "float64", order="C")
 
