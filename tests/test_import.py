@@ -190,6 +190,65 @@ def test_axes_that_hdf5_names_need_no_dims(folder, store):
     assert np.array_equal(imported(folder, store), TOKENS)
 
 
+def named_by_scales(path, x, names):
+    with h5py.File(path, "w") as file:
+        one = file.create_dataset("acts", data=x)
+        for place, (name, count) in enumerate(zip(names, x.shape, strict=True)):
+            file[name] = np.arange(count)
+            file[name].make_scale("This is a netCDF dimension" if place else name)
+            one.dims[place].attach_scale(file[name])
+
+
+@pytest.mark.parametrize("names", [("neuron", "datapoint"), ("channel", "datapoint")])
+def test_axes_that_are_named_by_scales_need_no_dims(folder, store, names):
+    named_by_scales(folder / "x.h5", X.T, names)
+    assert np.array_equal(imported(folder, store), X)
+
+
+def test_scales_that_name_no_axis_say_nothing_and_those_that_name_one_must_name_both(folder, store):
+    named_by_scales(folder / "x.h5", X, ("image", "unit"))
+    assert np.array_equal(imported(folder, store), X)
+    named_by_scales(folder / "x.h5", X, ("neuron", "image"))
+    refused(folder, store.with_name("t.zarr"), r"calls its axes \('neuron', 'image'\): say with dims=")
+
+
+def test_datasets_that_matlab_wrote_are_refused_under_any_name(folder, store):
+    write_hdf5(folder / "a.h5", x=X)
+    with h5py.File(folder / "a.h5", "a") as file:
+        file["x"].attrs["MATLAB_class"] = np.bytes_("single")
+    refused(folder, store, "MATLAB 7.3 wrote it, with its axes reversed")
+
+
+def test_bfloat16_of_hdf5_is_read(folder, store):
+    kind = h5py.h5t.IEEE_F32LE.copy()  # a float of 16 bits, of which 8 are exponent
+    kind.set_fields(15, 7, 8, 0, 7)
+    kind.set_size(2)
+    kind.set_ebias(127)
+    x = X.astype(ml_dtypes.bfloat16).astype("float32")
+    with h5py.File(folder / "a.h5", "w") as file:
+        one = h5py.h5d.create(file.id, b"x", kind, h5py.h5s.create_simple(x.shape))
+        one.write(h5py.h5s.ALL, h5py.h5s.ALL, x)
+    assert np.array_equal(imported(folder, store), x)
+
+
+def test_pieces_of_compressed_hdf5_are_whole_chunks(folder, monkeypatch):
+    with h5py.File(folder / "a.h5", "w") as file:
+        file.create_dataset("x", data=X, chunks=(4, 5), compression="gzip")
+        file.create_dataset("y", data=X, chunks=(N, 1), compression="gzip")
+    found = find_arrays(folder / "a.h5", ())[0]
+    for piece, whole, name, lengths in (
+        (11, 20, "x", [8, 8, 4]),
+        (3, 20, "x", [4] * 5),
+        (3, 20, "y", [20]),
+        (3, 15, "y", [15, 5]),
+    ):
+        monkeypatch.setattr(finding, "PIECE", piece * X[:1].nbytes)
+        monkeypatch.setattr(finding, "WHOLE", whole * X[:1].nbytes)
+        pieces = list(pieces_of(found[name], 0, {}))
+        assert [len(one) for one in pieces] == lengths
+        assert np.array_equal(np.concatenate(pieces), X)
+
+
 # Labels, layers, parts, masks
 
 
@@ -271,6 +330,32 @@ def test_layers_of_one_array_are_read_without_all_of_it_in_memory(folder, order,
     assert np.array_equal(np.concatenate(found, axis=along - (among < along)), np.take(x, 0, axis=among).astype("f4"))
     outermost = dims if order == "C" else dims[::-1]
     assert peak < x.nbytes / 4 or outermost.index("d") < outermost.index("n")
+
+
+NUMBERS = "\n".join(";".join(map(str, row)) for row in X.tolist())
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        NUMBERS.encode(),
+        b"# some\n" + NUMBERS.replace(".", ",").encode(),
+        NUMBERS.replace(";", " ").encode("utf-8-sig"),
+        NUMBERS.replace(";", ",").encode("utf-16"),
+        NUMBERS.replace(";", "|").encode(),
+        b" (1.5e+00+-2.5e+00j)  (1.0e+00+2.0e+00j)\n",
+    ],
+)
+def test_numbers_in_text_that_cannot_be_read_are_refused(folder, store, content):
+    (folder / "x.txt").write_bytes(content)
+    refused(folder, store, "numbers, but not as numpy.savetxt writes real ones")
+
+
+@pytest.mark.parametrize("content", ["", "\n\n", "cat.jpg\n", "0_1\n", "10.0.0.1\n", "2024-01-01;5\n", "\0\0", "j"])
+def test_text_of_no_numbers_is_passed_over(folder, store, content):
+    (folder / "x.txt").write_text(content)
+    np.save(folder / "a.npy", X)
+    assert dsvcca.import_activations(folder, store).outcome.tolist() == ["write", "pass over"]
 
 
 def test_what_thingsvision_saves_is_read_by_the_patterns_of_the_docs(folder, store):
@@ -477,6 +562,29 @@ def test_arrays_of_objects_are_never_unpickled(folder, store):
     dsvcca.import_activations(folder / "a.npz", store, exclude="x")
 
 
+@pytest.mark.parametrize("save", [lambda path, x: np.savez(path.with_suffix(".npz"), x=x), np.save])
+def test_types_that_numpy_does_not_know_are_refused(folder, store, save):
+    save(folder / "a.npy", X.astype(ml_dtypes.bfloat16))
+    refused(folder, store, r"bfloat16\?\): save x\.astype\('float32'\)")
+
+
+@pytest.mark.parametrize(
+    "dtype", [[("x", "f4", (5,))], [("x", "f4")], [("index", "i8"), ("values", "f4", (5,))], [("x", [("y", "f4")])]]
+)
+def test_records_that_may_be_activations_are_refused(folder, store, dtype):
+    np.save(folder / "a.npy", np.zeros(N, dtype))
+    refused(folder, store, "records that hold arrays: save each field")
+    (folder / "a.npy").unlink()
+    write_hdf5(folder / "a.h5", x=np.zeros(N, dtype))
+    refused(folder, store, "records that hold arrays: save each field")
+
+
+def test_datasets_of_arrays_are_refused(folder, store):
+    with h5py.File(folder / "a.h5", "w") as file:
+        file.create_dataset("x", (N,), np.dtype(("f4", (5,))))
+    refused(folder, store, "records that hold arrays")
+
+
 @pytest.mark.parametrize("dtype", ["complex64", np.longdouble])
 def test_types_that_no_store_has_are_refused(folder, store, dtype):
     np.save(folder / "a.npy", X.astype(dtype))
@@ -497,7 +605,13 @@ def raw_npy(path, header, content=b""):
     path.write_bytes(b"\x93NUMPY\x01\x00" + len(head).to_bytes(2, "little") + head + content)
 
 
-@pytest.mark.parametrize("shape", ["(20, 10**12)", "(20, 1000000000000)", "(20, -5)", "(20, 5)", "'abc'", "(True, 5)"])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        *("(20, 10**12)", "(20, 1000000000000)", "(20, -5)", "(20, 5)", "'abc'", "(True, 5)"),
+        *("(-2, -5)", "(10, True)", "(5, 2, True)"),
+    ],
+)
 def test_headers_that_claim_what_is_not_there_are_refused(folder, store, shape):
     raw_npy(folder / "a.npy", npy_header(shape), b"\0" * 40)
     refused(folder, store, "a.npy' cannot be read")
@@ -537,6 +651,14 @@ def test_a_zip_file_that_promises_more_than_compression_can_is_refused(folder, s
     refused(folder, store, "cannot become 2147483648")
 
 
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_methods_of_zip_files_whose_growth_is_not_known_are_refused(folder, store, method):
+    np.save(folder / "x.npy", np.zeros((1000, 1000)))
+    with zipfile.ZipFile(folder / "b.npz", "w", method) as file:
+        file.write(folder / "x.npy", "x.npy")
+    refused(folder / "b.npz", store, "compressed by another method than NumPy's")
+
+
 def test_hdf5_leads_to_no_other_file(folder, store, tmp_path):
     write_hdf5(tmp_path / "secret.h5", x=X)
     X.tofile(tmp_path / "secret.bin")
@@ -547,7 +669,12 @@ def test_hdf5_leads_to_no_other_file(folder, store, tmp_path):
         file["out"] = h5py.ExternalLink(str(tmp_path / "secret.h5"), "/x")
     table = dsvcca.import_activations(folder, store)
     assert table.outcome.tolist().count("write") == 1
-    assert sorted(table.array[table.outcome == "pass over"]) == ["out", "soft"]
+    passed = table[table.outcome == "pass over"]
+    assert dict(zip(passed.array, passed.why, strict=True)) == {
+        "again": "the same as 'acts'",
+        "soft": "a link to '/acts', which is not followed",
+        "out": f"a link to another file, '{tmp_path / 'secret.h5'}', which is not followed",
+    }
     with h5py.File(folder / "b.h5", "w") as file:
         file.create_dataset("x", X.shape, "f4", external=[(str(tmp_path / "secret.bin"), 0, X.nbytes)])
     with pytest.raises(dsvcca.DsvccaError, match="lie in other files"):
@@ -582,6 +709,27 @@ def test_tables_whose_columns_are_not_all_neurons_are_refused(folder, store):
     refused(folder, store, "columns of several types, float32, int64")
     write_parquet(folder / "a.parquet", acts=pa.array([[[1.0]]] * N))
     refused(folder, store, "neither numbers nor lists")
+
+
+def test_columns_without_a_name_are_refused(folder, store):
+    write_parquet(folder / "a.parquet", **{"": lists(X), "label": X[:, 0]})
+    refused(folder, store, "has no name: give it one")
+    write_parquet(folder / "a.parquet", **{"": X[:, 1], "label": X[:, 0]})
+    refused(folder, store, "has no name: give it one")
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.array([None] * N, pa.decimal128(5, 2)),
+        pa.nulls(N),
+        pa.ExtensionArray.from_storage(pa.fixed_shape_tensor(pa.float32(), (5,)), lists(X)),
+    ],
+)
+def test_columns_that_may_be_numbers_are_refused(folder, store, column):
+    write_parquet(folder / "a.parquet", n0=X[:, 0], n1=X[:, 1], n2=column)
+    refused(folder, store, "neither numbers nor lists of them")
+    assert imported(folder, store, exclude="a/n2").shape == (N, 2)
 
 
 def test_columns_beside_lists_are_passed_over(folder, store):

@@ -134,10 +134,14 @@ def _judged(one: Array | Other) -> Array | Other:
         return one
     if one.dtype == "object":
         return Other(one.file, one.inside, f"Python objects in {UNPICKLE}", True)
+    if one.dtype == "packed":
+        return Other(one.file, one.inside, "records that hold arrays: save each field as an array of its own", True)
     if one.dtype == "text":
         return Other(one.file, one.inside, "text, dates or records, not numbers")
     if len(one.shape) < 2:
         return Other(one.file, one.inside, f"{len(one.shape)} axes, and activations have two or more")
+    if one.dtype == "raw":
+        return Other(one.file, one.inside, "not a type of NumPy (bfloat16?): save x.astype('float32')", True)
     try:
         significand_bits(one.dtype)
     except DsvccaError as error:
@@ -183,8 +187,18 @@ def check_cut(array: Array, fixed: Mapping[int, int]) -> None:
         check_sums(array)
 
 
+def _step(array: Array, along: int, fixed: Mapping[int, int]) -> int:
+    """Return how many datapoints are read at once: whole chunks, so that none is decompressed for every piece."""
+    row = row_bytes(array, along, fixed)
+    step = max(1, PIECE // row)
+    if not array.chunks:
+        return step
+    chunk = array.chunks[along]
+    return max(step // chunk * chunk, min(chunk, max(1, WHOLE // row)))
+
+
 def pieces_of(array: Array, along: int, fixed: Mapping[int, int]) -> Iterator[NumpyArray]:
-    """Yield an array in pieces along an axis, of about `PIECE` bytes, at one place of each axis in `fixed`.
+    """Yield an array in pieces along an axis, of about `PIECE` bytes or a chunk, at one place of each axis in `fixed`.
 
     Raises
     ------
@@ -192,7 +206,7 @@ def pieces_of(array: Array, along: int, fixed: Mapping[int, int]) -> Iterator[Nu
         If it cannot be read, or is not what it was.
     """
     count = array.shape[along]
-    step = max(1, PIECE // row_bytes(array, along, fixed)) if can_be_cut(array, along, fixed) else count
+    step = _step(array, along, fixed) if can_be_cut(array, along, fixed) else count
     with read_errors(array.file), FORMATS[array.file.suffix.lower()].opened(array) as values:
         for start in range(0, count, step):
             index: list[int | slice] = [fixed.get(axis, slice(None)) for axis in range(len(array.shape))]

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from dsvcca import folders
-from dsvcca.formats.kinds import WHOLE, Array, Format, Other, library, type_name
+from dsvcca.formats.kinds import MATLAB_73, WHOLE, Array, Format, Other, library, type_name
+from dsvcca.labels import COLUMNS, SPACE
 from dsvcca.paths import check_not_encoded
 
 
@@ -33,6 +34,10 @@ def _find_hdf5(file: Path) -> Iterator[Array | Other]:
                 yield Other(file, name, f"a link to another file, '{link.filename}', which is not followed")
             elif isinstance(link, h5py.SoftLink):
                 yield Other(file, name, f"a link to '{link.path}', which is not followed")
+        names = {one: name for name, one in objects}
+        again = {name for name, link in links if isinstance(link, h5py.HardLink)}.difference(names.values())
+        for name in sorted(again):
+            yield Other(file, name, f"the same as {names.get(opened[name], '/')!r}")
         for name, one in objects:
             if isinstance(one, h5py.Dataset):
                 yield _dataset(file, name, one)
@@ -42,11 +47,13 @@ def _dataset(file: Path, name: str, one: Any) -> Array | Other:
     """Return what a dataset of HDF5 is; one whose numbers lie elsewhere, or were never written, is refused."""
     if one.shape is None:
         return Other(file, name, "empty")
+    if "MATLAB_class" in one.attrs:
+        return Other(file, name, MATLAB_73, True)
     if one.dtype.kind == "O":
         return Other(file, name, "text, references or rows of different lengths")
     if one.is_virtual or one.external:
         return Other(file, name, "its numbers lie in other files, which are not opened: copy them into it", True)
-    needed = prod(one.shape) * one.dtype.itemsize
+    needed = prod(one.shape) * one.id.get_type().get_size()  # in the file, where bfloat16 has 2 bytes
     if one.chunks is None:
         is_whole = one.id.get_storage_size() >= needed
     else:
@@ -59,7 +66,20 @@ def _dataset(file: Path, name: str, one: Any) -> Array | Other:
         return Other(file, name, f"of {one.shape} {one.dtype} not all was written: write it anew", True)
     about = {key: one.attrs[key] for key in ("scale_factor", "add_offset", "_FillValue") if key in one.attrs}
     check_not_encoded(f"{file}: {name}", about)
-    return Array(file, name, one.shape, type_name(one.dtype), tuple(axis.label for axis in one.dims))
+    return Array(file, name, one.shape, type_name(one.dtype), _names(one), chunks=one.chunks or ())
+
+
+AXES = frozenset({"datapoint", "layer", *COLUMNS, *SPACE})
+
+
+def _names(one: Any) -> tuple[str, ...]:
+    """Return what a dataset calls its axes by labels; else by the scales of HDF5, where one is the name of an axis."""
+    labels = tuple(axis.label for axis in one.dims)
+    if any(labels):
+        return labels
+    every = [[*axis.keys(), *(scale.name.rpartition("/")[2] for scale in axis.values())] for axis in one.dims]
+    scales = tuple(next((name for name in names if name in AXES), ("", *names)[-1]) for names in every)
+    return scales if AXES.intersection(scales) else ()
 
 
 @contextmanager

@@ -44,12 +44,15 @@ class Array:
         What the file calls it; empty where the file is the array.
     shape : tuple of int
     dtype : str
-        Name of its type, "object" where only pickle could read it, "text" for what is no number.
+        Name of its type, "object" where only pickle could read it, "text" for what is no number, "raw" where NumPy does
+        not know the type, "packed" for records that hold an array each.
     named : tuple of str
         What the file calls its axes; empty where it does not.
     order : str
         "" where it can be cut along any axis; else it is read from beginning to end: "C", the last axis running
         fastest, or "F", the first one.
+    chunks : tuple of int
+        Shape of the pieces in which it is compressed; empty where it is not.
     """
 
     file: Path
@@ -58,6 +61,7 @@ class Array:
     dtype: str
     named: tuple[str, ...] = ()
     order: str = ""
+    chunks: tuple[int, ...] = ()
 
     def __str__(self) -> str:
         return f"'{self.file}'" + (f", array {self.inside!r}" if self.inside else "")
@@ -125,4 +129,12 @@ def library(name: str, file: Path) -> Any:
 
 
 def type_name(dtype: np.dtype[Any]) -> str:
-    return "object" if dtype.hasobject else "text" if dtype.kind in "SUTVMm" else dtype.name
+    """Return the name of a type, or what it is where it is none of numbers."""
+    if dtype.hasobject:
+        return "object"
+    if dtype.kind != "V":
+        return "text" if dtype.kind in "SUTMm" else dtype.name
+    fields = [dtype[name] for name in dtype.names or ()]
+    if dtype.subdtype is not None or len(fields) == 1 or any(field.subdtype is not None for field in fields):
+        return "packed"
+    return "text" if fields else "raw"
