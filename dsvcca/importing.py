@@ -21,13 +21,14 @@ from dsvcca import files, folders
 from dsvcca.activations import find_mask, read_mask
 from dsvcca.arrays import NumpyArray
 from dsvcca.errors import DsvccaError, RunError
-from dsvcca.formats.finding import check_cut, check_readable, find_arrays, pieces_of
-from dsvcca.formats.kinds import WHOLE, Array, Other
+from dsvcca.formats.finding import check_cut, check_readable, find_arrays, is_zarr, pieces_of
+from dsvcca.formats.kinds import EXCLUDE, WHOLE, Array, Other
 from dsvcca.labels import Label, Labels, check_same_types, describe, label_order
 from dsvcca.paths import axes_of, check_all_differ, check_dims_are_used, labels_of, natural, spelling_of
 from dsvcca.progress import track
+from dsvcca.records import StoreRecord, read_record
 from dsvcca.store import Store, create_store, open_store
-from dsvcca.writer import check_if_exists, commit_mask, plain_ids, plain_mask
+from dsvcca.writer import check_if_exists, check_same_ids, commit_mask, plain_ids, plain_mask, stored_ids
 
 PART, LAYER = "part", "layer"
 
@@ -141,7 +142,7 @@ def import_activations(
     """
     check_if_exists(if_exists)
     root = _checked_source(source)
-    arrays, others = find_arrays(root, [exclude] if isinstance(exclude, str) else exclude)
+    arrays, others = find_arrays(root, _patterns(exclude))
     masks = {path: array for path, array in arrays.items() if path.rpartition("/")[2] == mask}
     arrays = {path: array for path, array in arrays.items() if path not in masks}
     parts = _parts(arrays, labels, dims, constants)
@@ -155,6 +156,7 @@ def import_activations(
     if plain is not None and len(plain) != datapoints:
         raise DsvccaError(f"{len(plain)} datapoint ids were given, '{root}' has {datapoints} datapoints")
     there = _opened(store)
+    _check_ids(plain, there)
     if there is not None and there.datapoints != datapoints:
         raise DsvccaError(
             f"{planned[0][0].array} has {datapoints} datapoints, the store '{there.path}' has {there.datapoints}: "
@@ -180,22 +182,51 @@ def import_activations(
 
 
 def _checked_source(source: str | os.PathLike[str]) -> Path:
+    _check_path(source, "source")
     root = folders.at(source, "source")
     if folders.is_remote(root):
         raise DsvccaError(f"source '{root}' is a URL: copy what is there to a folder of this machine")
-    if not root.exists():
+    if not folders.exists(root):
         raise DsvccaError(f"there is nothing at '{root}': check the path")
-    if any((root / name).exists() for name in ("zarr.json", ".zarray", ".zgroup")):
+    if is_zarr(root):
         raise DsvccaError(f"'{root}' is Zarr, which needs no import: dsvcca.open_store() reads it as it is")
     return root
 
 
+def _check_path(path: Any, what: str) -> None:
+    if not isinstance(path, (str, os.PathLike)):
+        raise DsvccaError(f"{what}={path!r} is a {type(path).__name__}: give a path")
+
+
+def _patterns(exclude: Any) -> list[str]:
+    patterns = [exclude] if isinstance(exclude, str) else list(exclude) if isinstance(exclude, Iterable) else [exclude]
+    if not all(isinstance(one, str) for one in patterns):
+        raise DsvccaError(f"exclude={exclude!r} is no pattern: give a str such as '*.pt', or a list of them")
+    return patterns
+
+
 def _opened(store: Store | str | os.PathLike[str]) -> Store | None:
-    """Return the store, whole; None where there is none yet."""
-    if isinstance(store, Store):
-        return store.everything
-    root = folders.reach(store, "store")
-    return None if files.is_free(root) else open_store(root)
+    """Return the store, whole; None where there is none yet, and one can be made."""
+    if not isinstance(store, Store):
+        _check_path(store, "store")
+    root = folders.reach(store.path if isinstance(store, Store) else store, "store")
+    if not files.is_free(root):
+        if read_record(root, StoreRecord) is None:
+            raise DsvccaError(f"'{root}' is no store that dsvcca wrote: choose another path, and one is made there")
+        return open_store(root)
+    above = [] if folders.is_remote(root) else [one for one in root.parents if folders.exists(one)]
+    if above and not folders.is_folder(above[0]):
+        raise DsvccaError(f"'{root}' lies below a file ('{above[0]}'): choose another place")
+    return None
+
+
+def _check_ids(ids: NumpyArray | None, there: Store | None) -> None:
+    """Raise if a store has other datapoint ids than those that were given."""
+    if ids is not None and there is not None:
+        root = folders.at(there.path, "store")
+        known = stored_ids(root)
+        if known is not None:
+            check_same_ids(root, known, ids, 0, "given")
 
 
 def _parts(arrays: Mapping[str, Array], labels: Any, dims: Any, constants: Mapping[str, Label]) -> list[Part]:
@@ -265,10 +296,13 @@ def _datapoints(planned: list[list[Part]]) -> int:
     if len(counts) > 1:
         said = " and ".join(f"{count} in {one[0].array}" for count, one in sorted(counts.items())[:2])
         raise DsvccaError(
-            f"not all have the same datapoints: {said}. Leave out what does not belong (exclude=), say which axis has "
+            f"not all have the same datapoints: {said}. Leave out what does not belong ({EXCLUDE}), say which axis has "
             "them (dims=), or, where these are batches, which part of a representation each is: labels='{layer}_{part}'"
         )
-    return next(iter(counts))
+    [(count, one)] = counts.items()
+    if count < 2:
+        raise DsvccaError(f"{one[0].array} has {count} datapoint: a store needs at least 2. Is it what dims= says?")
+    return count
 
 
 def _check_same_parts(planned: list[list[Part]]) -> None:
@@ -280,8 +314,7 @@ def _check_same_parts(planned: list[list[Part]]) -> None:
                 raise DsvccaError(
                     f"{describe(first[0].labels)} has {mine or 'no more parts'}, and {describe(one[0].labels)} "
                     f"{other or 'no more parts'}: their datapoints may not be the same. Complete the parts, or, where "
-                    "it is only how they were saved, import the one and then the other (exclude=, on the command line "
-                    "--exclude)"
+                    "it is only how they were saved, import the one and then the other: {EXCLUDE}"
                 )
 
 
@@ -332,7 +365,7 @@ def _mask(
     return valid
 
 
-NO_MASK = "say mask='' (--mask '') or leave it out: exclude= (--exclude)"
+NO_MASK = f"say mask='' (--mask '') or leave it out: {EXCLUDE}"
 
 
 def _check_masks(masks: Mapping[str, Array], planned: list[list[Part]], datapoints: int | None) -> None:
@@ -377,8 +410,8 @@ def _joined(masks: Mapping[str, Array], planned: list[list[Part]]) -> list[Array
                 return found
     raise DsvccaError(
         f"{len(masks)} masks were found, '{next(iter(masks))}' first, and which part of the datapoints each is for "
-        "cannot be told: save each in the file or folder of the part it is for, or leave them out (exclude=) and write "
-        "one mask by store.write_mask()"
+        f"cannot be told: save each in the file or folder of the part it is for, or leave them out ({EXCLUDE}) and "
+        "write one mask by store.write_mask()"
     )
 
 
@@ -405,8 +438,8 @@ def _write(store: Store, parts: list[Part], ids: NumpyArray | None, if_exists: s
         raise
     except DsvccaError as error:
         raise DsvccaError(
-            f"{array}: {error}. What was finished stays: mend it, or leave it out (exclude=), and go on with "
-            "if_exists='skip'"
+            f"{array}: {error}. What was finished stays: mend it, or leave it out ({EXCLUDE}), and go on with "
+            "if_exists='skip' (--if-exists skip)"
         ) from error
 
 

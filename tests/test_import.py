@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
+import sys
 import tracemalloc
 import zipfile
 from pathlib import Path
@@ -11,6 +14,7 @@ import numpy as np
 import pytest
 import scipy.io
 import scipy.sparse
+import zarr
 from typer.testing import CliRunner
 
 import dsvcca
@@ -797,6 +801,92 @@ def test_labels_axes_and_datapoints_are_checked_before_anything_is_written(folde
     refused(folder, store, "would both be 'a/arr_0': rename one", dims="ntd")
 
 
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"labels": 5}, "labels=5 is a int: give a pattern"),
+        ({"labels": ["{layer}"]}, "is a list: give a pattern"),
+        ({"labels": Path("{layer}")}, "is a .*Path: give a pattern"),
+        ({"labels": {"a": None}}, "labels= gave None for 'a': give a dict"),
+        ({"labels": {"a": "fc"}}, "labels= gave 'fc' for 'a': give a dict"),
+        ({"labels": {"a": {5: "fc"}}}, "labels= gave {5: 'fc'} for 'a'"),
+        ({"labels": {5: {}, "b": {}}}, r"says nothing about the array 'a': it names \[5, 'b'\]"),
+        ({"labels": lambda path: path}, "labels= gave 'a' for 'a'"),
+        ({"dims": 5}, "dims=5 is a int: use 'nchw'"),
+        ({"dims": {"a": 5}}, "dims=5 is a int"),
+        ({"exclude": None}, "exclude=None is no pattern"),
+        ({"exclude": Path("a")}, "is no pattern"),
+        ({"exclude": [5]}, r"exclude=\[5\] is no pattern"),
+        ({"ids": 5}, "must be a sequence"),
+    ],
+)
+def test_options_of_other_types_are_refused(folder, store, options, match):
+    np.save(folder / "a.npy", X)
+    refused(folder, store, match, **options)
+
+
+@pytest.mark.parametrize("place", [5, None, b"x"])
+def test_places_of_other_types_are_refused(folder, store, place):
+    refused(place, store, r"source=.* is a \w+: give a path")
+    np.save(folder / "a.npy", X)
+    with pytest.raises(dsvcca.DsvccaError, match=r"store=.* is a \w+: give a path"):
+        dsvcca.import_activations(folder, place)
+
+
+def test_a_path_that_is_too_long_is_refused(folder, store):
+    refused(folder / ("x" * 5000), store, "does not say what it holds .*too long")
+
+
+def test_a_label_that_a_path_says_twice_is_refused(folder, store):
+    (folder / "seed=0" / "seed=1").mkdir(parents=True)
+    np.save(folder / "seed=0" / "seed=1" / "a.npy", X)
+    refused(folder, store, "says both seed=0 and seed=1")
+
+
+def test_names_of_thousands_of_digits_are_names(folder, store):
+    names = ["9" * 5000, "1" + "0" * 5000, "7"]
+    np.savez(folder / "a.npz", **dict.fromkeys(names, X))
+    table = dsvcca.import_activations(folder / "a.npz", store, dry_run=True)
+    assert table.layer.tolist() == ["7", names[0], names[1]]
+    table = dsvcca.import_activations(folder / "a.npz", store, labels="{seed}", layer="x", dry_run=True)
+    assert set(map(type, table.seed)) == {str}
+
+
+def test_a_pattern_that_leaves_nothing_out_is_a_warning(folder, store):
+    np.save(folder / "a.npy", X)
+    (folder / "x.pt").touch()
+    with pytest.warns(dsvcca.DsvccaWarning, match=r"exclude='\*.pth' leaves nothing out"):
+        dsvcca.import_activations(folder, store, exclude=["*.pt", "*.pth"])
+
+
+def test_all_that_is_refused_is_said_at_once(folder, store):
+    np.save(folder / "a.npy", X)
+    for place in range(3):
+        (folder / f"{place}.pt").touch()
+        np.save(folder / f"b{place}.npy", X.astype("complex64"))
+    refused(folder, store, r"0\.pt', .*1\.pt', .*2\.pt': a pickle.*b0.npy', .*b1.npy': .*complex64.*; and 1 more like")
+
+
+def closed(folder, store):
+    """Return what the command line says to somebody who is not root."""
+    powers = ("--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-dac_override,-dac_read_search")
+    line = ["setpriv", *powers, sys.executable, "-m", "dsvcca.cli", "import", str(folder), str(store)]
+    found = subprocess.run(line, capture_output=True, text=True, check=False)
+    assert found.returncode == 1
+    return found.stderr
+
+
+@pytest.mark.skipif(shutil.which("setpriv") is None or os.geteuid() != 0, reason="root reads everything")
+@pytest.mark.parametrize("inner", ["", "inner", "inner/more"])
+def test_folders_that_may_not_be_entered_are_said_in_plain_words(folder, store, inner):
+    (folder / "inner" / "more").mkdir(parents=True)
+    np.save(folder / "inner" / "a.npy", X)
+    (folder / inner).chmod(0o600)
+    said = closed(folder, store)
+    assert said.startswith("error: '")
+    assert "Permission denied" in said
+
+
 def test_parts_must_fit_each_other(folder, store):
     np.save(folder / "a_0.npy", X[:4])
     np.save(folder / "a_1.npy", X[4:].astype("float64"))
@@ -822,6 +912,23 @@ def test_sources_that_hold_nothing_are_refused(folder, store, source, match):
 def test_a_store_is_no_source(folder, store):
     dsvcca.create_store(folder / "z.zarr", datapoints=3)
     refused(folder / "z.zarr", store, "needs no import")
+
+
+def test_what_no_store_can_take_is_known_before_anything_is_read(folder, store, tmp_path):
+    np.save(folder / "a.npy", X[:1])
+    refused(folder, store, "has 1 datapoint: a store needs at least 2", dry_run=True)
+    np.save(folder / "a.npy", X)
+    (tmp_path / "file").touch()
+    refused(folder, tmp_path / "file" / "x" / "s.zarr", "lies below a file", dry_run=True)
+    other = tmp_path / "other.zarr"
+    zarr.open_group(other, mode="w").create_array("a", data=X)
+    for place in (other, dsvcca.open_store(other)):
+        with pytest.raises(dsvcca.DsvccaError, match="is no store that dsvcca wrote: choose another path"):
+            dsvcca.import_activations(folder, place, dry_run=True)
+    made = dsvcca.create_store(store, datapoints=range(N))
+    with pytest.raises(dsvcca.DsvccaError, match="2 of 20 ids differ"):
+        dsvcca.import_activations(folder, made, ids=[1, 0, *range(2, N)], dry_run=True)
+    assert len(dsvcca.import_activations(folder, made, ids=range(N), dry_run=True)) == 1
 
 
 def test_a_store_of_other_datapoints_or_types_of_labels_is_refused(folder, store):
@@ -952,7 +1059,15 @@ def test_the_command_line_shows_what_would_be_done_and_does_it(folder, store):
 
 @pytest.mark.parametrize(
     ("options", "match"),
-    [(("--set", "seed"), "is not LABEL=VALUE"), (("--set", "mask=1"), "that is an option"), ((), "already")],
+    [
+        (("--set", "seed"), "is not LABEL=VALUE"),
+        *((("--set", f"{name}=1"), "that is an option") for name in ("mask", "source", "store", "dry_run")),
+        ((), "already"),
+        (("--set", "layer=x", "--set", "layer=y"), "says both layer=x and layer=y"),
+        (("--dims", "a=nd", "--dims", "a=dn"), "says both a=nd and a=dn"),
+        (("--ids", "/"), "--ids '/' cannot be read"),
+        (("--ids", __file__ + "x"), "cannot be read"),
+    ],
 )
 def test_the_command_line_refuses_in_plain_words(folder, store, options, match):
     np.save(folder / "a.npy", X)
@@ -960,3 +1075,15 @@ def test_the_command_line_refuses_in_plain_words(folder, store, options, match):
     said = call("import", folder, store, *options)
     assert said.exit_code == 1
     assert match in said.output
+
+
+def test_ids_of_the_command_line_are_lines_of_utf_8(folder, store):
+    np.save(folder / "a.npy", X[:2])
+    (folder / "ids.txt").write_bytes("café\u2028x\r\nb\n".encode())
+    said = call("import", folder, store, "--ids", folder / "ids.txt")
+    assert said.exit_code == 0, said.output
+    assert dsvcca.create_store(store, datapoints=["café\u2028x", "b"]).ids
+    (folder / "ids.txt").write_bytes("café\nb\n".encode("latin-1"))
+    said = call("import", folder, store, "--ids", folder / "ids.txt")
+    assert said.exit_code == 1
+    assert "give text in UTF-8" in said.output

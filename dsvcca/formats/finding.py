@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+import warnings
+from collections.abc import Collection, Iterator, Mapping
 from fnmatch import fnmatchcase
 from math import prod
 from pathlib import Path
 
 import numpy as np
 
+from dsvcca import folders
 from dsvcca.arrays import NumpyArray, significand_bits
-from dsvcca.errors import DsvccaError
+from dsvcca.errors import DsvccaError, DsvccaWarning
 from dsvcca.formats.hdf5 import HDF5
-from dsvcca.formats.kinds import PIECE, WHOLE, Array, Other, read_errors
+from dsvcca.formats.kinds import EXCLUDE, PIECE, WHOLE, Array, Other, read_errors
 from dsvcca.formats.mat import MAT
 from dsvcca.formats.npy import NPY, NPZ, check_sums
 from dsvcca.formats.rows import PARQUET, TEXT
@@ -33,7 +35,7 @@ UNPICKLE = (
 )
 
 
-def find_arrays(source: Path, exclude: Iterable[str]) -> tuple[dict[str, Array], list[Other]]:
+def find_arrays(source: Path, exclude: Collection[str]) -> tuple[dict[str, Array], list[Other]]:
     """Return the arrays in a file, or in all files of a folder, by their paths, and what else is there.
 
     The path of an array is that of its file below the folder without the end of its name, and what the file calls it.
@@ -41,7 +43,7 @@ def find_arrays(source: Path, exclude: Iterable[str]) -> tuple[dict[str, Array],
 
     Parameters
     ----------
-    exclude : iterable of str
+    exclude : collection of str
         Patterns, as of a shell, for files below the folder, or paths of arrays, that are not looked at.
 
     Raises
@@ -49,16 +51,22 @@ def find_arrays(source: Path, exclude: Iterable[str]) -> tuple[dict[str, Array],
     DsvccaError
         For what is damaged, or may hold activations and is not read.
     """
-    patterns = list(exclude)
+    unused = set(exclude)
+
+    def is_left_out(name: str) -> bool:
+        fitting = {pattern for pattern in exclude if fnmatchcase(name, pattern)}
+        unused.difference_update(fitting)
+        return bool(fitting)
+
     found: list[tuple[str, Array | Other]] = []
     for file in sorted(_files(source), key=lambda file: natural(str(file))):
         name = file.name if source == file else file.relative_to(source).as_posix()
-        if not any(fnmatchcase(name, pattern) for pattern in patterns):
+        if not is_left_out(name):
             found += [(_path(name, one.inside, source == file), one) for one in _inside(file)]
     arrays: dict[str, Array] = {}
     others: list[Other] = []
     for path, one in sorted(found, key=lambda item: natural(item[0])):
-        if any(fnmatchcase(path, pattern) for pattern in patterns):
+        if is_left_out(path):
             continue
         judged = _judged(one)
         if isinstance(judged, Other):
@@ -67,11 +75,25 @@ def find_arrays(source: Path, exclude: Iterable[str]) -> tuple[dict[str, Array],
             raise DsvccaError(f"{arrays[path]} and {judged} would both be {path!r}: rename one, or leave it out")
         else:
             arrays[path] = judged
-    refused = [one for one in others if one.refused]
-    if refused:
-        more = f" ({len(refused) - 1} more like it)" if len(refused) > 1 else ""
-        raise DsvccaError(f"{_called(refused[0])}: {refused[0].why}{more}. To go on without, leave it out: exclude=")
+    for pattern in sorted(unused):
+        warnings.warn(
+            f"exclude={pattern!r} leaves nothing out: no file below '{source}' and no path of an array fits it",
+            DsvccaWarning,
+            stacklevel=3,
+        )
+    _check_refused([one for one in others if one.refused])
     return arrays, others
+
+
+def _check_refused(refused: list[Other], most: int = 5) -> None:
+    """Raise if there is what cannot be read: one error for all of it."""
+    reasons: dict[str, list[str]] = {}
+    for one in refused[:most]:
+        reasons.setdefault(one.why, []).append(_called(one))
+    if reasons:
+        said = "; ".join(f"{', '.join(names)}: {why}" for why, names in reasons.items())
+        more = f"; and {len(refused) - most} more like these" if len(refused) > most else ""
+        raise DsvccaError(f"{said}{more}. To go on without, leave it out: {EXCLUDE}")
 
 
 def _called(one: Array | Other) -> str:
@@ -86,7 +108,7 @@ def _path(name: str, inside: str, alone: bool) -> str:
 
 def _files(source: Path) -> Iterator[Path]:
     """Yield the files of a folder, and folders that are something else than folders of files."""
-    if not source.is_dir():
+    if not folders.is_folder(source):
         yield source
         return
 
@@ -107,15 +129,19 @@ def _why_closed(folder: Path) -> str:
         return "hidden"
     if folder.is_symlink():
         return "a link to a folder, which is not followed"
-    if any((folder / name).exists() for name in ("zarr.json", ".zarray", ".zgroup")):
+    if is_zarr(folder):
         return "Zarr, which dsvcca.open_store() reads as it is"
     return ""
+
+
+def is_zarr(folder: Path) -> bool:
+    return any(folders.exists(folder / name) for name in ("zarr.json", ".zarray", ".zgroup"))
 
 
 def _inside(file: Path) -> Iterator[Array | Other]:
     """Yield what is in a file."""
     suffix = file.suffix.lower()
-    if file.is_dir():
+    if folders.is_folder(file):
         yield Other(file, "", _why_closed(file))
     elif file.name.startswith("."):
         yield Other(file, "", "hidden")

@@ -27,6 +27,9 @@ DEFLATED = 1032
 """Bytes that a compressed byte can become, at most, by the rules of deflate."""
 
 
+EXCLUDE = "exclude=, on the command line --exclude"
+"""How people leave out what they do not want, for messages."""
+
 BITS = (8, 16, 32, 64)
 """Of the types of numbers."""
 
@@ -115,7 +118,7 @@ def read_errors(file: Path) -> Iterator[None]:
     except Exception as error:
         raise DsvccaError(
             f"'{file}' cannot be read ({type(error).__name__}: {error}): is it damaged, cut short or of another kind "
-            "than its name says? Restore it, or leave it out with exclude="
+            f"than its name says? Restore it, or leave it out: {EXCLUDE}"
         ) from error
 
 
