@@ -314,7 +314,7 @@ def _check_same_parts(planned: list[list[Part]]) -> None:
                 raise DsvccaError(
                     f"{describe(first[0].labels)} has {mine or 'no more parts'}, and {describe(one[0].labels)} "
                     f"{other or 'no more parts'}: their datapoints may not be the same. Complete the parts, or, where "
-                    "it is only how they were saved, import the one and then the other: {EXCLUDE}"
+                    f"it is only how they were saved, import the one and then the other: {EXCLUDE}"
                 )
 
 
@@ -418,8 +418,10 @@ def _joined(masks: Mapping[str, Array], planned: list[list[Part]]) -> list[Array
 def _check_cut(planned: list[list[Part]], kept: set[str]) -> None:
     """Raise if an array that is cut by layers is damaged, before any of them is written."""
     cut = {part.array: part.fixed for one in planned if describe(one[0].labels) not in kept for part in one}
-    for array, fixed in cut.items():
-        check_cut(array, fixed)
+    with track("check", len(cut)) as advance:
+        for array, fixed in cut.items():
+            check_cut(array, fixed)
+            advance()
 
 
 def _write(store: Store, parts: list[Part], ids: NumpyArray | None, if_exists: str) -> None:

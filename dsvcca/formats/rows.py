@@ -92,8 +92,9 @@ def _numbers(batch: Any, names: list[str], array: Array) -> NumpyArray:
 @contextmanager
 def _parquet(file: Path) -> Iterator[Any]:
     parquet = library("pyarrow.parquet", file)
-    # What is buffered in advance would be held until the end: all of a file.
-    with folders.opened(file) as stream, parquet.ParquetFile(stream, pre_buffer=False) as table:
+    # Else a row group is read whole, and what was buffered in advance is held until the end.
+    options = {"pre_buffer": False, "buffer_size": 1 << 14}
+    with folders.opened(file) as stream, parquet.ParquetFile(stream, **options) as table:
         yield table
 
 
