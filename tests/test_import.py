@@ -572,6 +572,8 @@ def test_arrays_of_objects_are_never_unpickled(folder, store):
 def test_types_that_numpy_does_not_know_are_refused(folder, store, save):
     save(folder / "a.npy", X.astype(ml_dtypes.bfloat16))
     refused(folder, store, r"bfloat16\?\): save x\.astype\('float32'\)")
+    write_hdf5(folder / "b.h5", x=X.astype(ml_dtypes.bfloat16))
+    refused(folder / "b.h5", store, r"bfloat16\?\): save x")
 
 
 @pytest.mark.parametrize(
@@ -663,6 +665,16 @@ def test_methods_of_zip_files_whose_growth_is_not_known_are_refused(folder, stor
     with zipfile.ZipFile(folder / "b.npz", "w", method) as file:
         file.write(folder / "x.npy", "x.npy")
     refused(folder / "b.npz", store, "compressed by another method than NumPy's")
+
+
+def test_groups_of_hdf5_that_are_linked_twice_are_listed_once(folder, store):
+    write_hdf5(folder / "a.h5", **{"g/x": X})
+    with h5py.File(folder / "a.h5", "a") as file:
+        file["h"] = file["g"]
+        file["g/top"] = file["/"]
+    table = dsvcca.import_activations(folder, store)
+    said = dict(zip(table.array, table.why, strict=True))
+    assert said == {"g/x": "", "g/top": "the same as '/'", "h": "the same as 'g'"}
 
 
 def test_hdf5_leads_to_no_other_file(folder, store, tmp_path):
