@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from importlib.metadata import version
+from inspect import signature
 from pathlib import Path
 from typing import Annotated, Any, ParamSpec, TypeVar
 
@@ -189,9 +190,9 @@ def import_(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would become what, and write nothing.")] = False,
 ) -> None:
     """Bring activations that other tools saved into a store."""
-    same = dict(_condition(one, "--set") for one in constants or ())
-    if wrong := sorted({"labels", "dims", "exclude", "mask", "ids", "if_exists", "dry_run"}.intersection(same)):
-        raise DsvccaError(f"--set {wrong[0]}=...: that is an option, and no label: --{wrong[0].replace('_', '-')}")
+    same = _pairs(constants or (), "--set")
+    if wrong := sorted(set(signature(import_activations).parameters).intersection(same)):
+        raise DsvccaError(f"--set {wrong[0]}=...: that is an option of the import, and no label: use another name")
     found = import_activations(
         source,
         store,
@@ -199,7 +200,7 @@ def import_(
         dims=_dims(dims),
         exclude=exclude or (),
         mask=mask,
-        ids=None if ids is None else ids.read_text().splitlines(),
+        ids=None if ids is None else _lines(ids),
         if_exists=if_exists,
         dry_run=dry_run,
         **{name: numbers([value]).get(value, value) for name, value in same.items()},
@@ -407,7 +408,7 @@ def _dims(spellings: list[str] | None) -> str | dict[str, str] | None:
         return spellings[0] if spellings else None
     if not all("=" in one for one in spellings):
         raise DsvccaError(f"--dims {' --dims '.join(spellings)}: give one spelling for all, or LAYER=SPELLING for each")
-    return dict(one.split("=", 1) for one in spellings)
+    return _pairs(spellings, "--dims")
 
 
 def _where(store: Store, conditions: list[str], option: str = "--where") -> dict[str, list[Label]]:
@@ -418,6 +419,25 @@ def _where(store: Store, conditions: list[str], option: str = "--where") -> dict
         known = {str(r.labels[name]): r.labels[name] for r in store.representations if name in r.labels}
         chosen[name] = [known.get(value, value) for value in values.split(",")]
     return chosen
+
+
+def _pairs(conditions: Sequence[str], option: str) -> dict[str, str]:
+    """Return the two sides of every LABEL=VALUE, of which no two have the same label."""
+    found: dict[str, str] = {}
+    for condition in conditions:
+        name, value = _condition(condition, option)
+        if name in found:
+            raise DsvccaError(f"{option} says both {name}={found[name]} and {name}={value}: give one of them")
+        found[name] = value
+    return found
+
+
+def _lines(path: Path) -> list[str]:
+    """Return the lines of a text file."""
+    try:
+        return path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DsvccaError(f"--ids '{path}' cannot be read ({error}): give text in UTF-8, an id a line") from error
 
 
 def _condition(text: str, option: str) -> tuple[str, str]:

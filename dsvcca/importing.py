@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -20,13 +21,14 @@ from dsvcca import files, folders
 from dsvcca.activations import find_mask, read_mask
 from dsvcca.arrays import NumpyArray
 from dsvcca.errors import DsvccaError, RunError
-from dsvcca.formats.finding import check_readable, find_arrays, pieces_of
-from dsvcca.formats.kinds import Array, Other
+from dsvcca.formats.finding import check_cut, check_readable, find_arrays, is_zarr, pieces_of
+from dsvcca.formats.kinds import EXCLUDE, WHOLE, Array, Other
 from dsvcca.labels import Label, Labels, check_same_types, describe, label_order
 from dsvcca.paths import axes_of, check_all_differ, check_dims_are_used, labels_of, natural, spelling_of
 from dsvcca.progress import track
+from dsvcca.records import StoreRecord, read_record
 from dsvcca.store import Store, create_store, open_store
-from dsvcca.writer import check_if_exists, commit_mask, plain_ids, plain_mask
+from dsvcca.writer import check_if_exists, check_same_ids, commit_mask, plain_ids, plain_mask, stored_ids
 
 PART, LAYER = "part", "layer"
 
@@ -140,7 +142,7 @@ def import_activations(
     """
     check_if_exists(if_exists)
     root = _checked_source(source)
-    arrays, others = find_arrays(root, [exclude] if isinstance(exclude, str) else exclude)
+    arrays, others = find_arrays(root, _patterns(exclude))
     masks = {path: array for path, array in arrays.items() if path.rpartition("/")[2] == mask}
     arrays = {path: array for path, array in arrays.items() if path not in masks}
     parts = _parts(arrays, labels, dims, constants)
@@ -149,10 +151,12 @@ def import_activations(
         raise DsvccaError(f"'{root}' holds no array of activations{why}: is it the right place?")
     planned = _representations(parts)
     datapoints = _datapoints(planned)
+    _check_same_parts(planned)
     plain = None if ids is None else plain_ids(ids)
     if plain is not None and len(plain) != datapoints:
         raise DsvccaError(f"{len(plain)} datapoint ids were given, '{root}' has {datapoints} datapoints")
     there = _opened(store)
+    _check_ids(plain, there)
     if there is not None and there.datapoints != datapoints:
         raise DsvccaError(
             f"{planned[0][0].array} has {datapoints} datapoints, the store '{there.path}' has {there.datapoints}: "
@@ -163,6 +167,7 @@ def import_activations(
     table = _table(planned, kept, masks, others)
     if dry_run:
         return table
+    _check_cut(planned, kept)
     made = create_store(
         store.path if isinstance(store, Store) else store, datapoints=datapoints if plain is None else plain
     )
@@ -177,22 +182,51 @@ def import_activations(
 
 
 def _checked_source(source: str | os.PathLike[str]) -> Path:
+    _check_path(source, "source")
     root = folders.at(source, "source")
     if folders.is_remote(root):
         raise DsvccaError(f"source '{root}' is a URL: copy what is there to a folder of this machine")
-    if not root.exists():
+    if not folders.exists(root):
         raise DsvccaError(f"there is nothing at '{root}': check the path")
-    if any((root / name).exists() for name in ("zarr.json", ".zarray", ".zgroup")):
+    if is_zarr(root):
         raise DsvccaError(f"'{root}' is Zarr, which needs no import: dsvcca.open_store() reads it as it is")
     return root
 
 
+def _check_path(path: Any, what: str) -> None:
+    if not isinstance(path, (str, os.PathLike)):
+        raise DsvccaError(f"{what}={path!r} is a {type(path).__name__}: give a path")
+
+
+def _patterns(exclude: Any) -> list[str]:
+    patterns = [exclude] if isinstance(exclude, str) else list(exclude) if isinstance(exclude, Iterable) else [exclude]
+    if not all(isinstance(one, str) for one in patterns):
+        raise DsvccaError(f"exclude={exclude!r} is no pattern: give a str such as '*.pt', or a list of them")
+    return patterns
+
+
 def _opened(store: Store | str | os.PathLike[str]) -> Store | None:
-    """Return the store, whole; None where there is none yet."""
-    if isinstance(store, Store):
-        return store.everything
-    root = folders.reach(store, "store")
-    return None if files.is_free(root) else open_store(root)
+    """Return the store, whole; None where there is none yet, and one can be made."""
+    if not isinstance(store, Store):
+        _check_path(store, "store")
+    root = folders.reach(store.path if isinstance(store, Store) else store, "store")
+    if not files.is_free(root):
+        if read_record(root, StoreRecord) is None:
+            raise DsvccaError(f"'{root}' is no store that dsvcca wrote: choose another path, and one is made there")
+        return open_store(root)
+    above = [] if folders.is_remote(root) else [one for one in root.parents if folders.exists(one)]
+    if above and not folders.is_folder(above[0]):
+        raise DsvccaError(f"'{root}' lies below a file ('{above[0]}'): choose another place")
+    return None
+
+
+def _check_ids(ids: NumpyArray | None, there: Store | None) -> None:
+    """Raise if a store has other datapoint ids than those that were given."""
+    if ids is not None and there is not None:
+        root = folders.at(there.path, "store")
+        known = stored_ids(root)
+        if known is not None:
+            check_same_ids(root, known, ids, 0, "given")
 
 
 def _parts(arrays: Mapping[str, Array], labels: Any, dims: Any, constants: Mapping[str, Label]) -> list[Part]:
@@ -262,10 +296,30 @@ def _datapoints(planned: list[list[Part]]) -> int:
     if len(counts) > 1:
         said = " and ".join(f"{count} in {one[0].array}" for count, one in sorted(counts.items())[:2])
         raise DsvccaError(
-            f"not all have the same datapoints: {said}. Leave out what does not belong (exclude=), say which axis has "
+            f"not all have the same datapoints: {said}. Leave out what does not belong ({EXCLUDE}), say which axis has "
             "them (dims=), or, where these are batches, which part of a representation each is: labels='{layer}_{part}'"
         )
-    return next(iter(counts))
+    [(count, one)] = counts.items()
+    if count < 2:
+        raise DsvccaError(f"{one[0].array} has {count} datapoint: a store needs at least 2. Is it what dims= says?")
+    return count
+
+
+def _check_same_parts(planned: list[list[Part]]) -> None:
+    """Raise if some representations lie in other parts than others: nothing then says that datapoints are the same."""
+    first, *others = [one for one in planned if one[0].part is not None] or [[]]
+    for one in others:
+        for mine, other in zip_longest(_lengths(first), _lengths(one)):
+            if mine != other:
+                raise DsvccaError(
+                    f"{describe(first[0].labels)} has {mine or 'no more parts'}, and {describe(one[0].labels)} "
+                    f"{other or 'no more parts'}: their datapoints may not be the same. Complete the parts, or, where "
+                    f"it is only how they were saved, import the one and then the other: {EXCLUDE}"
+                )
+
+
+def _lengths(parts: list[Part]) -> list[str]:
+    return [f"part {one.part!r} of {one.datapoints} datapoints" for one in parts]
 
 
 def _kept(planned: list[list[Part]], there: Store | None, if_exists: str) -> set[str]:
@@ -295,42 +349,79 @@ def _mask(
     if not masks:
         return None
     first = next(iter(masks.values()))
-    each = [np.concatenate(list(pieces_of(array, 0, {}))) for array in masks.values()]
-    if len(each[0]) != datapoints and len(each) > 1:
-        each = [_joined(dict(zip(masks, each, strict=True)), planned)]
+    is_joined = len(masks) > 1 and first.shape[0] != datapoints
+    _check_masks(masks, planned, None if is_joined else datapoints)
+    whole = [_joined(masks, planned)] if is_joined else ([array] for array in masks.values())
+    each = (np.concatenate([piece for array in one for piece in pieces_of(array, 0, {})]) for one in whole)
     try:
-        valid = plain_mask(each[0], datapoints)
+        valid = plain_mask(next(each), datapoints)
     except DsvccaError as error:
-        raise DsvccaError(f"{first}: {error}; if it is no mask, say mask='' or leave it out (exclude=)") from error
+        raise DsvccaError(f"{first}: {error}; if it is no mask, {NO_MASK}") from error
     if not all(np.array_equal(valid, one) for one in each):
         raise DsvccaError(f"{first} and another mask differ, and a store has one: import them into different stores")
-    lengths = {dict(one[0].rest).get("position") for one in planned} - {None}
-    if valid.shape[1] not in lengths:
-        raise DsvccaError(
-            f"{first} masks {valid.shape[1]} positions, the sequences have {sorted(map(str, lengths))}: is it a mask "
-            "of other sequences? Leave it out (exclude=)"
-        )
     known = None if there is None else find_mask(folders.at(there.path, "store"))
     if known is not None and not np.array_equal(read_mask(known), valid):
         raise DsvccaError(f"{first} is another mask than that of the store: use another store")
     return valid
 
 
-def _joined(masks: Mapping[str, NumpyArray], planned: list[list[Part]]) -> NumpyArray:
-    """Return the masks that lie beside the parts of representations as one, in the order of the parts."""
+NO_MASK = f"say mask='' (--mask '') or leave it out: {EXCLUDE}"
+
+
+def _check_masks(masks: Mapping[str, Array], planned: list[list[Part]], datapoints: int | None) -> None:
+    """Raise if one is no mask of the sequences by its shape, or they are too large to be held, before they are read.
+
+    Parameters
+    ----------
+    datapoints : int or None
+        How many each has; None where they are parts of one.
+    """
+    lengths = {dict(one[0].rest).get("position") for one in planned} - {None}
+    for array in masks.values():
+        if len(array.shape) != 2 or (datapoints is not None and array.shape[0] != datapoints):
+            count = "its part of" if datapoints is None else datapoints
+            raise DsvccaError(
+                f"{array}: a mask of shape {array.shape}, the sequences have {count} datapoints: a mask is "
+                f"(datapoint, position); if it is none, {NO_MASK}"
+            )
+        if array.shape[1] not in lengths:
+            raise DsvccaError(
+                f"{array} masks {array.shape[1]} positions, the sequences have {sorted(map(str, lengths))}: is it a "
+                f"mask of other sequences? Then {NO_MASK}"
+            )
+    sizes = [array.nbytes for array in masks.values()]
+    size = sum(sizes) if datapoints is None else max(sizes)
+    if size > WHOLE:
+        first = next(iter(masks.values()))
+        raise DsvccaError(
+            f"{first}: a mask of {size} bytes, {WHOLE} are the most, since it is held whole: save it as bool, or write "
+            "it by store.write_mask()"
+        )
+
+
+def _joined(masks: Mapping[str, Array], planned: list[list[Part]]) -> list[Array]:
+    """Return the masks that lie beside the parts of representations, in the order of the parts."""
     beside = {path.rpartition("/")[0]: own for path, own in masks.items()}
-    lengths = {own.shape[1:] for own in masks.values()}
     for one in planned:
         folders_of = [part.path.rpartition("/")[0] for part in one]
-        if len(lengths) == 1 and len(one) == len(masks) and set(folders_of) == set(beside):
+        if len(one) == len(masks) and set(folders_of) == set(beside):
             found = [beside[folder] for folder in folders_of]
-            if [len(own) for own in found] == [part.datapoints for part in one]:
-                return np.concatenate(found)
+            if [own.shape for own in found] == [(part.datapoints, found[0].shape[1]) for part in one]:
+                return found
     raise DsvccaError(
         f"{len(masks)} masks were found, '{next(iter(masks))}' first, and which part of the datapoints each is for "
-        "cannot be told: save each in the file or folder of the part it is for, or leave them out (exclude=) and write "
-        "one mask by store.write_mask()"
+        f"cannot be told: save each in the file or folder of the part it is for, or leave them out ({EXCLUDE}) and "
+        "write one mask by store.write_mask()"
     )
+
+
+def _check_cut(planned: list[list[Part]], kept: set[str]) -> None:
+    """Raise if an array that is cut by layers is damaged, before any of them is written."""
+    cut = {part.array: part.fixed for one in planned if describe(one[0].labels) not in kept for part in one}
+    with track("check", len(cut)) as advance:
+        for array, fixed in cut.items():
+            check_cut(array, fixed)
+            advance()
 
 
 def _write(store: Store, parts: list[Part], ids: NumpyArray | None, if_exists: str) -> None:
@@ -349,8 +440,8 @@ def _write(store: Store, parts: list[Part], ids: NumpyArray | None, if_exists: s
         raise
     except DsvccaError as error:
         raise DsvccaError(
-            f"{array}: {error}. What was finished stays: mend it, or leave it out (exclude=), and go on with "
-            "if_exists='skip'"
+            f"{array}: {error}. What was finished stays: mend it, or leave it out ({EXCLUDE}), and go on with "
+            "if_exists='skip' (--if-exists skip)"
         ) from error
 
 

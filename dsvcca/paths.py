@@ -10,13 +10,14 @@ from dsvcca.errors import DsvccaError, nearest
 from dsvcca.labels import COLUMNS, Label, Labels, checked_dims, checked_labels, describe
 
 PATTERN_FIELD = re.compile(r"\{(\w+)\}")
-INTEGER = re.compile(r"-?(0|[1-9]\d*)")
+INTEGER = re.compile(r"-?(0|[1-9]\d{0,999})")  # Python takes no number of thousands of digits
 NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?")
 
 
-def natural(path: str) -> list[tuple[int, int | str]]:
+def natural(path: str) -> list[tuple[int, int, str]]:
     """Return what orders paths as people count: block2 before block10."""
-    return [(0, int(part)) if part.isdecimal() else (1, part) for part in re.split(r"(\d+)", path)]
+    parts = [(part.isdecimal(), part.lstrip("0") if part.isdecimal() else part) for part in re.split(r"(\d+)", path)]
+    return [(0, len(part), part) if is_number else (1, 0, part) for is_number, part in parts]
 
 
 def labels_of(paths: list[str], given: Any, constants: Mapping[str, Any] | None = None) -> dict[str, Labels]:
@@ -32,15 +33,14 @@ def labels_of(paths: list[str], given: Any, constants: Mapping[str, Any] | None 
         Labels that all of them have besides. A layer among them takes the place of the one that is the rest of a path.
     """
     same = dict(constants or {})
+    if not (given is None or isinstance(given, (str, Mapping)) or callable(given)):
+        raise DsvccaError(f"labels={given!r} is a {type(given).__name__}: give a pattern, a dict or a function")
     if callable(given):
         found = {path: given(path) for path in paths}
-        for path, own in found.items():
-            if not isinstance(own, Mapping):
-                raise DsvccaError(f"labels= gave a {type(own).__name__} for '{path}': give a dict of labels")
     elif isinstance(given, Mapping):
         for path in paths:
             if path not in given:
-                raise DsvccaError(f"labels= says nothing about the array '{path}': it names {sorted(given)[:8]}")
+                raise DsvccaError(f"labels= says nothing about the array '{path}': it names {list(given)[:8]}")
         found = {path: given[path] for path in paths}
     else:
         texts = {path: fit(path, given) if isinstance(given, str) else parts(path, same) for path in paths}
@@ -53,6 +53,8 @@ def labels_of(paths: list[str], given: Any, constants: Mapping[str, Any] | None 
             path: {name: values[name].get(value, value) for name, value in text.items()} for path, text in texts.items()
         }
     for path, own in found.items():
+        if not isinstance(own, Mapping) or not all(isinstance(name, str) for name in own):
+            raise DsvccaError(f"labels= gave {own!r} for '{path}': give a dict of labels, {{'layer': 'fc', 'seed': 0}}")
         if twice := sorted(set(own).intersection(same)):
             raise DsvccaError(
                 f"label {twice[0]}={same[twice[0]]!r} was given for all arrays, and '{path}' has {own[twice[0]]!r} by "
@@ -62,7 +64,11 @@ def labels_of(paths: list[str], given: Any, constants: Mapping[str, Any] | None 
 
 
 def fit(path: str, pattern: str) -> dict[str, str]:
-    """Return what stands in a path where the pattern has {names}."""
+    """Return what stands in a path where the pattern has {names}.
+
+    Each takes as little as it may, and the last one the rest; but where that is the part, it takes as little as it may,
+    and the one before it the rest: ``{layer}_{part}`` of conv_1_0 is part 0 of conv_1.
+    """
     first, *others = PATTERN_FIELD.split(pattern)
     names, between = others[::2], others[1::2]
     if len(set(names)) < len(names) or not all(map(str.isidentifier, names)) or not all(between[:-1]):
@@ -70,9 +76,14 @@ def fit(path: str, pattern: str) -> dict[str, str]:
             f"labels={pattern!r} is no pattern: name every label once, with something between them, {{model}}/{{layer}}"
         )
     found, start, fits = {}, len(first), path.startswith(first)
-    for name, after in zip(names, between, strict=True):  # each as short as it may be, the last one up to the end
+    for name, after in zip(names, between, strict=True):
         is_last = name == names[-1]
-        stop = len(path) - len(after) if is_last else path.find(after, start + 1)
+        if is_last:
+            stop = len(path) - len(after)
+        elif names[-2:] == [name, "part"]:
+            stop = path.rfind(after, start + 1, len(path) - len(between[-1]) - 1)
+        else:
+            stop = path.find(after, start + 1)
         fits = fits and stop > start and (not is_last or path.endswith(after))
         found[name], start = path[start:stop], stop + len(after)
     if not fits or not names:
@@ -82,12 +93,13 @@ def fit(path: str, pattern: str) -> dict[str, str]:
 
 def parts(path: str, constants: Iterable[str] = ()) -> dict[str, str]:
     """Return the ``name=value`` parts of a path; the others together are the layer."""
-    found = {}
+    found: dict[str, str] = {}
     rest = []
     for part in re.split(r"[/,]", path):
         name, equals, text = part.partition("=")
         if equals and name.isidentifier():
-            found[name] = text
+            if found.setdefault(name, text) != text:
+                raise DsvccaError(f"'{path}' says both {name}={found[name]} and {name}={text}: say which by labels=")
         else:
             rest.append(part)
     if rest and "layer" not in found and "layer" not in constants:
@@ -135,6 +147,8 @@ def spelling_of(path: str, layer: Label, axes: int, dims: Any) -> Any:
     """Return how the axes of one array are spelled; None where two of them need no spelling, or nothing was said."""
     if isinstance(dims, Mapping):
         return dims.get(path, dims.get(layer))
+    if not (dims is None or isinstance(dims, (str, list, tuple))):
+        raise DsvccaError(f"dims={dims!r} is a {type(dims).__name__}: use 'nchw', names of axes, or a dict of them")
     return dims if dims is not None and (axes > 2 or len(dims) == axes) else None
 
 

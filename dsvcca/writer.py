@@ -132,7 +132,7 @@ class Writer:
             if not self._ids:
                 self._known_ids = stored_ids(self._root)
             if self._known_ids is not None and self._rows + len(ids) <= self._datapoints:
-                _check_same_ids(self._root, self._known_ids, ids, self._rows, self.id_kind)
+                check_same_ids(self._root, self._known_ids, ids, self._rows, self.id_kind)
             self._ids.append(ids)
         self._rows += len(values)
         if self._rows > self._datapoints:
@@ -271,7 +271,7 @@ def claim_ids(root: Path, datapoints: int, ids: Any, kind: str = "given") -> str
     known = stored_ids(root)
     if known is None:
         raise DsvccaError(f"the datapoint ids of the store '{root}' are gone: restore '{root / IDS}'")
-    _check_same_ids(root, known, plain, 0, kind)
+    check_same_ids(root, known, plain, 0, kind)
     return digest
 
 
@@ -339,7 +339,7 @@ def _digest(ids: NumpyArray) -> str:
     return hashlib.sha256(ids.astype("<u8").tobytes()).hexdigest()
 
 
-def _check_same_ids(root: Path, known: tuple[NumpyArray, str], ids: NumpyArray, start: int, kind: str) -> None:
+def check_same_ids(root: Path, known: tuple[NumpyArray, str], ids: NumpyArray, start: int, kind: str) -> None:
     """Raise unless `ids` are those of the rows from `start` on."""
     stored, of = known
     if of != kind:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
+import sys
 import tracemalloc
 import zipfile
 from pathlib import Path
@@ -10,12 +13,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.io
+import scipy.sparse
+import zarr
 from typer.testing import CliRunner
 
 import dsvcca
+from dsvcca import importing
 from dsvcca.cli import app
 from dsvcca.formats import finding, kinds, rows
 from dsvcca.formats.finding import find_arrays, pieces_of
+from dsvcca.paths import fit
 
 h5py = pytest.importorskip("h5py")
 pa = pytest.importorskip("pyarrow")
@@ -98,6 +105,23 @@ def test_pieces_are_of_bounded_bytes_and_together_the_array(folder, monkeypatch,
     assert np.array_equal(np.concatenate(found), X)
 
 
+@pytest.mark.parametrize("group", [500, 10_000])
+def test_of_parquet_no_more_than_some_pages_are_held(folder, monkeypatch, group):
+    x = np.random.default_rng(0).standard_normal((10_000, 50)).astype("float32")
+    table = pa.table({"acts": lists(x)})
+    options = {"compression": "none", "use_dictionary": False, "data_page_size": 50_000}
+    pq.write_table(table, folder / "x.parquet", row_group_size=group, **options)
+    [array] = find_arrays(folder / "x.parquet", ())[0].values()
+    monkeypatch.setattr(rows, "PIECE", 100_000)
+    monkeypatch.setattr(finding, "PIECE", 100_000)
+    tracemalloc.start()
+    sums = [piece.sum(axis=0) for piece in pieces_of(array, 0, {})]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert np.allclose(np.sum(sums, axis=0), x.sum(axis=0), atol=0.1)
+    assert peak < x.nbytes / 3
+
+
 @pytest.mark.parametrize("name", [name for name in WRITERS if not name.endswith((".parquet", ".pq", ".txt"))])
 @pytest.mark.parametrize(
     ("dims", "axes"), [("nchw", (0, 3, 1, 2)), (("width", "datapoint", "channel", "height"), None)]
@@ -170,6 +194,65 @@ def test_axes_that_hdf5_names_need_no_dims(folder, store):
         for axis, name in zip(one.dims, ("position", "datapoint", "neuron"), strict=True):
             axis.label = name
     assert np.array_equal(imported(folder, store), TOKENS)
+
+
+def named_by_scales(path, x, names):
+    with h5py.File(path, "w") as file:
+        one = file.create_dataset("acts", data=x)
+        for place, (name, count) in enumerate(zip(names, x.shape, strict=True)):
+            file[name] = np.arange(count)
+            file[name].make_scale("This is a netCDF dimension" if place else name)
+            one.dims[place].attach_scale(file[name])
+
+
+@pytest.mark.parametrize("names", [("neuron", "datapoint"), ("channel", "datapoint")])
+def test_axes_that_are_named_by_scales_need_no_dims(folder, store, names):
+    named_by_scales(folder / "x.h5", X.T, names)
+    assert np.array_equal(imported(folder, store), X)
+
+
+def test_scales_that_name_no_axis_say_nothing_and_those_that_name_one_must_name_both(folder, store):
+    named_by_scales(folder / "x.h5", X, ("image", "unit"))
+    assert np.array_equal(imported(folder, store), X)
+    named_by_scales(folder / "x.h5", X, ("neuron", "image"))
+    refused(folder, store.with_name("t.zarr"), r"calls its axes \('neuron', 'image'\): say with dims=")
+
+
+def test_datasets_that_matlab_wrote_are_refused_under_any_name(folder, store):
+    write_hdf5(folder / "a.h5", x=X)
+    with h5py.File(folder / "a.h5", "a") as file:
+        file["x"].attrs["MATLAB_class"] = np.bytes_("single")
+    refused(folder, store, "MATLAB 7.3 wrote it, with its axes reversed")
+
+
+def test_bfloat16_of_hdf5_is_read(folder, store):
+    kind = h5py.h5t.IEEE_F32LE.copy()  # a float of 16 bits, of which 8 are exponent
+    kind.set_fields(15, 7, 8, 0, 7)
+    kind.set_size(2)
+    kind.set_ebias(127)
+    x = X.astype(ml_dtypes.bfloat16).astype("float32")
+    with h5py.File(folder / "a.h5", "w") as file:
+        one = h5py.h5d.create(file.id, b"x", kind, h5py.h5s.create_simple(x.shape))
+        one.write(h5py.h5s.ALL, h5py.h5s.ALL, x)
+    assert np.array_equal(imported(folder, store), x)
+
+
+def test_pieces_of_compressed_hdf5_are_whole_chunks(folder, monkeypatch):
+    with h5py.File(folder / "a.h5", "w") as file:
+        file.create_dataset("x", data=X, chunks=(4, 5), compression="gzip")
+        file.create_dataset("y", data=X, chunks=(N, 1), compression="gzip")
+    found = find_arrays(folder / "a.h5", ())[0]
+    for piece, whole, name, lengths in (
+        (11, 20, "x", [8, 8, 4]),
+        (3, 20, "x", [4] * 5),
+        (3, 20, "y", [20]),
+        (3, 15, "y", [15, 5]),
+    ):
+        monkeypatch.setattr(finding, "PIECE", piece * X[:1].nbytes)
+        monkeypatch.setattr(finding, "WHOLE", whole * X[:1].nbytes)
+        pieces = list(pieces_of(found[name], 0, {}))
+        assert [len(one) for one in pieces] == lengths
+        assert np.array_equal(np.concatenate(pieces), X)
 
 
 # Labels, layers, parts, masks
@@ -255,6 +338,32 @@ def test_layers_of_one_array_are_read_without_all_of_it_in_memory(folder, order,
     assert peak < x.nbytes / 4 or outermost.index("d") < outermost.index("n")
 
 
+NUMBERS = "\n".join(";".join(map(str, row)) for row in X.tolist())
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        NUMBERS.encode(),
+        b"# some\n" + NUMBERS.replace(".", ",").encode(),
+        NUMBERS.replace(";", " ").encode("utf-8-sig"),
+        NUMBERS.replace(";", ",").encode("utf-16"),
+        NUMBERS.replace(";", "|").encode(),
+        b" (1.5e+00+-2.5e+00j)  (1.0e+00+2.0e+00j)\n",
+    ],
+)
+def test_numbers_in_text_that_cannot_be_read_are_refused(folder, store, content):
+    (folder / "x.txt").write_bytes(content)
+    refused(folder, store, "numbers, but not as numpy.savetxt writes real ones")
+
+
+@pytest.mark.parametrize("content", ["", "\n\n", "cat.jpg\n", "0_1\n", "10.0.0.1\n", "2024-01-01;5\n", "\0\0", "j"])
+def test_text_of_no_numbers_is_passed_over(folder, store, content):
+    (folder / "x.txt").write_text(content)
+    np.save(folder / "a.npy", X)
+    assert dsvcca.import_activations(folder, store).outcome.tolist() == ["write", "pass over"]
+
+
 def test_what_thingsvision_saves_is_read_by_the_patterns_of_the_docs(folder, store):
     for layer in ("conv1", "fc"):
         (folder / layer).mkdir()
@@ -266,6 +375,46 @@ def test_what_thingsvision_saves_is_read_by_the_patterns_of_the_docs(folder, sto
     found = dsvcca.open_store(store)
     assert np.array_equal(found.read(layer="fc"), X)
     assert np.array_equal(found.read(layer="conv1"), X)
+
+
+@pytest.mark.parametrize(
+    ("path", "pattern", "found"),
+    [
+        ("conv_1_0", "{layer}_{part}", {"layer": "conv_1", "part": "0"}),
+        ("3/a_b/conv_1_0.x", "{seed}/{layer}_{part}.x", {"seed": "3", "layer": "a_b/conv_1", "part": "0"}),
+        ("bert/encoder/0", "{model}/{layer}", {"model": "bert", "layer": "encoder/0"}),
+        ("b_0_fc_1", "b_{part}_{layer}", {"part": "0", "layer": "fc_1"}),
+        ("conv__", "{layer}_{part}", {"layer": "conv", "part": "_"}),
+    ],
+)
+def test_a_part_at_the_end_of_a_pattern_is_as_short_as_it_may_be(path, pattern, found):
+    assert fit(path, pattern) == found
+
+
+def test_parts_of_layers_with_numbers_in_their_names_stay_with_their_layer(folder, store):
+    for layer in (1, 2):
+        for part, some in enumerate((slice(0, 11), slice(11, 20))):
+            np.save(folder / f"conv_{layer}_{part}.npy", layer * X[some])
+    dsvcca.import_activations(folder, store, labels="{layer}_{part}")
+    found = dsvcca.open_store(store)
+    assert np.array_equal(found.read(layer="conv_1"), X)
+    assert np.array_equal(found.read(layer="conv_2"), 2 * X)
+
+
+@pytest.mark.parametrize(
+    ("parts", "match"),
+    [
+        ({0: 10, 2: 6, 3: 4}, "'fc1' has part 1 of 6 datapoints, and layer='fc2' part 2 of 6 datapoints"),
+        ({0: 10, 1: 4, 2: 6}, "'fc1' has part 1 of 6 datapoints, and layer='fc2' part 1 of 4 datapoints"),
+        ({0: 10, 1: 6, 2: 3, 3: 1}, "'fc1' has part 2 of 4 datapoints, and layer='fc2' part 2 of 3"),
+        ({0: 20}, "'fc1' has part 0 of 10 datapoints, and layer='fc2' part 0 of 20"),
+    ],
+)
+def test_representations_of_other_parts_are_not_taken_for_the_same_datapoints(folder, store, parts, match):
+    for layer, own in (("fc1", {0: 10, 1: 6, 2: 4}), ("fc2", parts)):
+        for part, rows_ in own.items():
+            np.save(folder / f"{layer}_{part}.npy", X[:rows_])
+    refused(folder, store, f"{match}.* import the one and then the other: exclude=", labels="{layer}_{part}")
 
 
 def test_datasets_of_one_file_can_be_parts(folder, store):
@@ -311,7 +460,7 @@ def test_masks_that_belong_to_no_part_are_refused(folder, store):
         (np.ones((N, 5), int), "masks 5 positions, the sequences have"),
         (np.full((N, 6), 2), "holds true .* and false"),
         (np.zeros((N, 6), bool), "leaves no token"),
-        (np.ones((N - 1, 6), bool), r"\(19, 6\), the store has 20"),
+        (np.ones((N - 1, 6), bool), r"\(19, 6\), the sequences have 20"),
     ],
 )
 def test_masks_that_fit_nothing_are_refused_before_anything_is_written(folder, store, valid, match):
@@ -319,6 +468,29 @@ def test_masks_that_fit_nothing_are_refused_before_anything_is_written(folder, s
     with pytest.raises(dsvcca.DsvccaError, match=match):
         dsvcca.import_activations(folder, store, dims="ntd")
     assert not store.exists()
+
+
+def test_masks_are_read_once_they_are_known_to_be_small_enough(folder, store, monkeypatch):
+    valid = np.ones((N, 6), bool)
+    np.savez(folder / "a.npz", h=TOKENS, attention_mask=valid)
+    monkeypatch.setattr(importing, "WHOLE", valid.nbytes - 1)
+    refused(folder, store, "a mask of 120 bytes, 119 are the most", dims="ntd", dry_run=True)
+    for place, some in enumerate((slice(0, 11), slice(11, 20))):
+        np.savez(folder / f"b{place}.npz", h=TOKENS[some], attention_mask=valid[some])
+    refused(folder, store, "a mask of 120 bytes", dims="ntd", labels="b{part}/{layer}", exclude="a*", dry_run=True)
+
+
+def test_a_mask_of_no_sequence_is_not_read(folder, store):
+    with zipfile.ZipFile(folder / "a.npz", "w", zipfile.ZIP_DEFLATED) as file:
+        for name, shape in (("h", TOKENS.shape), ("attention_mask", (1000, 1 << 16))):
+            raw_npy(folder / "x", npy_header(shape), TOKENS.tobytes() if name == "h" else b"\0" * (1000 << 18))
+            file.write(folder / "x", f"{name}.npy")
+    (folder / "x").unlink()
+    tracemalloc.start()
+    refused(folder, store, r"a mask of shape \(1000, 65536\)", dims="ntd", dry_run=True)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1000 << 16
 
 
 def test_two_masks_must_be_one(folder, store):
@@ -396,6 +568,31 @@ def test_arrays_of_objects_are_never_unpickled(folder, store):
     dsvcca.import_activations(folder / "a.npz", store, exclude="x")
 
 
+@pytest.mark.parametrize("save", [lambda path, x: np.savez(path.with_suffix(".npz"), x=x), np.save])
+def test_types_that_numpy_does_not_know_are_refused(folder, store, save):
+    save(folder / "a.npy", X.astype(ml_dtypes.bfloat16))
+    refused(folder, store, r"bfloat16\?\): save x\.astype\('float32'\)")
+    write_hdf5(folder / "b.h5", x=X.astype(ml_dtypes.bfloat16))
+    refused(folder / "b.h5", store, r"bfloat16\?\): save x")
+
+
+@pytest.mark.parametrize(
+    "dtype", [[("x", "f4", (5,))], [("x", "f4")], [("index", "i8"), ("values", "f4", (5,))], [("x", [("y", "f4")])]]
+)
+def test_records_that_may_be_activations_are_refused(folder, store, dtype):
+    np.save(folder / "a.npy", np.zeros(N, dtype))
+    refused(folder, store, "records that hold arrays: save each field")
+    (folder / "a.npy").unlink()
+    write_hdf5(folder / "a.h5", x=np.zeros(N, dtype))
+    refused(folder, store, "records that hold arrays: save each field")
+
+
+def test_datasets_of_arrays_are_refused(folder, store):
+    with h5py.File(folder / "a.h5", "w") as file:
+        file.create_dataset("x", (N,), np.dtype(("f4", (5,))))
+    refused(folder, store, "records that hold arrays")
+
+
 @pytest.mark.parametrize("dtype", ["complex64", np.longdouble])
 def test_types_that_no_store_has_are_refused(folder, store, dtype):
     np.save(folder / "a.npy", X.astype(dtype))
@@ -416,7 +613,13 @@ def raw_npy(path, header, content=b""):
     path.write_bytes(b"\x93NUMPY\x01\x00" + len(head).to_bytes(2, "little") + head + content)
 
 
-@pytest.mark.parametrize("shape", ["(20, 10**12)", "(20, 1000000000000)", "(20, -5)", "(20, 5)", "'abc'", "(True, 5)"])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        *("(20, 10**12)", "(20, 1000000000000)", "(20, -5)", "(20, 5)", "'abc'", "(True, 5)"),
+        *("(-2, -5)", "(10, True)", "(5, 2, True)"),
+    ],
+)
 def test_headers_that_claim_what_is_not_there_are_refused(folder, store, shape):
     raw_npy(folder / "a.npy", npy_header(shape), b"\0" * 40)
     refused(folder, store, "a.npy' cannot be read")
@@ -428,8 +631,16 @@ def test_headers_that_claim_what_is_not_there_are_refused(folder, store, shape):
 def test_headers_of_another_version_are_refused(folder, store):
     np.save(folder / "a.npy", X)
     content = (folder / "a.npy").read_bytes()
+    (folder / "a.npy").write_bytes(content[:6] + b"\x03" + content[7:])
+    refused(folder, store, r"version \(3, 0\) of the format")
     (folder / "a.npy").write_bytes(content[:6] + b"\x02" + content[7:])
-    refused(folder, store, r"version \(2, 0\) of the format")
+    refused(folder, store, "a header of more than 10000 bytes")
+
+
+def test_headers_of_four_bytes_of_length_are_read(folder, store):
+    with open(folder / "a.npy", "wb") as file:
+        np.lib.format.write_array(file, X, version=(2, 0))
+    assert np.array_equal(imported(folder, store), X)
 
 
 def test_several_arrays_in_one_npy_file_are_refused(folder, store):
@@ -448,6 +659,24 @@ def test_a_zip_file_that_promises_more_than_compression_can_is_refused(folder, s
     refused(folder, store, "cannot become 2147483648")
 
 
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_methods_of_zip_files_whose_growth_is_not_known_are_refused(folder, store, method):
+    np.save(folder / "x.npy", np.zeros((1000, 1000)))
+    with zipfile.ZipFile(folder / "b.npz", "w", method) as file:
+        file.write(folder / "x.npy", "x.npy")
+    refused(folder / "b.npz", store, "compressed by another method than NumPy's")
+
+
+def test_groups_of_hdf5_that_are_linked_twice_are_listed_once(folder, store):
+    write_hdf5(folder / "a.h5", **{"g/x": X})
+    with h5py.File(folder / "a.h5", "a") as file:
+        file["h"] = file["g"]
+        file["g/top"] = file["/"]
+    table = dsvcca.import_activations(folder, store)
+    said = dict(zip(table.array, table.why, strict=True))
+    assert said == {"g/x": "", "g/top": "the same as '/'", "h": "the same as 'g'"}
+
+
 def test_hdf5_leads_to_no_other_file(folder, store, tmp_path):
     write_hdf5(tmp_path / "secret.h5", x=X)
     X.tofile(tmp_path / "secret.bin")
@@ -458,7 +687,12 @@ def test_hdf5_leads_to_no_other_file(folder, store, tmp_path):
         file["out"] = h5py.ExternalLink(str(tmp_path / "secret.h5"), "/x")
     table = dsvcca.import_activations(folder, store)
     assert table.outcome.tolist().count("write") == 1
-    assert sorted(table.array[table.outcome == "pass over"]) == ["out", "soft"]
+    passed = table[table.outcome == "pass over"]
+    assert dict(zip(passed.array, passed.why, strict=True)) == {
+        "again": "the same as 'acts'",
+        "soft": "a link to '/acts', which is not followed",
+        "out": f"a link to another file, '{tmp_path / 'secret.h5'}', which is not followed",
+    }
     with h5py.File(folder / "b.h5", "w") as file:
         file.create_dataset("x", X.shape, "f4", external=[(str(tmp_path / "secret.bin"), 0, X.nbytes)])
     with pytest.raises(dsvcca.DsvccaError, match="lie in other files"):
@@ -495,6 +729,27 @@ def test_tables_whose_columns_are_not_all_neurons_are_refused(folder, store):
     refused(folder, store, "neither numbers nor lists")
 
 
+def test_columns_without_a_name_are_refused(folder, store):
+    write_parquet(folder / "a.parquet", **{"": lists(X), "label": X[:, 0]})
+    refused(folder, store, "has no name: give it one")
+    write_parquet(folder / "a.parquet", **{"": X[:, 1], "label": X[:, 0]})
+    refused(folder, store, "has no name: give it one")
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.array([None] * N, pa.decimal128(5, 2)),
+        pa.nulls(N),
+        pa.ExtensionArray.from_storage(pa.fixed_shape_tensor(pa.float32(), (5,)), lists(X)),
+    ],
+)
+def test_columns_that_may_be_numbers_are_refused(folder, store, column):
+    write_parquet(folder / "a.parquet", n0=X[:, 0], n1=X[:, 1], n2=column)
+    refused(folder, store, "neither numbers nor lists of them")
+    assert imported(folder, store, exclude="a/n2").shape == (N, 2)
+
+
 def test_columns_beside_lists_are_passed_over(folder, store):
     write_parquet(folder / "a.parquet", label=np.arange(N), name=["x"] * N, acts=lists(X))
     table = dsvcca.import_activations(folder, store)
@@ -516,6 +771,22 @@ def test_matlab_files_of_version_73_and_cells_are_not_read(folder, store):
     (folder / "a.mat").write_bytes(b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM" + b"\0" * 384)
     with pytest.raises(dsvcca.DsvccaError, match="save it with -v7"):
         dsvcca.import_activations(folder / "a.mat", store)
+
+
+@pytest.mark.parametrize("options", [{}, {"do_compression": True}, {"format": "4"}])
+def test_complex_and_sparse_variables_of_matlab_are_refused_before_anything_is_written(folder, store, options):
+    variables = {"a": X, "b": X * 1j, "c": scipy.sparse.csc_matrix(X), "d": X}
+    scipy.io.savemat(folder / "x.mat", variables, **options)
+    refused(folder, store, "'b': complex numbers: save real ones", exclude="x/c")
+    refused(folder, store, "'c': sparse, not numbers", exclude="x/b")
+    dsvcca.import_activations(folder, store, exclude=["x/b", "x/c"])
+    assert np.array_equal(dsvcca.open_store(store).read(layer="x/d"), X)
+
+
+@pytest.mark.parametrize("sizes", [(-1, 5, 0, 2), (1, -2, 0, 2), (1, 1, 0, -20), (1, 1, -9, 2)])
+def test_sizes_below_nothing_in_old_files_of_matlab_are_refused(folder, store, sizes):
+    (folder / "a.mat").write_bytes(np.array([0, *sizes], "<i4").tobytes() + b"a\0" + b"\0" * 80)
+    refused(folder, store, "in a file of version 4")
 
 
 def test_what_can_only_be_read_whole_is_refused_where_it_is_large(folder, store, monkeypatch):
@@ -544,6 +815,92 @@ def test_labels_axes_and_datapoints_are_checked_before_anything_is_written(folde
     refused(folder, store, "would both be 'a/arr_0': rename one", dims="ntd")
 
 
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"labels": 5}, "labels=5 is a int: give a pattern"),
+        ({"labels": ["{layer}"]}, "is a list: give a pattern"),
+        ({"labels": Path("{layer}")}, "is a .*Path: give a pattern"),
+        ({"labels": {"a": None}}, "labels= gave None for 'a': give a dict"),
+        ({"labels": {"a": "fc"}}, "labels= gave 'fc' for 'a': give a dict"),
+        ({"labels": {"a": {5: "fc"}}}, "labels= gave {5: 'fc'} for 'a'"),
+        ({"labels": {5: {}, "b": {}}}, r"says nothing about the array 'a': it names \[5, 'b'\]"),
+        ({"labels": lambda path: path}, "labels= gave 'a' for 'a'"),
+        ({"dims": 5}, "dims=5 is a int: use 'nchw'"),
+        ({"dims": {"a": 5}}, "dims=5 is a int"),
+        ({"exclude": None}, "exclude=None is no pattern"),
+        ({"exclude": Path("a")}, "is no pattern"),
+        ({"exclude": [5]}, r"exclude=\[5\] is no pattern"),
+        ({"ids": 5}, "must be a sequence"),
+    ],
+)
+def test_options_of_other_types_are_refused(folder, store, options, match):
+    np.save(folder / "a.npy", X)
+    refused(folder, store, match, **options)
+
+
+@pytest.mark.parametrize("place", [5, None, b"x"])
+def test_places_of_other_types_are_refused(folder, store, place):
+    refused(place, store, r"source=.* is a \w+: give a path")
+    np.save(folder / "a.npy", X)
+    with pytest.raises(dsvcca.DsvccaError, match=r"store=.* is a \w+: give a path"):
+        dsvcca.import_activations(folder, place)
+
+
+def test_a_path_that_is_too_long_is_refused(folder, store):
+    refused(folder / ("x" * 5000), store, "does not say what it holds .*too long")
+
+
+def test_a_label_that_a_path_says_twice_is_refused(folder, store):
+    (folder / "seed=0" / "seed=1").mkdir(parents=True)
+    np.save(folder / "seed=0" / "seed=1" / "a.npy", X)
+    refused(folder, store, "says both seed=0 and seed=1")
+
+
+def test_names_of_thousands_of_digits_are_names(folder, store):
+    names = ["9" * 5000, "1" + "0" * 5000, "7"]
+    np.savez(folder / "a.npz", **dict.fromkeys(names, X))
+    table = dsvcca.import_activations(folder / "a.npz", store, dry_run=True)
+    assert table.layer.tolist() == ["7", names[0], names[1]]
+    table = dsvcca.import_activations(folder / "a.npz", store, labels="{seed}", layer="x", dry_run=True)
+    assert set(map(type, table.seed)) == {str}
+
+
+def test_a_pattern_that_leaves_nothing_out_is_a_warning(folder, store):
+    np.save(folder / "a.npy", X)
+    (folder / "x.pt").touch()
+    with pytest.warns(dsvcca.DsvccaWarning, match=r"exclude='\*.pth' leaves nothing out"):
+        dsvcca.import_activations(folder, store, exclude=["*.pt", "*.pth"])
+
+
+def test_all_that_is_refused_is_said_at_once(folder, store):
+    np.save(folder / "a.npy", X)
+    for place in range(3):
+        (folder / f"{place}.pt").touch()
+        np.save(folder / f"b{place}.npy", X.astype("complex64"))
+    refused(folder, store, r"0\.pt', .*1\.pt', .*2\.pt': a pickle.*b0.npy', .*b1.npy': .*complex64.*; and 1 more like")
+
+
+def closed(folder, store):
+    """Return what the command line says to somebody who is not root."""
+    powers = ("--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-dac_override,-dac_read_search")
+    line = ["setpriv", *powers, sys.executable, "-m", "dsvcca.cli", "import", str(folder), str(store)]
+    found = subprocess.run(line, capture_output=True, text=True, check=False)
+    assert found.returncode == 1
+    return found.stderr
+
+
+@pytest.mark.skipif(shutil.which("setpriv") is None or os.geteuid() != 0, reason="root reads everything")
+@pytest.mark.parametrize("inner", ["", "inner", "inner/more"])
+def test_folders_that_may_not_be_entered_are_said_in_plain_words(folder, store, inner):
+    (folder / "inner" / "more").mkdir(parents=True)
+    np.save(folder / "inner" / "a.npy", X)
+    (folder / inner).chmod(0o600)
+    said = closed(folder, store)
+    assert said.startswith("error: '")
+    assert "Permission denied" in said
+
+
 def test_parts_must_fit_each_other(folder, store):
     np.save(folder / "a_0.npy", X[:4])
     np.save(folder / "a_1.npy", X[4:].astype("float64"))
@@ -569,6 +926,23 @@ def test_sources_that_hold_nothing_are_refused(folder, store, source, match):
 def test_a_store_is_no_source(folder, store):
     dsvcca.create_store(folder / "z.zarr", datapoints=3)
     refused(folder / "z.zarr", store, "needs no import")
+
+
+def test_what_no_store_can_take_is_known_before_anything_is_read(folder, store, tmp_path):
+    np.save(folder / "a.npy", X[:1])
+    refused(folder, store, "has 1 datapoint: a store needs at least 2", dry_run=True)
+    np.save(folder / "a.npy", X)
+    (tmp_path / "file").touch()
+    refused(folder, tmp_path / "file" / "x" / "s.zarr", "lies below a file", dry_run=True)
+    other = tmp_path / "other.zarr"
+    zarr.open_group(other, mode="w").create_array("a", data=X)
+    for place in (other, dsvcca.open_store(other)):
+        with pytest.raises(dsvcca.DsvccaError, match="is no store that dsvcca wrote: choose another path"):
+            dsvcca.import_activations(folder, place, dry_run=True)
+    made = dsvcca.create_store(store, datapoints=range(N))
+    with pytest.raises(dsvcca.DsvccaError, match="2 of 20 ids differ"):
+        dsvcca.import_activations(folder, made, ids=[1, 0, *range(2, N)], dry_run=True)
+    assert len(dsvcca.import_activations(folder, made, ids=range(N), dry_run=True)) == 1
 
 
 def test_a_store_of_other_datapoints_or_types_of_labels_is_refused(folder, store):
@@ -608,6 +982,36 @@ def test_a_changed_byte_in_a_zip_file_is_found(folder, store, save):
     (folder / "a.npz").write_bytes(content)
     with pytest.raises(dsvcca.DsvccaError, match=r"a\.npz' cannot be read"):
         dsvcca.import_activations(folder, store)
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_a_changed_byte_of_one_layer_is_found_before_any_is_written(folder, store, save, order):
+    hidden = np.stack([TOKENS] * 3)
+    save(folder / "a.npz", h=hidden if order == "C" else np.asfortranarray(hidden.transpose(1, 2, 3, 0)))
+    content = bytearray((folder / "a.npz").read_bytes())
+    content[content.index(b"\x93NUMPY") + 600 if save is np.savez else len(content) // 3] ^= 1
+    (folder / "a.npz").write_bytes(content)
+    refused(folder, store, r"a\.npz' cannot be read", dims="lntd" if order == "C" else "ntdl")
+
+
+def test_what_is_kept_is_not_read_again(folder, store):
+    np.savez(folder / "a.npz", h=np.stack([TOKENS] * 3))
+    dsvcca.import_activations(folder, store, dims="lntd")
+    content = bytearray((folder / "a.npz").read_bytes())
+    content[1000] ^= 1
+    (folder / "a.npz").write_bytes(content)
+    dsvcca.import_activations(folder, store, dims="lntd", if_exists="skip")
+    with pytest.raises(dsvcca.DsvccaError, match=r"a\.npz' cannot be read"):
+        dsvcca.import_activations(folder, store, dims="lntd", if_exists="replace")
+
+
+@pytest.mark.parametrize("count", [1, 2, N])
+def test_text_that_was_cut_short_is_found(folder, store, count):
+    np.savetxt(folder / "a.txt", X[:count])
+    content = (folder / "a.txt").read_bytes()
+    (folder / "a.txt").write_bytes(content[:-2])
+    refused(folder, store, "its last line has no end")
 
 
 @pytest.mark.parametrize("name", WRITERS)
@@ -669,7 +1073,15 @@ def test_the_command_line_shows_what_would_be_done_and_does_it(folder, store):
 
 @pytest.mark.parametrize(
     ("options", "match"),
-    [(("--set", "seed"), "is not LABEL=VALUE"), (("--set", "mask=1"), "that is an option"), ((), "already")],
+    [
+        (("--set", "seed"), "is not LABEL=VALUE"),
+        *((("--set", f"{name}=1"), "that is an option") for name in ("mask", "source", "store", "dry_run")),
+        ((), "already"),
+        (("--set", "layer=x", "--set", "layer=y"), "says both layer=x and layer=y"),
+        (("--dims", "a=nd", "--dims", "a=dn"), "says both a=nd and a=dn"),
+        (("--ids", "/"), "--ids '/' cannot be read"),
+        (("--ids", __file__ + "x"), "cannot be read"),
+    ],
 )
 def test_the_command_line_refuses_in_plain_words(folder, store, options, match):
     np.save(folder / "a.npy", X)
@@ -677,3 +1089,15 @@ def test_the_command_line_refuses_in_plain_words(folder, store, options, match):
     said = call("import", folder, store, *options)
     assert said.exit_code == 1
     assert match in said.output
+
+
+def test_ids_of_the_command_line_are_lines_of_utf_8(folder, store):
+    np.save(folder / "a.npy", X[:2])
+    (folder / "ids.txt").write_bytes("café\u2028x\r\nb\n".encode())
+    said = call("import", folder, store, "--ids", folder / "ids.txt")
+    assert said.exit_code == 0, said.output
+    assert dsvcca.create_store(store, datapoints=["café\u2028x", "b"]).ids
+    (folder / "ids.txt").write_bytes("café\nb\n".encode("latin-1"))
+    said = call("import", folder, store, "--ids", folder / "ids.txt")
+    assert said.exit_code == 1
+    assert "give text in UTF-8" in said.output

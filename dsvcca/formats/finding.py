@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+import warnings
+from collections.abc import Collection, Iterator, Mapping
 from fnmatch import fnmatchcase
 from math import prod
 from pathlib import Path
 
 import numpy as np
 
+from dsvcca import folders
 from dsvcca.arrays import NumpyArray, significand_bits
-from dsvcca.errors import DsvccaError
-from dsvcca.formats.containers import HDF5, MAT, SAFETENSORS
-from dsvcca.formats.kinds import PIECE, WHOLE, Array, Other, read_errors
-from dsvcca.formats.npy import NPY, NPZ
+from dsvcca.errors import DsvccaError, DsvccaWarning
+from dsvcca.formats.hdf5 import HDF5
+from dsvcca.formats.kinds import EXCLUDE, PIECE, WHOLE, Array, Other, read_errors
+from dsvcca.formats.mat import MAT
+from dsvcca.formats.npy import NPY, NPZ, check_sums
 from dsvcca.formats.rows import PARQUET, TEXT
+from dsvcca.formats.safetensors import SAFETENSORS
 from dsvcca.paths import natural
 
 FORMATS = {
@@ -31,7 +35,7 @@ UNPICKLE = (
 )
 
 
-def find_arrays(source: Path, exclude: Iterable[str]) -> tuple[dict[str, Array], list[Other]]:
+def find_arrays(source: Path, exclude: Collection[str]) -> tuple[dict[str, Array], list[Other]]:
     """Return the arrays in a file, or in all files of a folder, by their paths, and what else is there.
 
     The path of an array is that of its file below the folder without the end of its name, and what the file calls it.
@@ -39,7 +43,7 @@ def find_arrays(source: Path, exclude: Iterable[str]) -> tuple[dict[str, Array],
 
     Parameters
     ----------
-    exclude : iterable of str
+    exclude : collection of str
         Patterns, as of a shell, for files below the folder, or paths of arrays, that are not looked at.
 
     Raises
@@ -47,16 +51,22 @@ def find_arrays(source: Path, exclude: Iterable[str]) -> tuple[dict[str, Array],
     DsvccaError
         For what is damaged, or may hold activations and is not read.
     """
-    patterns = list(exclude)
+    unused = set(exclude)
+
+    def is_left_out(name: str) -> bool:
+        fitting = {pattern for pattern in exclude if fnmatchcase(name, pattern)}
+        unused.difference_update(fitting)
+        return bool(fitting)
+
     found: list[tuple[str, Array | Other]] = []
     for file in sorted(_files(source), key=lambda file: natural(str(file))):
         name = file.name if source == file else file.relative_to(source).as_posix()
-        if not any(fnmatchcase(name, pattern) for pattern in patterns):
+        if not is_left_out(name):
             found += [(_path(name, one.inside, source == file), one) for one in _inside(file)]
     arrays: dict[str, Array] = {}
     others: list[Other] = []
     for path, one in sorted(found, key=lambda item: natural(item[0])):
-        if any(fnmatchcase(path, pattern) for pattern in patterns):
+        if is_left_out(path):
             continue
         judged = _judged(one)
         if isinstance(judged, Other):
@@ -65,11 +75,25 @@ def find_arrays(source: Path, exclude: Iterable[str]) -> tuple[dict[str, Array],
             raise DsvccaError(f"{arrays[path]} and {judged} would both be {path!r}: rename one, or leave it out")
         else:
             arrays[path] = judged
-    refused = [one for one in others if one.refused]
-    if refused:
-        more = f" ({len(refused) - 1} more like it)" if len(refused) > 1 else ""
-        raise DsvccaError(f"{_called(refused[0])}: {refused[0].why}{more}. To go on without, leave it out: exclude=")
+    for pattern in sorted(unused):
+        warnings.warn(
+            f"exclude={pattern!r} leaves nothing out: no file below '{source}' and no path of an array fits it",
+            DsvccaWarning,
+            stacklevel=3,
+        )
+    _check_refused([one for one in others if one.refused])
     return arrays, others
+
+
+def _check_refused(refused: list[Other], most: int = 5) -> None:
+    """Raise if there is what cannot be read: one error for all of it."""
+    reasons: dict[str, list[str]] = {}
+    for one in refused[:most]:
+        reasons.setdefault(one.why, []).append(_called(one))
+    if reasons:
+        said = "; ".join(f"{', '.join(names)}: {why}" for why, names in reasons.items())
+        more = f"; and {len(refused) - most} more like these" if len(refused) > most else ""
+        raise DsvccaError(f"{said}{more}. To go on without, leave it out: {EXCLUDE}")
 
 
 def _called(one: Array | Other) -> str:
@@ -84,7 +108,7 @@ def _path(name: str, inside: str, alone: bool) -> str:
 
 def _files(source: Path) -> Iterator[Path]:
     """Yield the files of a folder, and folders that are something else than folders of files."""
-    if not source.is_dir():
+    if not folders.is_folder(source):
         yield source
         return
 
@@ -105,15 +129,19 @@ def _why_closed(folder: Path) -> str:
         return "hidden"
     if folder.is_symlink():
         return "a link to a folder, which is not followed"
-    if any((folder / name).exists() for name in ("zarr.json", ".zarray", ".zgroup")):
+    if is_zarr(folder):
         return "Zarr, which dsvcca.open_store() reads as it is"
     return ""
+
+
+def is_zarr(folder: Path) -> bool:
+    return any(folders.exists(folder / name) for name in ("zarr.json", ".zarray", ".zgroup"))
 
 
 def _inside(file: Path) -> Iterator[Array | Other]:
     """Yield what is in a file."""
     suffix = file.suffix.lower()
-    if file.is_dir():
+    if folders.is_folder(file):
         yield Other(file, "", _why_closed(file))
     elif file.name.startswith("."):
         yield Other(file, "", "hidden")
@@ -132,10 +160,14 @@ def _judged(one: Array | Other) -> Array | Other:
         return one
     if one.dtype == "object":
         return Other(one.file, one.inside, f"Python objects in {UNPICKLE}", True)
+    if one.dtype == "packed":
+        return Other(one.file, one.inside, "records that hold arrays: save each field as an array of its own", True)
     if one.dtype == "text":
         return Other(one.file, one.inside, "text, dates or records, not numbers")
     if len(one.shape) < 2:
         return Other(one.file, one.inside, f"{len(one.shape)} axes, and activations have two or more")
+    if one.dtype == "raw":
+        return Other(one.file, one.inside, "not a type of NumPy (bfloat16?): save x.astype('float32')", True)
     try:
         significand_bits(one.dtype)
     except DsvccaError as error:
@@ -174,8 +206,25 @@ def check_readable(array: Array, along: int, fixed: Mapping[int, int]) -> None:
         )
 
 
+def check_cut(array: Array, fixed: Mapping[int, int]) -> None:
+    """Raise if an array is damaged, where reading what lies at the places in `fixed` would not come to its end."""
+    outermost = {"C": 0, "F": len(array.shape) - 1}.get(array.order)
+    if outermost in fixed:
+        check_sums(array)
+
+
+def _step(array: Array, along: int, fixed: Mapping[int, int]) -> int:
+    """Return how many datapoints are read at once: whole chunks, so that none is decompressed for every piece."""
+    row = row_bytes(array, along, fixed)
+    step = max(1, PIECE // row)
+    if not array.chunks:
+        return step
+    chunk = array.chunks[along]
+    return max(step // chunk * chunk, min(chunk, max(1, WHOLE // row)))
+
+
 def pieces_of(array: Array, along: int, fixed: Mapping[int, int]) -> Iterator[NumpyArray]:
-    """Yield an array in pieces along an axis, of about `PIECE` bytes, at one place of each axis in `fixed`.
+    """Yield an array in pieces along an axis, of about `PIECE` bytes or a chunk, at one place of each axis in `fixed`.
 
     Raises
     ------
@@ -183,7 +232,7 @@ def pieces_of(array: Array, along: int, fixed: Mapping[int, int]) -> Iterator[Nu
         If it cannot be read, or is not what it was.
     """
     count = array.shape[along]
-    step = max(1, PIECE // row_bytes(array, along, fixed)) if can_be_cut(array, along, fixed) else count
+    step = _step(array, along, fixed) if can_be_cut(array, along, fixed) else count
     with read_errors(array.file), FORMATS[array.file.suffix.lower()].opened(array) as values:
         for start in range(0, count, step):
             index: list[int | slice] = [fixed.get(axis, slice(None)) for axis in range(len(array.shape))]

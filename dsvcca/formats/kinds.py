@@ -27,6 +27,15 @@ DEFLATED = 1032
 """Bytes that a compressed byte can become, at most, by the rules of deflate."""
 
 
+EXCLUDE = "exclude=, on the command line --exclude"
+"""How people leave out what they do not want, for messages."""
+
+BITS = (8, 16, 32, 64)
+"""Of the types of numbers."""
+
+MATLAB_73 = "MATLAB 7.3 wrote it, with its axes reversed: save it with -v7, or as .npy"
+
+
 @dataclass(frozen=True)
 class Array:
     """An array in a file.
@@ -38,12 +47,15 @@ class Array:
         What the file calls it; empty where the file is the array.
     shape : tuple of int
     dtype : str
-        Name of its type, "object" where only pickle could read it, "text" for what is no number.
+        Name of its type, "object" where only pickle could read it, "text" for what is no number, "raw" where NumPy does
+        not know the type, "packed" for records that hold an array each.
     named : tuple of str
         What the file calls its axes; empty where it does not.
     order : str
         "" where it can be cut along any axis; else it is read from beginning to end: "C", the last axis running
         fastest, or "F", the first one.
+    chunks : tuple of int
+        Shape of the pieces in which it is compressed; empty where it is not.
     """
 
     file: Path
@@ -52,6 +64,7 @@ class Array:
     dtype: str
     named: tuple[str, ...] = ()
     order: str = ""
+    chunks: tuple[int, ...] = ()
 
     def __str__(self) -> str:
         return f"'{self.file}'" + (f", array {self.inside!r}" if self.inside else "")
@@ -105,7 +118,7 @@ def read_errors(file: Path) -> Iterator[None]:
     except Exception as error:
         raise DsvccaError(
             f"'{file}' cannot be read ({type(error).__name__}: {error}): is it damaged, cut short or of another kind "
-            "than its name says? Restore it, or leave it out with exclude="
+            f"than its name says? Restore it, or leave it out: {EXCLUDE}"
         ) from error
 
 
@@ -119,4 +132,12 @@ def library(name: str, file: Path) -> Any:
 
 
 def type_name(dtype: np.dtype[Any]) -> str:
-    return "object" if dtype.hasobject else "text" if dtype.kind in "SUTVMm" else dtype.name
+    """Return the name of a type, or what it is where it is none of numbers."""
+    if dtype.hasobject:
+        return "object"
+    if dtype.kind != "V":
+        return "text" if dtype.kind in "SUTMm" else dtype.name
+    fields = [dtype[name] for name in dtype.names or ()]
+    if dtype.subdtype is not None or len(fields) == 1 or any(field.subdtype is not None for field in fields):
+        return "packed"
+    return "text" if fields else "raw"

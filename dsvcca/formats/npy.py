@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import zipfile
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ import numpy as np
 
 from dsvcca import folders
 from dsvcca.arrays import NumpyArray
-from dsvcca.formats.kinds import DEFLATED, Array, Format, Other, type_name
+from dsvcca.formats.kinds import DEFLATED, PIECE, Array, Format, Other, read_errors, type_name
 
 
 @dataclass(frozen=True)
@@ -28,12 +29,25 @@ class _Header:
     start: int
 
 
+HEADERS = {(1, 0): (2, np.lib.format.read_array_header_1_0), (2, 0): (4, np.lib.format.read_array_header_2_0)}
+"""By version, the bytes that say how long a header is, and what reads it."""
+
+LONGEST = 10_000
+"""Bytes of a header, at most."""
+
+
 def _header(stream: Any, size: int) -> _Header:
     """Read the header of a .npy file of `size` bytes, and leave the stream at its first number."""
     version = np.lib.format.read_magic(stream)
-    if version != (1, 0):  # others are for records with very many or oddly named fields
+    if version not in HEADERS:  # others are for records with oddly named fields
         raise ValueError(f"version {version} of the format, which arrays of numbers do not need")
-    shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(stream)
+    width, read = HEADERS[version]
+    length = stream.read(width)
+    if int.from_bytes(length, "little") > LONGEST:
+        raise ValueError(f"a header of more than {LONGEST} bytes, which arrays of numbers do not need")
+    shape, is_fortran, dtype = read(io.BytesIO(length + stream.read(int.from_bytes(length, "little"))))
+    if not all(type(n) is int and n >= 0 for n in shape):
+        raise ValueError(f"shape {shape}")
     start = stream.tell()
     if not dtype.hasobject and start + prod(shape) * dtype.itemsize != size:
         raise ValueError(
@@ -57,6 +71,10 @@ def _opened_npy(array: Array) -> Iterator[NumpyArray]:
     yield np.memmap(array.file, header.dtype, "r", header.start, header.shape, order)
 
 
+GROWTH = {zipfile.ZIP_STORED: 1, zipfile.ZIP_DEFLATED: DEFLATED}
+"""Bytes that a byte of a zip file can become, at most; other methods know no such limit."""
+
+
 def _find_npz(file: Path) -> Iterator[Array | Other]:
     with folders.opened(file) as stream, zipfile.ZipFile(stream) as members:
         for info in members.infolist():
@@ -64,11 +82,27 @@ def _find_npz(file: Path) -> Iterator[Array | Other]:
             if name == info.filename:
                 yield Other(file, name, "no array: only .npy files in a zip file are")
                 continue
-            if info.file_size > (DEFLATED if info.compress_type != zipfile.ZIP_STORED else 1) * info.compress_size:
+            if info.compress_type not in GROWTH:
+                yield Other(file, name, "compressed by another method than NumPy's: save it by numpy.savez", True)
+                continue
+            if info.file_size > GROWTH[info.compress_type] * info.compress_size:
                 raise ValueError(f"{info.filename}: {info.compress_size} bytes cannot become {info.file_size}")
             with members.open(info) as member:
                 header = _header(member, info.file_size)
             yield Array(file, name, header.shape, type_name(header.dtype), order=header.order)
+
+
+def check_sums(array: Array) -> None:
+    """Raise if an array of a zip file is not what was saved: its checksum is only compared at its end."""
+    name = f"{array.inside}.npy"
+    with (
+        read_errors(array.file),
+        folders.opened(array.file) as stream,
+        zipfile.ZipFile(stream) as members,
+        members.open(name) as member,
+    ):
+        while member.read(PIECE):
+            pass
 
 
 @contextmanager
@@ -103,7 +137,9 @@ class _Member:
             first = first * shape[axis] + int(index[axis])  # type: ignore[arg-type]
         first = (first * shape[fixed] + start) * row
         itemsize = self._header.dtype.itemsize
-        self._stream.seek(self._header.start + first * itemsize)
+        place = self._header.start + first * itemsize
+        if self._stream.tell() != place:  # after a seek, zipfile may compare no checksum
+            self._stream.seek(place)
         wanted = (stop - start) * row * itemsize
         content = self._stream.read(wanted)
         if len(content) != wanted:

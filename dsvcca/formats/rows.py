@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import re
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
@@ -40,17 +43,20 @@ def _find_parquet(file: Path) -> Iterator[Array | Other]:
     with _parquet(file) as table:
         rows, schema = table.metadata.num_rows, table.schema_arrow
         neurons = _neurons(pa, schema)
-        others = [column for column in schema if column.name not in neurons]
+        others = [column for column in schema if column.name not in neurons or not column.name]
         lists = [column for column in others if _is_list(pa, column.type) and _is_number(pa, column.type.value_type)]
         for column in others:
             kind = column.type
-            if column in lists:
+            if not column.name:
+                yield Other(file, "", f"a column of {kind} has no name: give it one", True)
+            elif column in lists:
                 width = kind.list_size if pa.types.is_fixed_size_list(kind) else _first_length(table, column.name)
                 yield Array(file, column.name, (rows, width), _type(kind.value_type), order="C")
             elif _is_number(pa, kind):
                 yield Other(file, column.name, "the index of a table of pandas")
             else:
-                yield Other(file, column.name, f"{kind}, neither numbers nor lists of them", pa.types.is_nested(kind))
+                why = f"{kind}, neither numbers nor lists of them: store floats, or lists of them"
+                yield Other(file, column.name, why, _may_be_numbers(pa, kind))
         types = sorted({_type(schema.field(name).type) for name in neurons})
         if lists or len(neurons) == 1:
             yield from (Other(file, name, "one number a datapoint") for name in neurons)
@@ -86,7 +92,9 @@ def _numbers(batch: Any, names: list[str], array: Array) -> NumpyArray:
 @contextmanager
 def _parquet(file: Path) -> Iterator[Any]:
     parquet = library("pyarrow.parquet", file)
-    with folders.opened(file) as stream, parquet.ParquetFile(stream) as table:
+    # Else a row group is read whole, and what was buffered in advance is held until the end.
+    options = {"pre_buffer": False, "buffer_size": 1 << 14}
+    with folders.opened(file) as stream, parquet.ParquetFile(stream, **options) as table:
         yield table
 
 
@@ -102,6 +110,12 @@ def _is_number(pa: Any, kind: Any) -> bool:
 
 def _is_list(pa: Any, kind: Any) -> bool:
     return bool(pa.types.is_fixed_size_list(kind) or pa.types.is_list(kind) or pa.types.is_large_list(kind))
+
+
+def _may_be_numbers(pa: Any, kind: Any) -> bool:
+    """Return whether a column that is not read may be of activations all the same."""
+    plain = kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind
+    return bool(pa.types.is_nested(plain) or pa.types.is_decimal(plain) or pa.types.is_null(plain))
 
 
 def _type(kind: Any) -> str:
@@ -129,15 +143,46 @@ def _lines(stream: BinaryIO) -> Iterator[str]:
             yield text
 
 
+UNLIKE = (
+    "numbers, but not as numpy.savetxt writes real ones, between spaces or commas and in plain ASCII: save them by it, "
+    "or as .npy"
+)
+
+
+REAL = r"[-+]{0,2}\d+(\.\d*)?([eE][-+]?\d+)?"
+NUMBER = re.compile(rf"\(?{REAL}({REAL}j)?\)?")
+
+
+def _looks_like_numbers(line: str) -> bool:
+    """Return whether a line that cannot be read has numbers: complex, between semicolons, or in another encoding."""
+    raw = line.encode("latin-1")
+    text = raw.decode("utf-16" if raw[:2] in (BOM_UTF16_LE, BOM_UTF16_BE) else "utf-8-sig", "ignore")
+    return all(NUMBER.fullmatch(one) for one in re.split(r"[\s,;|]+", text.strip("\0 ;,|\t\r\n")))
+
+
+def _check_ends(stream: BinaryIO) -> None:
+    """Raise if the last line has no end, as in a file that was cut short; leave the stream where it is."""
+    place = stream.tell()
+    stream.seek(-1, os.SEEK_END)
+    if stream.read(1) != b"\n":
+        raise ValueError("its last line has no end: cut short?")
+    stream.seek(place)
+
+
 def _find_text(file: Path) -> Iterator[Array | Other]:
     with folders.opened(file) as stream:
         lines = _lines(stream)
-        try:
-            first = _numbers_in([next(lines, "")])
-        except ValueError:
-            yield Other(file, "", "text")
+        line = next(lines, "")
+        if not line:
+            yield Other(file, "", "empty")
             return
-        rows = 1 + sum(1 for _ in lines) if first.size else 0
+        try:
+            first = _numbers_in([line])
+        except ValueError:
+            yield Other(file, "", UNLIKE if _looks_like_numbers(line) else "text", _looks_like_numbers(line))
+            return
+        _check_ends(stream)
+        rows = 1 + sum(1 for _ in lines)
     yield Array(file, "", (rows, first.shape[1]) if first.shape[1] > 1 else (rows,), "float64", order="C")
 
 
