@@ -128,6 +128,7 @@ def test_the_benchmark_of_accuracy_measures_the_real_path(benchmark):
     assert {case["verdict"] for case in found["cases"].values()} <= {"right", "refused"}
 
 
+@pytest.mark.slow
 def test_the_benchmark_of_faults_measures_the_real_path(benchmark):
     found = benchmark(
         "faults", "--representations 9 --checked 5 --rows 600 --columns 24 --rank 8 --kills 1 --repeat 1 --workers 1"

@@ -82,6 +82,7 @@ def test_workers_reach_what_the_driver_was_told_to_reach(s3, tmp_path):
     assert same_bits(found, local)
 
 
+@pytest.mark.slow
 def test_segments_and_targets_at_a_url(s3, tmp_path):
     rng = np.random.default_rng(0)
     store = dsvcca.create_store(f"s3://{BUCKET}/maps.zarr", datapoints=400, storage_options=s3)
