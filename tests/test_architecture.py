@@ -45,6 +45,7 @@ DATA = [
     "kept",
     "store",
     "formats",
+    "parts",
     "importing",
     "pairs",
     "targets",
