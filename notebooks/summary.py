@@ -30,6 +30,9 @@ PASSING = (" are there", "nothing is to be done")
 """How sentences about a run that was going on end, more or less."""
 
 
+ADDRESS = re.compile(r" at 0x[0-9a-f]+")
+"""Of what has no other name in a process."""
+
 KERNEL = re.compile(r"[^ \"]*/ipykernel_\d+/\d+\.py:\d+: ")
 """Where a warning came from: a file that is there as long as the kernel runs."""
 
@@ -43,7 +46,7 @@ def tidied(notebook: dict[str, Any]) -> dict[str, Any]:
             said = "".join(output.get("data", {}).get("text/plain", ""))
             if output["output_type"] == "display_data" and any(one in said for one in PASSING):
                 continue
-            plain = json.dumps(output).replace(f"{NOTEBOOKS}/", "")
+            plain = ADDRESS.sub("", json.dumps(output).replace(f"{NOTEBOOKS}/", ""))
             kept.append(json.loads(KERNEL.sub("", plain) if output["output_type"] == "stream" else plain))
         if "outputs" in cell:
             cell["outputs"] = kept

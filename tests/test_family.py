@@ -11,6 +11,7 @@ import dsvcca
 from dsvcca import nulls
 from dsvcca.measures import ALL, DEFAULT
 from dsvcca.resampling import segment_bounds
+from dsvcca.sums import shrinkage_of
 from tests.populations import same_bits
 from tests.test_resampling import first_order
 
@@ -436,6 +437,11 @@ def test_results_alone_say_what_their_numbers_are(store, tmp_path):
     other = dsvcca.compare(dsvcca.plan_comparisons(store, variant="google"), tmp_path / "google.zarr")
     assert other.attrs["variant"].startswith("google: google/svcca (commit 1f3fbf1)")
     assert "98 %" in other.svcca_google.attrs["definition"]
+
+
+def test_what_rounding_leaves_of_zero_is_shrunk_to_nothing_whatever_the_ridge():
+    found = shrinkage_of(np.array([2.0, 1.0, 1e-9]), 5.0, 2, [0.0, 1.0])
+    np.testing.assert_allclose(found, [[1, 1, 0], [2 / 3, 6**-0.5, 0]])
 
 
 def test_neurons_that_are_dead_shrink_nothing(tmp_path):
