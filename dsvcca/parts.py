@@ -99,10 +99,10 @@ def together(parts: Iterable[Part]) -> list[list[Part]]:
     every = list(parts)
     whole = [one.labels if one.part is None else {**one.labels, PART: one.part} for one in every]
     check_all_differ((str(one.array), own) for one, own in zip(every, whole, strict=True))
-    together: dict[tuple[tuple[str, Label], ...], list[Part]] = {}
+    found: dict[tuple[tuple[str, Label], ...], list[Part]] = {}
     for one in every:
-        together.setdefault(tuple(one.labels.items()), []).append(one)
-    for own in together.values():
+        found.setdefault(tuple(one.labels.items()), []).append(one)
+    for own in found.values():
         own.sort(key=lambda one: _place_of(one.part))
         for one in own[1:]:
             if one.part is None or own[0].part is None:
@@ -116,7 +116,7 @@ def together(parts: Iterable[Part]) -> list[list[Part]]:
                     f"are {own[0].shape} {own[0].array.dtype} and {one.shape} {one.array.dtype}: all parts need one "
                     "type, and one shape but for datapoints"
                 )
-    return list(together.values())
+    return list(found.values())
 
 
 def _place_of(part: Label | None) -> tuple[float, list[Any]]:
