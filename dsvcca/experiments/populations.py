@@ -1,29 +1,36 @@
 """Populations of networks trained on images: trained once, captured while they learn, found again by all that ask.
 
-<folder>/activations.zarr       every layer at some steps of training, on the probes
-<folder>/<network>-<seed>.pt    weights at the end
+<folder>/activations.zarr                  every layer at some steps of training, on the probes
+<folder>/<network>-<variant>-<seed>.pt     weights at the end
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
+import torch
 from torch import nn
 
+from dsvcca.errors import DsvccaError
 from dsvcca.experiments.images import Images, load_images
 from dsvcca.experiments.layers import CONVNET, residual_layers
 from dsvcca.experiments.networks import convnet, residual
 from dsvcca.experiments.parallel import make_lacking, steps_at
 from dsvcca.experiments.training import accuracy, load_weights, reproducible, save_weights, train_classifier
+from dsvcca.labels import Labels
 from dsvcca.store import Store, create_store, open_store
 from dsvcca.torch.probing import Probe
 
 NETWORKS = ("convnet", "residual")
+
+ORDER = 20180614
+"""Seed of the one order of shuffled labels: the same for every network."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +50,13 @@ class ImageSetting:
         Channels of each block of the residual network.
     steps, batch, rate
         Of training.
+    labels : {"true", "shuffled"}
+        Whether the classes that are learned are those of the images, or the same ones in an order of their own, which
+        is one for all networks.
+    width : float
+        Times the channels and dense layers of the convnet.
+    captured_on : {"probes", "training"}
+        Whether layers are captured on images that are not learned from, or on the first of those that are.
     shares : tuple of float
         Shares of training at which layers are captured.
     seeds : int
@@ -62,6 +76,9 @@ class ImageSetting:
     steps: int = 3_000
     batch: int = 64
     rate: float = 0.02
+    labels: str = "true"
+    width: float = 1.0
+    captured_on: str = "probes"
     shares: tuple[float, ...] = (0, 0.05, 0.15, 0.35, 0.55, 0.75, 1)
     seeds: int = 5
     workers: int = 2
@@ -78,8 +95,13 @@ class ImageSetting:
     def fresh(self, network: str) -> nn.Module:
         """Return a network with fresh weights."""
         if network == "convnet":
-            return convnet(self.channels, self.dense, size=self.size)
+            one, two, *dense = (round(self.width * n) for n in (*self.channels, *self.dense))
+            return convnet((one, two), (dense[0], dense[1]), size=self.size)
         return residual(self.blocks)
+
+
+Variant = Mapping[str, Any]
+"""Fields of a setting in which a network differs from others of its population; labels of what is captured."""
 
 
 IMAGES = {
@@ -118,18 +140,37 @@ class Population:
     images: Images
     store: Store
 
-    def model(self, network: str, seed: int) -> nn.Module:
+    def model(self, network: str, seed: int, **variant: Any) -> nn.Module:
         """Return a network at the end of its training, in evaluation mode."""
-        return load_weights(self.setting.fresh(network), _weights(self.folder, network, seed))
+        fresh = replace(self.setting, **variant).fresh(network)
+        return load_weights(fresh, _weights(self.folder, network, variant, seed))
+
+    def networks(self) -> list[Labels]:
+        """Return the labels of every network: model, seed, and those of its variant."""
+        every = ({n: v for n, v in r.labels.items() if n not in ("step", "layer")} for r in self.store.representations)
+        return [dict(own) for own in dict.fromkeys(tuple(one.items()) for one in every)]
 
     def accuracies(self) -> pd.DataFrame:
-        """Return the accuracy of every network on the test images: columns model, seed, accuracy."""
-        networks = dict.fromkeys((str(r.labels["model"]), int(r.labels["seed"])) for r in self.store.representations)
-        rows = [(*one, accuracy(self.model(*one), self.images.tests, self.images.test_classes)) for one in networks]
-        return pd.DataFrame(rows, columns=["model", "seed", "accuracy"])
+        """Return a row a network: its labels, and the share of images whose class it gives.
+
+        Of the test images the column `accuracy`; of the training images, and the classes that it was taught, `learned`.
+        """
+        rows = []
+        for own in self.networks():
+            variant: dict[str, Any] = {name: value for name, value in own.items() if name not in ("model", "seed")}
+            model = self.model(str(own["model"]), int(own["seed"]), **variant)
+            tests = accuracy(model, self.images.tests, self.images.test_classes)
+            taught = taught_classes(replace(self.setting, **variant))
+            rows.append({**own, "accuracy": tests, "learned": accuracy(model, self.images.training, taught)})
+        return pd.DataFrame(rows)
 
 
-def trained(setting: ImageSetting, folder: str | os.PathLike[str], networks: Sequence[str] = NETWORKS) -> Population:
+def trained(
+    setting: ImageSetting,
+    folder: str | os.PathLike[str],
+    networks: Sequence[str] = NETWORKS,
+    variants: Sequence[Variant] = ({},),
+) -> Population:
     """Train the networks of a setting, those that are not in `folder` yet, and capture them on the way.
 
     Parameters
@@ -137,11 +178,14 @@ def trained(setting: ImageSetting, folder: str | os.PathLike[str], networks: Seq
     setting : ImageSetting
     folder : path
     networks : list of {"convnet", "residual"}
+    variants : list of mappings
+        What some networks have otherwise, ``[{"rate": 0.01}, {"rate": 0.1}]``: so many seeds of each, and no seed in
+        two of them, so that no two networks begin at the same weights.
 
     Returns
     -------
     Population
-        Its store has the labels model, seed, step and layer.
+        Its store has the labels model, seed, step, layer, and those of the variants.
 
     Raises
     ------
@@ -149,50 +193,70 @@ def trained(setting: ImageSetting, folder: str | os.PathLike[str], networks: Seq
         If `folder` has networks of another setting, or the images are not installed.
     """
     root = Path(folder).absolute()
-    images = images_of(setting)
     root.mkdir(parents=True, exist_ok=True)
     create_store(root / "activations.zarr", datapoints=setting.probes)
-    every = [(network, seed) for network in networks for seed in range(setting.seeds)]
+    every = [
+        (network, variant, seed + place * setting.seeds)
+        for network in networks
+        for place, variant in enumerate(variants)
+        for seed in range(setting.seeds)
+    ]
     make_lacking(partial(_train, setting, root), every, root, setting, made=lambda one: _weights(root, *one).exists())
-    store = open_store(root / "activations.zarr")
-    return Population(setting, root, images, store.select(model=list(networks), seed=list(range(setting.seeds))))
+    seeds = sorted({seed for _, _, seed in every})
+    store = open_store(root / "activations.zarr").select(model=list(networks), seed=seeds)
+    return Population(setting, root, images_of(setting), store)
+
+
+def images_of(setting: ImageSetting) -> Images:
+    """Return the images of a setting."""
+    return _images(setting.source, setting.training, setting.probes, setting.tests, setting.size)
 
 
 @cache
-def images_of(setting: ImageSetting) -> Images:
-    """Return the images of a setting."""
-    return load_images(
-        setting.source, training=setting.training, probes=setting.probes, tests=setting.tests, size=setting.size
-    )
+def _images(source: str, training: int, probes: int, tests: int, size: int) -> Images:
+    return load_images(source, training=training, probes=probes, tests=tests, size=size)
 
 
-def _train(setting: ImageSetting, folder: Path, one: tuple[str, int]) -> None:
+def taught_classes(setting: ImageSetting) -> torch.Tensor:
+    """Return the classes of the training images that networks learn: theirs, or the same in another order."""
+    classes = images_of(setting).classes
+    if setting.labels == "true":
+        return classes
+    if setting.labels != "shuffled":
+        raise DsvccaError(f"labels={setting.labels!r} are unknown: use 'true' or 'shuffled'")
+    return classes[torch.randperm(len(classes), generator=torch.Generator().manual_seed(ORDER))]
+
+
+def _train(setting: ImageSetting, folder: Path, one: tuple[str, Variant, int]) -> None:
     """Train one network, capture it on the way and keep its weights; the same seed gives the same network again."""
-    network, seed = one
-    images = images_of(setting)
+    network, variant, seed = one
+    own: ImageSetting = replace(setting, **variant)
+    images = images_of(own)
     store = open_store(folder / "activations.zarr")
+    shown = images.training[: own.probes] if own.captured_on == "training" else images.probes
     with reproducible(seed):
-        model = setting.fresh(network)
+        model = own.fresh(network)
         probe = Probe(
             model,
-            images.probes,
+            shown,
             store,
-            layers=setting.layers(network),
-            steps=setting.captured,
+            layers=own.layers(network),
+            steps=own.captured,
             model=network,
             seed=seed,
+            **variant,
         )
         train_classifier(
             model,
             images.training,
-            images.classes,
-            steps=setting.steps,
-            batch=setting.batch,
-            rate=setting.rate,
+            taught_classes(own),
+            steps=own.steps,
+            batch=own.batch,
+            rate=own.rate,
             before=lambda step, _: probe(step),
         )
-    save_weights(model, _weights(folder, network, seed))
+    save_weights(model, _weights(folder, network, variant, seed))
 
 
-def _weights(folder: Path, network: str, seed: int) -> Path:
-    return folder / f"{network}-{seed}.pt"
+def _weights(folder: Path, network: str, variant: Variant, seed: int) -> Path:
+    return folder / "-".join([network, *(f"{name}={value}" for name, value in variant.items()), f"{seed}.pt"])
