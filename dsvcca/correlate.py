@@ -11,6 +11,7 @@ from dsvcca import files
 from dsvcca.arrays import NumpyArray, library
 from dsvcca.basis import RankRule
 from dsvcca.commits import MIRRORED, Sheet, doubt_before, is_committed, read_tile, tile_keys, unpacked, write_tile
+from dsvcca.correlations import EXCESS, check_excess
 from dsvcca.dataset import BY_FREQUENCY, RANKS, VIEW
 from dsvcca.measures import AGAIN, BY_RIDGE, Side, Sides, doubt_of, measures_of, sums_of
 from dsvcca.nulls import mean_by_chance
@@ -18,7 +19,7 @@ from dsvcca.panel import Panel, Shuffled
 from dsvcca.products import CrossBlock, cross_blocks, row_products
 from dsvcca.resampling import SEGMENTS, TIED, segment_bounds
 from dsvcca.solves import Ground, solve
-from dsvcca.sums import OF_GOOGLE, OF_RIDGE, OF_SEGMENTS, OF_SQUARES, OF_VECTORS
+from dsvcca.sums import LARGEST, OF_GOOGLE, OF_RIDGE, OF_SEGMENTS, OF_SQUARES, OF_VECTORS
 from dsvcca.views import GRID
 from dsvcca.workspace import BasisRef
 
@@ -138,7 +139,7 @@ def _compared(task: CorrelateTask, pairs: BasisPairs, wanted: NumpyArray) -> tup
     ground = Ground(pairs.rows, pairs.freedom, segment_bounds(pairs.rows, pairs.unit) if by_segments else None)
     more = {name: (len(task.ridges),) for name in OF_RIDGE}
     more["jackknife"] = (SEGMENTS,) if ground.bounds is None else (len(ground.bounds) - 1,)
-    totals = {name: np.zeros((*shape, *more.get(name, ()))) for name in names}
+    totals = {name: np.zeros((*shape, *more.get(name, ()))) for name in (*names, LARGEST)}
     unknown = {} if by_segments else {name: totals.pop(name) * np.nan for name in OF_SEGMENTS if name in totals}
     kept = pairs.first_frequency >= 0
     means = np.full((*wanted.shape, len(x.weights) if kept else 0, len(task.rules)), np.nan)
@@ -150,6 +151,7 @@ def _compared(task: CorrelateTask, pairs: BasisPairs, wanted: NumpyArray) -> tup
         del block  # or it would be there still while the next one is made
     if not x.is_joint:
         _sum_again(task, pairs, x, y, wanted, totals)
+    check_excess(float(totals.pop(LARGEST)[wanted].max(initial=0.0)))
     totals |= unknown
     if "shuffled" in totals:
         _shuffle(task, pairs, x, y, wanted, totals)
@@ -220,10 +222,12 @@ def _sum_again(
     """Compute anew, by sums in float64, what float32 sums leave unsure.
 
     That is everything about pairs of which a side has few directions, whose errors do not cancel, or lies in few rows,
-    whose products are summed alone; and PWCCA where correlations lie so close together that directions turn.
+    whose products are summed alone, or that show a correlation above 1; and PWCCA where correlations lie so close
+    together that directions turn.
     """
     few = np.minimum.outer(x.most_kept, y.most_kept) <= FEW
-    all_of = wanted & (few | (np.maximum.outer(x.lumps, y.lumps) > LUMPS))
+    above = totals[LARGEST].max(axis=-1) > 1 + EXCESS
+    all_of = wanted & (few | (np.maximum.outer(x.lumps, y.lumps) > LUMPS) | above)
     weights_of = all_of
     if "x_doubt" in totals:
         weights_of = all_of | (wanted & (doubt_of(totals).max(axis=-1) > AGAIN))

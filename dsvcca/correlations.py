@@ -58,20 +58,21 @@ def corrected(cross: Array, sums_x: Array, sums_y: Array, count: int, inverse_x:
     return xp.matmul(xp.matmul(inverse_x, centred), adjoint(inverse_y))
 
 
-def correlations_of(c: Array) -> Array:
+def correlations_of(c: Array, *, as_found: bool = False) -> Array:
     """Return the canonical correlations (..., min(k_x, k_y)) of cross blocks (..., k_x, k_y), largest first.
 
-    By eigenvalues of C C^H: good to 1e-8 absolutely, which is enough for sums and means over them.
+    By eigenvalues of C C^H: good to 1e-8 absolutely, which is enough for sums and means over them. Those above 1 are
+    cut or, beyond rounding, an error; `as_found` leaves them to the caller.
     """
     xp = namespace(c)
-    return _roots(xp.linalg.eigvalsh(_smaller_gram(c)))
+    return _roots(xp.linalg.eigvalsh(_smaller_gram(c)), as_found)
 
 
-def smaller_side(c: Array) -> tuple[Array, Array]:
+def smaller_side(c: Array, *, as_found: bool = False) -> tuple[Array, Array]:
     """Return correlations (..., k) and left vectors (..., k, k) of cross blocks whose left side is the smaller one."""
     xp = namespace(c)
     squared, vectors = xp.linalg.eigh(_smaller_gram(c))
-    return _roots(squared), xp.flip(vectors, axis=-1)
+    return _roots(squared, as_found), xp.flip(vectors, axis=-1)
 
 
 def _smaller_gram(c: Array) -> Array:
@@ -79,11 +80,12 @@ def _smaller_gram(c: Array) -> Array:
     return namespace(c).matmul(small, adjoint(small))
 
 
-def _roots(squared: Array) -> Array:
+def _roots(squared: Array, as_found: bool) -> Array:
     """Return correlations from ascending eigenvalues of C C^H."""
     xp = namespace(squared)
-    check_excess(float(xp.max(squared)) ** 0.5)
-    return xp.sqrt(xp.clip(xp.flip(squared, axis=-1), 0.0, 1.0))
+    if not as_found:
+        check_excess(float(xp.max(squared)) ** 0.5)
+    return xp.sqrt(xp.clip(xp.flip(squared, axis=-1), 0.0, None if as_found else 1.0))
 
 
 def check_excess(largest: float) -> None:

@@ -184,7 +184,7 @@ def held_out(m: Array, x: Sequence[Halves], y: Sequence[Halves], rows: NumpyArra
         centred = wide - adjoint(left[:, None, :]) * right[:, None, :] / int(rows[half])
         crossed.append(xp.matmul(xp.matmul(of_x, centred), adjoint(of_y)))
     train, test = crossed
-    rho, a = smaller_side(train)
+    rho, a = smaller_side(train, as_found=True)  # only directions are taken from it
     b = xp.matmul(adjoint(train), a) / xp.maximum(rho, xp.full_like(rho, UNSAFE))[:, None, :]
     shared = _diagonals(a, test, b)
     own = [_diagonals(one, xp.stack([s.tested for s in side]), one) for one, side in ((a, x), (b, y))]

@@ -6,8 +6,6 @@ Distances are made here and never stored.
 
 from __future__ import annotations
 
-import itertools
-import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -19,6 +17,8 @@ from scipy.spatial.distance import squareform
 
 from dsvcca.arrays import NumpyArray
 from dsvcca.errors import DsvccaError, nearest
+from dsvcca.exchanging import exchanged, first_minus_second, means_within, within_minus_between
+from dsvcca.labels import Label
 from dsvcca.networks import (
     DISTANCES,
     SIDED,
@@ -31,18 +31,13 @@ from dsvcca.networks import (
     numbers_of,
     warn_of_views,
 )
+from dsvcca.tables import select
 
 METHODS = ("average", "single", "complete", "weighted")
 """Ways to join clusters that need distances and nothing else."""
 
 ALIKE = 1e-6
 """Numbers that differ by a smaller share of the largest are the same: they are right to so much."""
-
-ROUNDING = 1e-10
-"""The same of sums of the same numbers in another order."""
-
-BLOCK = 4096
-"""Assignments of groups that are looked at side by side."""
 
 ALL = "all"
 """What stands for all layers together."""
@@ -299,34 +294,67 @@ def group_test(
     DsvccaError
         If a pair has no number, a network lacks a layer or a group, or a group has one network only.
     """
-    if not isinstance(permutations, (int, np.integer)) or permutations < 1:
-        raise DsvccaError(f"permutations={permutations!r}: give how many, such as 9999")
     networks, numbers = _of_like_layers(results, measure, network, layer, variance)
     codes = _groups(numbers, networks, group)
-    others = ~np.eye(len(codes), dtype=bool)
-    values = np.where(others, networks.of_layers(numbers.values), 0.0)
-    values = np.concatenate([values, values.mean(axis=0, keepdims=True)])
-    same = codes[:, None] == codes[None, :]
+    values = _and_their_mean(networks, numbers)
+    same, others = codes[:, None] == codes[None, :], ~np.eye(len(codes), dtype=bool)
     sign = -1 if measure in DISTANCES else 1
-    assigned = _assignments(codes, permutations, seed)
-    blocks = [assigned[start : start + BLOCK] for start in range(0, len(assigned), BLOCK)]
-    shown = sign * np.concatenate([_differences(values, block) for block in blocks])
-    observed = sign * _differences(values, codes[None, :])
-    slack = ROUNDING * np.abs(values).max(axis=(1, 2))
-    p_values = (shown >= observed - slack).mean(axis=0)
-    spread = shown.std(axis=0)
-    spread[spread <= slack] = np.inf  # of a layer that shows the same whatever the groups
-    highest = ((shown - shown.mean(axis=0)) / spread)[:, :-1].max(axis=1)
-    wanted = ((observed - slack - shown.mean(axis=0)) / spread)[0, :-1]
-    found = {
-        "within": values[:, same & others].mean(axis=1),
-        "between": values[:, ~same].mean(axis=1),
-        "difference": observed[0],
-        "p_value": p_values,
-        "p_family": [*(highest[:, None] >= wanted).mean(axis=0), p_values[-1]],
-        "assignments": len(assigned),
-    }
-    return pd.DataFrame(found, index=pd.Index([*networks.layers, ALL], name=layer))
+    found = exchanged(values, codes, lambda *given: sign * within_minus_between(*given), permutations, seed)
+    shown = {"within": values[:, same & others].mean(axis=1), "between": values[:, ~same].mean(axis=1)}
+    return pd.DataFrame({**shown, **found}, index=pd.Index([*networks.layers, ALL], name=layer))
+
+
+def cohesion_test(
+    results: xr.Dataset,
+    measure: str = "svcca",
+    *,
+    group: str,
+    first: Label,
+    second: Label,
+    network: str | Sequence[str] | None = None,
+    layer: str = "layer",
+    variance: float | None = None,
+    permutations: int = 9999,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Return whether networks of one group are more alike among themselves than those of another are.
+
+    `group_test` asks whether groups differ from each other; this asks which of two is closer together (Morcos et al.
+    2018, figure 3: networks that generalise, and networks that memorise). If networks can exchange their groups, the
+    p-value is the share of all ways to assign them that show a `difference` at least as large.
+
+    Parameters
+    ----------
+    results, measure, network, layer, variance, permutations, seed
+        As `group_test`. Networks of other groups than the two are left out.
+    group : str
+        A label of networks; two networks or more of each of both.
+    first, second : label
+        Its values: are networks of `first` more alike among themselves than networks of `second`?
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a layer, and "all", their mean: `first` and `second`, means of the measure within each group;
+        `difference`, by how much networks of the first are more alike (first - second; of distances second - first);
+        `p_value`, `p_family`, `assignments` as in `group_test`.
+
+    Raises
+    ------
+    DsvccaError
+        If a pair has no number, a network lacks a layer, or a group is not there or has one network only.
+    """
+    both = {group: [first, second]}
+    networks, numbers = _of_like_layers(select(results, x=both, y=both), measure, network, layer, variance)
+    own = [numbers.labels[group][places[0]] for places in networks.places]
+    codes = _groups(numbers, networks, group)
+    codes = (codes != codes[own.index(first)]).astype(np.int64)
+    values = _and_their_mean(networks, numbers)
+    sign = -1 if measure in DISTANCES else 1
+    found = exchanged(values, codes, lambda *given: sign * first_minus_second(*given), permutations, seed)
+    shown = dict(zip(("first", "second"), means_within(values, codes[None, :]), strict=True))
+    shown = {name: means[0] for name, means in shown.items()}
+    return pd.DataFrame({**shown, **found}, index=pd.Index([*networks.layers, ALL], name=layer))
 
 
 def _of_like_layers(
@@ -341,6 +369,12 @@ def _of_like_layers(
     check_there(numbers, needed)
     check_views(numbers, networks)
     return networks, numbers
+
+
+def _and_their_mean(networks: Networks, numbers: Numbers) -> NumpyArray:
+    """Return the numbers of each layer, and their mean over layers, (layer + 1, network, network) with 0 diagonals."""
+    values = np.where(np.eye(len(networks.keys), dtype=bool), 0.0, networks.of_layers(numbers.values))
+    return np.concatenate([values, values.mean(axis=0, keepdims=True)])
 
 
 def _jackknife(hits: NumpyArray) -> NumpyArray:
@@ -408,43 +442,3 @@ def _groups(numbers: Numbers, networks: Networks, group: str) -> NumpyArray:
                 f"{group}={one!r} has one network only, with none to be like: compare more, or leave it out"
             )
     return np.asarray([there.index(one) for one in own])
-
-
-def _assignments(codes: NumpyArray, permutations: int, seed: int) -> NumpyArray:
-    """Return every way to assign groups, or the observed one and so many random ones: (way, network)."""
-    sizes = np.bincount(codes).tolist()
-    if math.factorial(len(codes)) // math.prod(map(math.factorial, sizes)) <= permutations:
-        return _ways(sizes)
-    again = np.tile(codes, (permutations, 1))
-    return np.concatenate([codes[None, :], np.random.default_rng(seed).permuted(again, axis=1)])
-
-
-def _ways(sizes: Sequence[int]) -> NumpyArray:
-    """Return every way to assign groups of these sizes.
-
-    >>> _ways([1, 2]).tolist()
-    [[0, 1, 1], [1, 0, 1], [1, 1, 0]]
-    """
-    total = sum(sizes)
-    if len(sizes) == 1:
-        return np.zeros((1, total), dtype=np.int64)
-    first = np.asarray(list(itertools.combinations(range(total), sizes[0])))
-    others = _ways(sizes[1:]) + 1
-    left = np.ones((len(first), total), dtype=bool)
-    np.put_along_axis(left, first, False, axis=1)
-    found = np.zeros((len(first) * len(others), total), dtype=np.int64)
-    found[np.repeat(left, len(others), axis=0)] = np.tile(others.ravel(), len(first))
-    return found
-
-
-def _differences(values: NumpyArray, assigned: NumpyArray) -> NumpyArray:
-    """Return the mean within groups minus the mean between them, (way, layer), of values with 0 diagonals."""
-    total = assigned.shape[1] * (assigned.shape[1] - 1)
-    within, pairs = np.zeros((len(assigned), len(values))), 0
-    for code in range(assigned.max() + 1):
-        members = (assigned == code).astype(np.float64)
-        pairs += int(members[0].sum()) * (int(members[0].sum()) - 1)
-        for place, one in enumerate(values):
-            within[:, place] += ((members @ one) * members).sum(axis=1)
-    found: NumpyArray = within / pairs - (values.sum(axis=(1, 2)) - within) / (total - pairs)
-    return found

@@ -66,15 +66,20 @@ And those that do by Bartlett's test.
 LEVEL = 0.05
 """Probability with which some direction of independent data stands out."""
 
-UNWEIGHTED, MAXIMA = ("looked_at",), ("surprise",)
+LARGEST = "largest"
+"""The largest correlation as it was found: above 1 by what rounding of the cross block did."""
+
+UNWEIGHTED, MAXIMA = ("looked_at",), ("surprise", LARGEST)
 """Sums in which a frequency that stands for two counts once, being one set of data; what is no sum but a maximum."""
 
 
 def totals_of_values(c: Array, *, vectors: bool = False) -> dict[str, Array]:
-    """Return `OF_VALUES` of cross blocks (b, k_x, k_y), their correlations (b, c) and, if wanted, left vectors."""
+    """Return `OF_VALUES` and the largest of cross blocks (b, k_x, k_y), their correlations (b, c), and left vectors."""
     xp = namespace(c)
-    rho, a = smaller_side(c) if vectors else (correlations_of(c), None)
-    return {"rho": xp.sum(rho, axis=-1), "rho2": xp.sum(rho * rho, axis=-1), "correlations": rho, "left": a}
+    rho, a = smaller_side(c, as_found=True) if vectors else (correlations_of(c, as_found=True), None)
+    largest, rho = rho[:, 0], xp.clip(rho, 0.0, 1.0)
+    sums = {"rho": xp.sum(rho, axis=-1), "rho2": xp.sum(rho * rho, axis=-1), LARGEST: largest}
+    return {**sums, "correlations": rho, "left": a}
 
 
 def totals_of_vectors(
@@ -88,7 +93,9 @@ def totals_of_vectors(
     *,
     squares: bool = False,
 ) -> dict[str, Array]:
-    """Return `OF_VALUES` and `OF_VECTORS` of cross blocks, their correlations and left vectors: no row is touched.
+    """Return `OF_VALUES`, `OF_VECTORS` and the largest of cross blocks, their correlations and left vectors.
+
+    No row is touched.
 
     Parameters
     ----------
@@ -109,7 +116,8 @@ def totals_of_vectors(
     if ranks is None and c.shape[1] > c.shape[2]:
         return exchanged(totals_of_vectors(adjoint(c), y, x, y_loadings, x_loadings, turned=turned, squares=squares))
     k_x, k_y = ranks or (np.full(len(x), c.shape[1]), np.full(len(x), c.shape[2]))
-    rho, a = smaller_side(c)
+    rho, a = smaller_side(c, as_found=True)
+    largest, rho = rho[:, 0], xp.clip(rho, 0.0, 1.0)
     b = xp.matmul(adjoint(c), a) / xp.maximum(rho, xp.full_like(rho, UNSAFE))[:, None, :]
     smallest = to_numpy(rho)[np.arange(len(x)), k_x - 1]
     for i in np.flatnonzero(smallest < UNSAFE).tolist():
@@ -131,7 +139,7 @@ def totals_of_vectors(
         sums += [of_x2 * rho, of_x2, of_y2 * rho, of_y2]
         names += OF_SQUARES
     found = {name: xp.sum(one, axis=-1) for name, one in zip(names, sums, strict=True)}
-    return {**found, "correlations": rho, "left": a, "right": b}
+    return {**found, LARGEST: largest, "correlations": rho, "left": a, "right": b}
 
 
 def totals_of_google(

@@ -70,7 +70,7 @@ DOOR = [
     "shared",
     "compare",
 ]
-FACE = ["networks", "statistics", "figures", "plot", "demo", "cli"]
+FACE = ["networks", "exchanging", "statistics", "figures", "plot", "demo", "cli"]
 ORDER = ["errors", "progress", "blas", *MATHS, *DATA, *DOOR, *FACE]
 
 ALLOWED = {

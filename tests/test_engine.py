@@ -1,6 +1,7 @@
 """The engine: the numbers are right, and their bits do not depend on how the work was cut, placed or interrupted."""
 
 import asyncio
+import itertools
 import json
 import os
 import pickle
@@ -372,6 +373,23 @@ def test_bad_numbers_in_arrays_of_others_are_errors(tmp_path, kind, message):
     with pytest.raises(DsvccaError, match=rf"layer='b': {message}"):
         dsvcca.compare(plan, tmp_path / "r.zarr")
     assert not list((tmp_path / "r.zarr" / "commits").glob("*-*.json"))
+
+
+@pytest.mark.filterwarnings("ignore:.*fewer than 5")
+def test_directions_of_single_rows_are_no_error(tmp_path):
+    """Sums in float32 round what one row adds, and show correlations above 1 + 1e-6 of neurons that know one row."""
+    rng = np.random.default_rng(2)
+    store = dsvcca.create_store(tmp_path / "s.zarr", datapoints=4096)
+    layers = []
+    for i in range(4):
+        single = np.zeros((4096, 400))
+        single[5 * np.arange(400), np.arange(400)] = 10 ** rng.uniform(-1, 2, 400)
+        layers.append(np.hstack([rng.standard_normal((4096, 40)), single]).astype("float32"))
+        store.write(layers[-1], layer=f"l{i}")
+    plan = dsvcca.plan_comparisons(store, variance=1.0, measures=["svcca"])
+    found = dsvcca.compare(plan, tmp_path / "r.zarr").svcca.values.squeeze()
+    for i, j in itertools.combinations(range(4), 2):
+        assert found[i, j] == pytest.approx(dsvcca.svcca(layers[i], layers[j], variance=1.0), abs=1e-6)
 
 
 def test_too_few_rows_for_the_kept_directions_is_an_error(tmp_path):

@@ -281,8 +281,14 @@ def test_networks_of_variants_differ_in_what_they_say_and_no_two_begin_alike(var
     shapes = {r.labels["width"]: r.shape for r in varied.store.select(layer="fc1").representations}
     assert shapes == {1.0: (300, 48), 0.5: (300, 24)}
     table = varied.accuracies()
-    assert list(table.columns) == ["model", "seed", "labels", "width", "accuracy", "learned"]
-    assert table.learned.between(0, 1).all()
+    assert list(table.columns) == ["model", "seed", "labels", "width", "accuracy", "learned", "loss"]
+    own = varied.model("convnet", 3, labels="shuffled", width=0.5)
+    with torch.no_grad():
+        given = own(varied.images.training)
+    taught = taught_classes(dataclasses.replace(varied.setting, labels="shuffled"))
+    last = table.iloc[-1]
+    assert last.learned == pytest.approx(float((given.argmax(1) == taught).float().mean()), abs=1e-6)
+    assert last.loss == pytest.approx(float(torch.nn.functional.cross_entropy(given, taught)), rel=1e-5)
 
 
 def test_networks_are_captured_on_what_they_learned_from(varied):

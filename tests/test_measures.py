@@ -351,14 +351,17 @@ def test_stacks_are_not_modified(xp):
 
 
 @pytest.mark.parametrize("shape", [(3, 3), (2, 3), (3, 2)])
-def test_blocks_that_are_no_contraction_are_reported_by_every_measure(shape):
+def test_blocks_that_are_no_contraction_say_so_and_count_as_one(shape):
     c = np.stack([np.zeros(shape), np.full(shape, 0.7)])
     nothing = np.zeros(2, dtype=np.int64)
     loadings = [np.eye(3)]
+    for totals in (totals_of_values(c), totals_of_vectors(c, nothing, nothing, loadings, loadings)):
+        np.testing.assert_allclose(totals["largest"], [0, 0.7 * np.sqrt(np.prod(shape))], atol=1e-12)
+        np.testing.assert_allclose(totals["rho"], [0, 1], atol=1e-7)
     with pytest.raises(DsvccaError, match=r"a canonical correlation of \d\.\d+ was found where 1 is the largest"):
-        mean_correlation(c)
+        correlations_of(c)
     with pytest.raises(DsvccaError, match=r"a canonical correlation of \d\.\d+ was found where 1 is the largest"):
-        projection_weighted(c, nothing, nothing, loadings, loadings)
+        smaller_side(c)
 
 
 # The curve of the paper's toy

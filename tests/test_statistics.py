@@ -14,7 +14,7 @@ import dsvcca
 from dsvcca import DsvccaError, DsvccaWarning
 from dsvcca.measures import ALL, MEASURES
 from dsvcca.networks import DISTANCES, SIDED, SIMILARITIES
-from dsvcca.statistics import clusters, distances, group_test, layer_identification
+from dsvcca.statistics import clusters, cohesion_test, distances, group_test, layer_identification
 
 ROWS = 150
 LAYERS = ("low", "mid", "top")
@@ -25,7 +25,8 @@ SYMMETRIC = tuple(name for name in (*SIMILARITIES, *DISTANCES) if name in ALL)
 def made(values, labels, measure="svcca", **more):
     """Return results that hold these numbers, (representation, representation)."""
     sides = {f"{side}_{name}": (side, list(own)) for side in "xy" for name, own in labels.items()}
-    return xr.Dataset({measure: (("x", "y"), np.asarray(values, dtype=float)), **more}, sides)
+    ranks = {"rank_x": (("x", "y"), np.ones(np.shape(values)))}
+    return xr.Dataset({measure: (("x", "y"), np.asarray(values, dtype=float)), **ranks, **more}, sides)
 
 
 def of_layers(values, measure="svcca", **labels):
@@ -686,3 +687,62 @@ def test_a_group_is_a_label_of_networks(whole):
     for permutations in (0, 1.5):
         with pytest.raises(DsvccaError, match=f"permutations={permutations}: give how many, such as 9999"):
             group_test(whole, group="model", permutations=permutations)
+
+
+# Which group is closer together
+
+
+def tighter(values, codes, first, second):
+    """Return the mean within one group minus the mean within another, pair by pair."""
+    pairs = list(itertools.combinations(range(len(codes)), 2))
+    own = {g: np.mean([values[a, b] for a, b in pairs if codes[a] == codes[b] == g]) for g in (first, second)}
+    return own[first] - own[second]
+
+
+@pytest.mark.parametrize(("groups", "kept"), [("aabb", 4), ("baabb", 5), ("acabcb", 4)])
+def test_cohesion_is_that_of_all_ways_to_exchange_the_two_groups(groups, kept):
+    values = alike_networks(np.random.default_rng(len(groups)), len(groups), depth=2)
+    found = cohesion_test(of_layers(values, model=list(groups)), group="model", first="a", second="b")
+    places = [i for i, one in enumerate(groups) if one != "c"]
+    own, tests = [groups[i] for i in places], [one[np.ix_(places, places)] for one in (*values, values.mean(axis=0))]
+    ways = sorted(set(itertools.permutations(own)))
+    assert len(own) == kept
+    assert found.assignments.tolist() == [len(ways)] * 3
+    observed = [tighter(one, own, "a", "b") for one in tests]
+    shown = np.asarray([[tighter(one, way, "a", "b") for one in tests] for way in ways])
+    np.testing.assert_allclose(found.difference, observed)
+    np.testing.assert_allclose(found["first"] - found["second"], observed)
+    np.testing.assert_allclose(found.p_value, (shown >= np.asarray(observed) - 1e-9).mean(axis=0))
+    other = cohesion_test(of_layers(values, model=list(groups)), group="model", first="b", second="a")
+    np.testing.assert_allclose(other.difference, -found.difference)
+    np.testing.assert_allclose(other["first"], found["second"])
+
+
+def test_the_closer_group_is_found_also_by_distances():
+    codes = np.repeat([0, 1], 5)
+    values = np.where(codes[:, None] == codes, np.where(codes[:, None] == 0, 0.9, 0.5), 0.4)[None]
+    results = of_layers(values, model=np.asarray(["near", "far"])[codes])
+    found = cohesion_test(results, group="model", first="near", second="far")
+    assert found.loc["l0"].tolist() == [0.9, 0.5, pytest.approx(0.4), 1 / 252, 1 / 252, 252]
+    apart = of_layers(1 - values, "procrustes_angle", model=np.asarray(["near", "far"])[codes])
+    found = cohesion_test(apart, "procrustes_angle", group="model", first="near", second="far")
+    assert found.loc["l0", ["difference", "p_value"]].tolist() == [pytest.approx(0.4), 1 / 252]
+    assert cohesion_test(results, group="model", first="far", second="near").p_value["l0"] == 1
+
+
+def test_cohesion_of_networks_that_can_be_exchanged_is_uniform():
+    rng = np.random.default_rng(3)
+    p_values = []
+    for _ in range(400):
+        results = of_layers(alike_networks(rng, 9), model=list("aaaabbbbb"))
+        p_values.append(cohesion_test(results, group="model", first="a", second="b").p_value["l0"])
+    assert kstest(np.asarray(p_values) - rng.uniform(size=400) / 126, "uniform").pvalue > 0.01
+
+
+def test_groups_whose_cohesion_cannot_be_tested_are_refused(whole):
+    with pytest.raises(DsvccaError, match="model='c'"):
+        cohesion_test(whole, group="model", first="a", second="c")
+    with pytest.raises(DsvccaError, match="all networks are of model='a': compare two groups or more"):
+        cohesion_test(whole, group="model", first="a", second="a")
+    with pytest.raises(DsvccaError, match="permutations=0: give how many, such as 9999"):
+        cohesion_test(whole, group="model", first="a", second="b", permutations=0)

@@ -16,7 +16,7 @@ from torch import nn
 
 from dsvcca.errors import DsvccaError
 from dsvcca.experiments.parallel import make_lacking, steps_at
-from dsvcca.experiments.training import reproducible
+from dsvcca.experiments.training import load_weights, reproducible, save_weights
 from dsvcca.store import Store, create_store, open_store
 from dsvcca.torch.probing import Probe
 
@@ -58,7 +58,7 @@ class LanguageSetting:
     batch: int = 20
     rate: float = 2e-3
     shares: tuple[float, ...] = (0, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1)
-    seeds: int = 3
+    seeds: int = 5
     workers: int = 2
 
     @property
@@ -100,7 +100,7 @@ def text(setting: LanguageSetting) -> tuple[torch.Tensor, torch.Tensor]:
     DsvccaError
         If the text is not installed.
     """
-    words = _brown() if setting.source == "brown" else _help()
+    words = words_of(setting.source)
     common = [word for word, _ in Counter(words).most_common(setting.words - 1)]
     places = {word: place for place, word in enumerate([UNKNOWN, *common])}
     numbers = np.array([places.get(word, 0) for word in words])
@@ -121,13 +121,19 @@ def trained_language_models(setting: LanguageSetting, folder: str | os.PathLike[
     root.mkdir(parents=True, exist_ok=True)
     create_store(root / "activations.zarr", datapoints=setting.probes)
 
-    def made(seed: int) -> bool:
-        there = open_store(root / "activations.zarr").representations
-        wanted = {"seed": seed, "step": setting.steps, "layer": LAYERS[-1]}
-        return any(wanted.items() <= one.labels.items() for one in there)
+    seeds = range(setting.seeds)
+    make_lacking(partial(_train, setting, root), seeds, root, setting, made=lambda seed: _weights(root, seed).exists())
+    return open_store(root / "activations.zarr").select(seed=list(seeds), step=setting.captured)
 
-    make_lacking(partial(_train, setting, root), range(setting.seeds), root, setting, made=made)
-    return open_store(root / "activations.zarr").select(seed=list(range(setting.seeds)), step=setting.captured)
+
+def trained_language_model(setting: LanguageSetting, folder: str | os.PathLike[str], seed: int) -> nn.Module:
+    """Return one of the `trained_language_models` of a folder, in evaluation mode."""
+    return load_weights(LanguageModel(setting.words, setting.width), _weights(Path(folder), seed))
+
+
+def words_of(source: str) -> list[str]:
+    """Return the words of a text in lower case: the Brown corpus, "brown", or Python's help pages, "help"."""
+    return _brown() if source == "brown" else _help()
 
 
 def loss_of(logits: np.ndarray, words: torch.Tensor) -> float:
@@ -148,7 +154,7 @@ def _train(setting: LanguageSetting, folder: Path, seed: int) -> None:
         for step in range(setting.steps + 1):
             probe(step)
             if step == setting.steps:
-                return
+                break
             if not order:
                 order = list(torch.randperm(len(sequences)).split(setting.batch))
             own = sequences[order.pop()]
@@ -158,6 +164,11 @@ def _train(setting: LanguageSetting, folder: Path, seed: int) -> None:
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
+    save_weights(model, _weights(folder, seed))
+
+
+def _weights(folder: Path, seed: int) -> Path:
+    return folder / f"{seed}.pt"
 
 
 def _brown() -> list[str]:

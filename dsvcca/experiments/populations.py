@@ -22,7 +22,14 @@ from dsvcca.experiments.images import Images, load_images
 from dsvcca.experiments.layers import CONVNET, residual_layers
 from dsvcca.experiments.networks import convnet, residual
 from dsvcca.experiments.parallel import make_lacking, steps_at
-from dsvcca.experiments.training import accuracy, load_weights, reproducible, save_weights, train_classifier
+from dsvcca.experiments.training import (
+    accuracy,
+    cross_entropy,
+    load_weights,
+    reproducible,
+    save_weights,
+    train_classifier,
+)
 from dsvcca.labels import Labels
 from dsvcca.store import Store, create_store, open_store
 from dsvcca.torch.probing import Probe
@@ -57,6 +64,8 @@ class ImageSetting:
         Times the channels and dense layers of the convnet.
     captured_on : {"probes", "training"}
         Whether layers are captured on images that are not learned from, or on the first of those that are.
+    only : tuple of str
+        Layers that are captured; all of them if none is named.
     shares : tuple of float
         Shares of training at which layers are captured.
     seeds : int
@@ -79,6 +88,7 @@ class ImageSetting:
     labels: str = "true"
     width: float = 1.0
     captured_on: str = "probes"
+    only: tuple[str, ...] = ()
     shares: tuple[float, ...] = (0, 0.05, 0.15, 0.35, 0.55, 0.75, 1)
     seeds: int = 5
     workers: int = 2
@@ -89,8 +99,9 @@ class ImageSetting:
         return steps_at(self.shares, self.steps)
 
     def layers(self, network: str) -> dict[str, str]:
-        """Return the layers of a network, lowest first, and their axes."""
-        return dict(CONVNET) if network == "convnet" else residual_layers(self.blocks, inner=True)
+        """Return the layers of a network that are captured, lowest first, and their axes."""
+        every = CONVNET if network == "convnet" else residual_layers(self.blocks, inner=True)
+        return {name: dims for name, dims in every.items() if name in (self.only or every)}
 
     def fresh(self, network: str) -> nn.Module:
         """Return a network with fresh weights."""
@@ -130,6 +141,55 @@ FREEZE = {
 }
 """For freeze training: fewer images, so that they come several times, and more runs."""
 
+FEW = ("pool1", "conv4", "pool2", "fc1", "fc2", "out")
+"""Layers that are captured of populations of many networks."""
+
+MEMORISING = {
+    "small": replace(
+        IMAGES["small"],
+        training=200,
+        probes=200,
+        steps=300,
+        rate=0.02,
+        shares=(0, 0.1, 1),
+        captured_on="training",
+        only=FEW,
+        seeds=3,
+    ),
+    "full": replace(
+        IMAGES["full"],
+        training=2_000,
+        rate=0.03,
+        steps=8_000,
+        shares=(0, 0.0025, 0.01, 0.05, 0.25, 1),
+        captured_on="training",
+        only=FEW,
+    ),
+}
+"""For true and shuffled classes: so few images that all of them can be learned by heart, and captured on those."""
+
+WIDTHS = {
+    "small": replace(
+        IMAGES["small"],
+        channels=(8, 16),
+        dense=(32, 16),
+        steps=100,
+        rate=0.01,
+        probes=300,
+        shares=(0, 1),
+        only=FEW,
+        seeds=3,
+    ),
+    "full": replace(IMAGES["full"], shares=(0, 1), steps=2_000, only=FEW),
+}
+"""For networks of several widths."""
+
+RATES = {
+    "small": replace(IMAGES["small"], steps=60, probes=300, channels=(4, 8), dense=(24, 16), shares=(1,)),
+    "full": replace(IMAGES["full"], steps=1_500, shares=(1,), seeds=8),
+}
+"""For many networks that learned at several rates: all layers, at the end."""
+
 
 @dataclass(frozen=True)
 class Population:
@@ -153,7 +213,8 @@ class Population:
     def accuracies(self) -> pd.DataFrame:
         """Return a row a network: its labels, and the share of images whose class it gives.
 
-        Of the test images the column `accuracy`; of the training images, and the classes that it was taught, `learned`.
+        Of the test images the column `accuracy`; of the training images, and the classes that it was taught, `learned`,
+        and `loss`, the mean cross entropy.
         """
         rows = []
         for own in self.networks():
@@ -161,7 +222,9 @@ class Population:
             model = self.model(str(own["model"]), int(own["seed"]), **variant)
             tests = accuracy(model, self.images.tests, self.images.test_classes)
             taught = taught_classes(replace(self.setting, **variant))
-            rows.append({**own, "accuracy": tests, "learned": accuracy(model, self.images.training, taught)})
+            training = self.images.training
+            learned = {"learned": accuracy(model, training, taught), "loss": cross_entropy(model, training, taught)}
+            rows.append({**own, "accuracy": tests, **learned})
         return pd.DataFrame(rows)
 
 
