@@ -30,7 +30,7 @@ from dsvcca.experiments.language import LANGUAGE, LAYERS, LanguageModel, loss_of
 from dsvcca.experiments.layers import CONVNET, residual_layers  # noqa: E402
 from dsvcca.experiments.networks import convnet, residual  # noqa: E402
 from dsvcca.experiments.photographs import PHOTOGRAPHS, PhotographSetting, views_of_photographs  # noqa: E402
-from dsvcca.experiments.populations import IMAGES, taught_classes, trained  # noqa: E402
+from dsvcca.experiments.populations import IMAGES, trained  # noqa: E402
 from dsvcca.experiments.regression import HIDDEN, RegressionSetting, points_and_targets, trained_regressions  # noqa: E402
 from dsvcca.experiments.restricting import accuracy_by_directions, accuracy_by_neurons  # noqa: E402
 from dsvcca.experiments.settings import chosen, runs_folder  # noqa: E402
@@ -263,48 +263,6 @@ def test_claims_are_shown_as_text_as_html_and_as_data(monkeypatch):
     )
     assert str(claims).endswith(f"here: 3\n{said}")
     assert claims._repr_mimebundle_()["text/html"].endswith(said)
-
-
-# Variants
-
-
-@pytest.fixture(scope="module")
-def varied(tmp_path_factory):
-    setting = dataclasses.replace(TINY, steps=2, shares=(1,), captured_on="training")
-    variants = [{"labels": "true", "width": 1.0}, {"labels": "shuffled", "width": 0.5}]
-    return trained(setting, tmp_path_factory.mktemp("varied"), ["convnet"], variants)
-
-
-def test_networks_of_variants_differ_in_what_they_say_and_no_two_begin_alike(varied):
-    names = [(own["labels"], own["width"], own["seed"]) for own in varied.networks()]
-    assert names == [("true", 1.0, 0), ("true", 1.0, 1), ("shuffled", 0.5, 2), ("shuffled", 0.5, 3)]
-    shapes = {r.labels["width"]: r.shape for r in varied.store.select(layer="fc1").representations}
-    assert shapes == {1.0: (300, 48), 0.5: (300, 24)}
-    table = varied.accuracies()
-    assert list(table.columns) == ["model", "seed", "labels", "width", "accuracy", "learned", "loss"]
-    own = varied.model("convnet", 3, labels="shuffled", width=0.5)
-    with torch.no_grad():
-        given = own(varied.images.training)
-    taught = taught_classes(dataclasses.replace(varied.setting, labels="shuffled"))
-    last = table.iloc[-1]
-    assert last.learned == pytest.approx(float((given.argmax(1) == taught).float().mean()), abs=1e-6)
-    assert last.loss == pytest.approx(float(torch.nn.functional.cross_entropy(given, taught)), rel=1e-5)
-
-
-def test_networks_are_captured_on_what_they_learned_from(varied):
-    with torch.no_grad():
-        shown = varied.model("convnet", 2, labels="shuffled", width=0.5)(varied.images.training[:300])
-    np.testing.assert_allclose(varied.store.read(layer="out", seed=2), shown, atol=1e-6)
-
-
-def test_shuffled_classes_are_the_same_ones_in_one_order_for_all(varied):
-    true = taught_classes(varied.setting)
-    shuffled = taught_classes(dataclasses.replace(varied.setting, labels="shuffled", width=2.0))
-    assert torch.equal(true, varied.images.classes)
-    assert torch.equal(shuffled.sort().values, true.sort().values)
-    assert (shuffled == true).float().mean() < 0.3
-    with pytest.raises(dsvcca.DsvccaError, match="labels='random' are unknown: use 'true' or 'shuffled'"):
-        taught_classes(dataclasses.replace(varied.setting, labels="random"))
 
 
 # The experiments

@@ -72,9 +72,9 @@ SENTENCES = {
 }
 
 
-def layers_of(model: nn.Module) -> list[str]:
+def layers_of(model: Any) -> list[str]:
     """Return the layers of a BERT that are captured, lowest first: embeddings, and every block."""
-    return ["embeddings", *(f"encoder.layer.{i}" for i in range(len(model.encoder.layer)))]  # type: ignore[arg-type]
+    return ["embeddings", *(f"encoder.layer.{i}" for i in range(len(model.encoder.layer)))]
 
 
 def minilm(seed: int | None = None) -> nn.Module:
@@ -86,12 +86,16 @@ def minilm(seed: int | None = None) -> nn.Module:
         If the package that carries it is not installed.
     """
     from transformers import AutoConfig, BertModel
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()
+    model: nn.Module
     if seed is None:
-        model: nn.Module = BertModel.from_pretrained(_folder(), add_pooling_layer=False)
-        return model.eval()
-    with reproducible(seed):
-        return BertModel(AutoConfig.from_pretrained(_folder()), add_pooling_layer=False).eval()
+        model = BertModel.from_pretrained(_folder())
+    else:
+        with reproducible(seed):
+            model = BertModel(AutoConfig.from_pretrained(_folder()))
+    return model.eval()
 
 
 def fresh(setting: SentenceSetting) -> nn.Module:
