@@ -277,6 +277,17 @@ def test_networks_of_another_setting_are_never_taken_for_those_that_are_asked_fo
     assert trained(dataclasses.replace(TINY, workers=2), population.folder).setting.workers == 2
 
 
+def test_a_record_that_does_not_know_a_field_yet_is_of_its_default(population):
+    record = population.folder / "setting.json"
+    whole = record.read_text()
+    known = json.loads(whole)
+    record.write_text(json.dumps({name: value for name, value in known.items() if name != "width"}))
+    assert trained(TINY, population.folder).setting == TINY
+    with pytest.raises(dsvcca.DsvccaError, match=r"networks of another setting \(width 1.0\)"):
+        trained(dataclasses.replace(TINY, width=2.0), population.folder)
+    record.write_text(whole)
+
+
 def test_what_cannot_be_trained_or_compressed_is_said_so(population):
     with pytest.raises(dsvcca.DsvccaError, match="images 'cifar' are unknown: use 'mnist' or 'fashion'"):
         load_images("cifar", training=10, probes=10, tests=10, size=14)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, TypeVar
@@ -44,10 +44,11 @@ def make_lacking(
     DsvccaError
         If the folder is of another setting.
     """
-    own = json.loads(json.dumps({name: value for name, value in asdict(setting).items() if name not in NUMBERS}))
+    own = _plain(asdict(setting))
+    before = _plain({one.name: one.default for one in fields(setting)})  # of what the record does not know yet
     record = folder / "setting.json"
     with FileLock(folder / "training.lock"):
-        there = json.loads(record.read_text()) if record.exists() else own
+        there = before | json.loads(record.read_text()) if record.exists() else own
         other = [f"{name} {there.get(name)!r}" for name in own if there.get(name) != own[name]]
         if other:
             raise DsvccaError(
@@ -59,6 +60,12 @@ def make_lacking(
         with track("train", len(lacking)) as advance:
             for _ in _side_by_side(make, lacking, setting.workers):
                 advance()
+
+
+def _plain(values: dict[str, Any]) -> dict[str, Any]:
+    """Return what says which networks there are, as JSON has it."""
+    found: dict[str, Any] = json.loads(json.dumps({n: v for n, v in values.items() if n not in NUMBERS}))
+    return found
 
 
 def steps_at(shares: Sequence[float], steps: int) -> list[int]:
