@@ -19,7 +19,7 @@ test: lint
 slow: env
 	$(BIN)/python -m pytest -m slow
 
-# Every notebook, in a small setting: under a quarter of an hour on two cores
+# Every notebook, in a small setting: under 25 minutes on two cores
 notebooks: env
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[notebooks]"
 	$(BIN)/python -m pytest -n 2 tests/test_notebooks.py

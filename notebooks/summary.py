@@ -18,10 +18,18 @@ NOTEBOOKS = Path(__file__).parent
 PAGE = NOTEBOOKS.parent / "docs" / "papers.md"
 BEGIN, END = "<!-- claims -->\n", "<!-- end of claims -->\n"
 
+PARTS = {
+    "Raghu et al. 2017: SVCCA": range(1, 11),
+    "Morcos et al. 2018: PWCCA": range(11, 19),
+    "Of today": range(19, 100),
+}
+"""Headings of the table, and the numbers of their notebooks."""
+
 FIGURES = {
     "learning_dynamics.png": ("03_learning_dynamics", 0),
     "directions.png": ("02_directions_and_accuracy", 0),
     "freeze_training.png": ("04_freeze_training", 0),
+    "memorising.png": ("13_memorising", 0),
 }
 """Files below docs/figures, and which figure of which notebook they are."""
 
@@ -66,10 +74,17 @@ def title_of(name: str) -> str:
     return first.splitlines()[0].removeprefix("# ")
 
 
-def table() -> str:
-    """Return a table in Markdown: a row a claim, notebooks in the order of their names."""
-    lines = ["| the paper | here | |", "|---|---|---|"]
-    for name in sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb")):
+def tables() -> str:
+    """Return a table in Markdown for each of PARTS."""
+    names = sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))
+    parts = {part: [name for name in names if int(name[:2]) in numbers] for part, numbers in PARTS.items()}
+    return "\n".join(f"## {part}\n\n{table(own)}" for part, own in parts.items() if own)
+
+
+def table(names: list[str]) -> str:
+    """Return a table in Markdown: a row a claim of some notebooks."""
+    lines = ["| the claim | here | |", "|---|---|---|"]
+    for name in names:
         lines.append(f"| **[{title_of(name)}](../notebooks/{name}.ipynb)** | | |")
         for claim in (claim for data in outputs_of(name) for claim in data.get(MIME, [])):
             cells = [claim["claim"], claim["ours"], "held" if claim["held"] else "**not held**"]
@@ -80,7 +95,7 @@ def table() -> str:
 def page() -> str:
     """Return the page with the table that belongs there now."""
     before, rest = PAGE.read_text().split(BEGIN)
-    return before + BEGIN + table() + END + rest.split(END)[1]
+    return before + BEGIN + tables() + END + rest.split(END)[1]
 
 
 def figure(file: str) -> bytes:

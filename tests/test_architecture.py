@@ -92,7 +92,7 @@ ALLOWED = {
     "torch": {"demo", "torch", "experiments"},
     "lightning": {"torch"},
     "pytorch_lightning": {"torch"},
-    "transformers": {"torch"},
+    "transformers": {"torch", "experiments"},
     "fsspec": {"folders"},
     "filelock": {"folders", "experiments"},
     "pydantic": {"records"},
