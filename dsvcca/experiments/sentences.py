@@ -10,9 +10,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
+from dsvcca.arrays import NumpyArray
 from dsvcca.errors import DsvccaError
 from dsvcca.experiments.language import words_of
 from dsvcca.experiments.parallel import make_lacking
@@ -174,6 +176,25 @@ def _make(setting: SentenceSetting, folder: Path, one: tuple[str, int]) -> None:
             _capture(setting, folder, model.bert, model=OURS, learned=True, seed=seed)  # type: ignore[arg-type]
         _losses(folder, seed).write_text("\n".join(map(str, losses)))
     _done(folder, name, seed).touch()
+
+
+def exchanged(mask: torch.Tensor, seed: int) -> NumpyArray:
+    """Return an order of sentences (n,) int64 in which each stands in the place of another of as many tokens.
+
+    Parameters
+    ----------
+    mask : (n, length) int64
+        1 where there is a token.
+    seed : int
+        One that has no other of its length stays where it is.
+    """
+    lengths = mask.sum(dim=1).numpy()
+    order = np.arange(len(lengths))
+    rng = np.random.default_rng(seed)
+    for own in (np.flatnonzero(lengths == length) for length in np.unique(lengths)):
+        mixed = rng.permutation(own)
+        order[mixed] = np.roll(mixed, 1)
+    return order
 
 
 def losses_of(folder: str | os.PathLike[str], seed: int) -> list[float]:
