@@ -121,6 +121,15 @@ def test_errors_know_that_pairs_share_networks():
     assert both == pytest.approx(np.hypot(*(own.std(ddof=1) / np.sqrt(len(own)) for own in (a[:6], a[6:]))))
 
 
+def test_the_same_network_is_left_out_of_every_table():
+    rng = np.random.default_rng(2)
+    first = tables({"a": (a := rng.standard_normal(8))[:, None] + a}, list("xxxxyyyy"))["a"]
+    mixed = rng.permutation(8)
+    apart = {"a": first, "b": first.iloc[mixed, mixed]}
+    found = with_errors(lambda own: means_of_groups(own, "group").unstack().diff().iloc[1], apart, "group")
+    np.testing.assert_allclose(found[["mean", "error"]], 0, atol=1e-12)
+
+
 def test_groups_of_two_have_no_error():
     values = np.ones((5, 5))
     found = with_errors(lambda apart: means_of_groups(apart, "group"), tables({"l": values}, list("xxyyy")), "group")
@@ -141,11 +150,12 @@ def test_the_textbook_gives_what_plans_give(tmp_path):
         maps = x[:, None, None, :8] + rng.standard_normal((300, 3, 2, 8))
         store.write(maps.astype("float32"), layer="conv", seed=seed, dims="nhwc")
     x, y = (store.read(layer="fc", seed=seed) for seed in (0, 1))
-    truth = dsvcca.measure(x, y, ["pwcca_mean"], variance=0.99)["pwcca_mean"]
-    assert textbook_pwcca(x, y) == pytest.approx(truth, abs=1e-9)
+    for variance in (0.99, 1.0):
+        truth = dsvcca.measure(x, y, ["pwcca_mean"], variance=variance)["pwcca_mean"]
+        assert textbook_pwcca(x, y, variance) == pytest.approx(truth, abs=1e-9)
     plan = dsvcca.plan_comparisons(store, view="mean", measures=["pwcca_mean", "svcca"])
     results = dsvcca.compare(plan, tmp_path / "r.zarr")
-    table = seconds_and_differences(results, store, pairs=15, seed=0)
+    table = seconds_and_differences(results, store, pairs=15, seed=0, variance=0.99)
     assert len(table) == 15  # all pairs but those of a layer with itself
     assert table.difference.max() < 1e-6
     assert (table[["read", "solve"]] > 0).all(axis=None)

@@ -75,6 +75,7 @@ def with_errors(statistic: Callable[[Apart], pd.Series], apart: Apart, group: st
         Columns mean, which is the statistic of all networks, and error.
     """
     labels = next(iter(apart.values())).index
+    apart = {layer: table.loc[labels, labels] for layer, table in apart.items()}
     groups = labels.get_level_values(group).to_numpy()
     every = statistic(apart)
     squares = pd.Series(0.0, index=every.index)

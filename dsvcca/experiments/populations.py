@@ -186,7 +186,7 @@ WIDTHS = {
 
 RATES = {
     "small": replace(IMAGES["small"], steps=60, probes=300, channels=(4, 8), dense=(24, 16), shares=(1,)),
-    "full": replace(IMAGES["full"], training=2_000, steps=2_000, shares=(1,), seeds=8),
+    "full": replace(IMAGES["full"], training=2_000, steps=1_500, shares=(1,), seeds=8),
 }
 """For many networks that learned at several rates: all layers, at the end."""
 

@@ -12,11 +12,12 @@ from dsvcca.arrays import NumpyArray
 from dsvcca.store import Store
 from dsvcca.tables import to_frame
 
-ALL_BUT_NOISE = 0.99
+ZERO = 1e-6
+"""Singular values below this share of the largest are rounding of float32 activations."""
 
 
-def textbook_pwcca(x: NumpyArray, y: NumpyArray, variance: float = ALL_BUT_NOISE) -> float:
-    """Return PWCCA as the papers write it down, the mean of both sides, of the directions that hold the variance.
+def textbook_pwcca(x: NumpyArray, y: NumpyArray, variance: float = 1.0) -> float:
+    """Return PWCCA as the paper writes it down, the mean of both sides, of the directions that hold the variance.
 
     Parameters
     ----------
@@ -39,18 +40,22 @@ def textbook_pwcca(x: NumpyArray, y: NumpyArray, variance: float = ALL_BUT_NOISE
     return sum(sides) / 2
 
 
-def seconds_and_differences(results: xr.Dataset, store: Store, *, pairs: int, seed: int) -> pd.DataFrame:
+def seconds_and_differences(
+    results: xr.Dataset, store: Store, *, pairs: int, seed: int, variance: float = 1.0
+) -> pd.DataFrame:
     """Return what pairs of results cost the textbook's way, and by how much it differs.
 
     Parameters
     ----------
     results : xarray.Dataset
-        With `pwcca_mean` of 99 % of the variance, of dense layers and of maps by their mean over space.
+        With `pwcca_mean`, of dense layers and of maps by their mean over space.
     store : Store
         What was compared.
     pairs : int
         How many, drawn at random from those of two layers.
     seed : int
+    variance : float, default 1.0
+        Share of variance that the results are of.
 
     Returns
     -------
@@ -65,17 +70,18 @@ def seconds_and_differences(results: xr.Dataset, store: Store, *, pairs: int, se
         begun = time.perf_counter()
         x, y = (_read(store, {name: pair[f"{side}_{name}"] for name in names}) for side in "xy")
         read = time.perf_counter()
-        found = textbook_pwcca(x, y)
+        found = textbook_pwcca(x, y, variance)
         solved = time.perf_counter()
         rows.append((read - begun, solved - read, abs(found - pair.pwcca_mean)))
     return pd.DataFrame(rows, columns=["read", "solve", "difference"])
 
 
 def _leading(x: NumpyArray, variance: float) -> NumpyArray:
-    """Return the left singular vectors that hold a share of the variance."""
+    """Return the left singular vectors that hold a share of the variance; of those of no size none."""
     u, s, _ = np.linalg.svd(x, full_matrices=False)
-    kept = int(np.searchsorted(np.cumsum(s**2), variance * np.sum(s**2) * (1 - 1e-12))) + 1
-    found: NumpyArray = u[:, :kept]
+    there = int(np.sum(s > ZERO * s[0]))
+    kept = there if variance == 1 else int(np.searchsorted(np.cumsum(s**2), variance * np.sum(s**2))) + 1
+    found: NumpyArray = u[:, : min(kept, there)]
     return found
 
 
