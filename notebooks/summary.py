@@ -38,6 +38,9 @@ PASSING = (" are there", "nothing is to be done")
 """How sentences about a run that was going on end, more or less."""
 
 
+NO_BARS = "TqdmWarning"
+"""What a library says where ipywidgets are not installed."""
+
 ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 """Of what has no other name in a process."""
 
@@ -53,6 +56,8 @@ def tidied(notebook: dict[str, Any]) -> dict[str, Any]:
         for output in cell.get("outputs", []):
             said = "".join(output.get("data", {}).get("text/plain", ""))
             if output["output_type"] == "display_data" and any(one in said for one in PASSING):
+                continue
+            if NO_BARS in "".join(output.get("text", [])):
                 continue
             plain = ADDRESS.sub("", json.dumps(output).replace(f"{NOTEBOOKS}/", ""))
             kept.append(json.loads(KERNEL.sub("", plain) if output["output_type"] == "stream" else plain))
