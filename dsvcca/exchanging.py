@@ -18,6 +18,10 @@ BLOCK = 4096
 """Ways to assign groups that are looked at side by side."""
 
 
+MOST = 1_000_000
+"""Ways to assign groups that may be looked at."""
+
+
 def exchanged(
     values: NumpyArray,
     codes: NumpyArray,
@@ -44,8 +48,9 @@ def exchanged(
     dict
         difference, p_value and p_family of every layer; assignments, how many ways were looked at.
     """
-    if not isinstance(permutations, (int, np.integer)) or permutations < 1:
-        raise DsvccaError(f"permutations={permutations!r}: give how many, such as 9999")
+    whole = isinstance(permutations, (int, np.integer)) and not isinstance(permutations, bool)
+    if not whole or not 1 <= permutations <= MOST:
+        raise DsvccaError(f"permutations={permutations!r}: give how many, such as 9999, {MOST:,} at most")
     assigned = _assignments(codes, permutations, seed)
     blocks = [assigned[start : start + BLOCK] for start in range(0, len(assigned), BLOCK)]
     shown = np.concatenate([difference(values, block) for block in blocks])
@@ -58,6 +63,25 @@ def exchanged(
     wanted = ((observed - slack - shown.mean(axis=0)) / spread)[0, :-1]
     family = np.array([*(highest[:, None] >= wanted).mean(axis=0), p_values[-1]])
     return {"difference": observed[0], "p_value": p_values, "p_family": family, "assignments": len(assigned)}
+
+
+def left_out(
+    values: NumpyArray, codes: NumpyArray, difference: Callable[[NumpyArray, NumpyArray], NumpyArray]
+) -> NumpyArray:
+    """Return the standard error of a difference between groups, (layer,): networks left out one by one (jackknife).
+
+    Groups are samples of their own, whose errors add up; NaN where one has fewer than three networks.
+    """
+    squares = np.zeros(len(values))
+    for code in range(codes.max() + 1):
+        places = np.flatnonzero(codes == code)
+        if len(places) < 3:
+            return np.full(len(values), np.nan)
+        kept = [np.delete(np.arange(len(codes)), place) for place in places]
+        without = [difference(values[:, one][:, :, one], codes[None, one])[0] for one in kept]
+        squares += (len(places) - 1) * np.var(without, axis=0)
+    found: NumpyArray = np.sqrt(squares)
+    return found
 
 
 def within_minus_between(values: NumpyArray, assigned: NumpyArray) -> NumpyArray:

@@ -132,7 +132,7 @@ class Halves:
     Attributes
     ----------
     known : bool
-        Whether the even segments have rows enough, and all directions in them.
+        Whether the even segments have rows enough, and both halves all directions.
     inverse : (size, size)
         L^-1 of the Gram of its columns in the even segments, centred there; zero where it is not known.
     tested : (size, size)
@@ -155,8 +155,8 @@ class Halves:
         self.known = bool(rows[0] > k + 1)
         if self.known:
             try:
-                cholesky = np.linalg.cholesky(train[:k, :k])
-                self.known = bool(np.min(np.abs(np.diagonal(cholesky))) ** 2 > LEAST)
+                cholesky, there = (np.linalg.cholesky(gram[:k, :k]) for gram in (train, test))
+                self.known = bool(min(np.min(np.abs(np.diagonal(one))) for one in (cholesky, there)) ** 2 > LEAST)
                 inverse[:k, :k] = inverse_cholesky(cholesky)
             except np.linalg.LinAlgError:  # some direction is not in these rows at all
                 self.known = False

@@ -285,6 +285,10 @@ def test_a_record_that_does_not_know_a_field_yet_is_of_its_default(population):
     assert trained(TINY, population.folder).setting == TINY
     with pytest.raises(dsvcca.DsvccaError, match=r"networks of another setting \(width 1.0\)"):
         trained(dataclasses.replace(TINY, width=2.0), population.folder)
+    for damaged in ("", "[]", whole[:-3]):
+        record.write_text(damaged)
+        with pytest.raises(dsvcca.DsvccaError, match=r"setting.json' is damaged.*remove the folder"):
+            trained(TINY, population.folder)
     record.write_text(whole)
 
 

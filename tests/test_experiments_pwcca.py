@@ -73,7 +73,42 @@ def test_shuffled_classes_are_the_same_ones_in_one_order_for_all(varied):
     assert torch.equal(shuffled.sort().values, true.sort().values)
     assert (shuffled == true).float().mean() < 0.3
     with pytest.raises(dsvcca.DsvccaError, match="labels='random' are unknown: use 'true' or 'shuffled'"):
-        taught_classes(dataclasses.replace(varied.setting, labels="random"))
+        dataclasses.replace(varied.setting, labels="random")
+    with pytest.raises(dsvcca.DsvccaError, match="captured_on='train' are unknown: use 'probes' or 'training'"):
+        dataclasses.replace(varied.setting, captured_on="train")
+
+
+def test_variants_of_a_folder_keep_their_seeds_whatever_is_asked_for_later(tmp_path):
+    setting = dataclasses.replace(TINY, training=64, probes=8, tests=8, only=("out",), steps=1, seeds=2)
+
+    def seeds(*rates):
+        population = trained(setting, tmp_path, ["convnet"], [{"rate": rate} for rate in rates])
+        return [(own["rate"], own["seed"]) for own in population.networks()]
+
+    first = [(0.05, 0), (0.05, 1), (0.1, 2), (0.1, 3)]
+    assert seeds(0.05, 0.1) == first
+    assert seeds(0.1) == first[2:]
+    assert sorted(seeds(0.1, 0.05)) == first
+    assert seeds(0.2) == [(0.2, 4), (0.2, 5)]
+    with pytest.raises(dsvcca.DsvccaError, match="has 2 networks of each variant, and 3 were asked for"):
+        trained(dataclasses.replace(setting, seeds=3), tmp_path, ["convnet"], [{"rate": 0.05}])
+
+
+@pytest.mark.parametrize(
+    ("networks", "variants", "message"),
+    [
+        ("convnet", [{}], "networks='convnet': give a list of convnet and residual"),
+        (["convnett"], [{}], r"networks=\['convnett'\]: give a list of convnet and residual"),
+        (["convnet"], [{"ratte": 1}], "ratte=1 is no variant: networks differ in labels, width, rate, batch"),
+        (["convnet"], [{"training": 100}], "training=100 is no variant"),
+        (["convnet"], [{"rate": "0.1"}], "rate='0.1' is no variant"),
+        (["convnet"], [{"rate": 0.1}, {"rate": 0.1}], r"variant \{'rate': 0.1\} is there twice: leave one out"),
+    ],
+)
+def test_what_is_no_network_or_no_variant_is_refused_before_anything_is_written(tmp_path, networks, variants, message):
+    with pytest.raises(dsvcca.DsvccaError, match=message):
+        trained(TINY, tmp_path, networks, variants)
+    assert not list(tmp_path.iterdir())
 
 
 # Groups

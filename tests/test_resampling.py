@@ -406,3 +406,23 @@ def test_ties_of_few_values_count_as_not_smaller():
     x, y = np.zeros((60, 1)), np.zeros((60, 1))
     x[:30], y[15:45] = 1, 1
     assert dsvcca.measure(x, y, "p_shuffled", shuffles=99)["p_shuffled"] == 1  # nothing is shared
+
+
+def test_directions_that_only_one_half_has_are_no_number(tmp_path):
+    """A neuron that is active in one row of the even segments has no correlation in the odd ones, not any: 0 / 0."""
+    rng = np.random.default_rng(3)
+    store = dsvcca.create_store(tmp_path / "s.zarr", datapoints=4096)
+    layers = []
+    for i in range(2):
+        x = np.zeros((4096, 7))
+        x[:, :5] = rng.standard_normal((4096, 5))
+        x[10, 5], x[11, 6] = 10, 20
+        layers.append(x.astype("float32"))
+        store.write(layers[-1], layer=f"l{i}")
+    plan = dsvcca.plan_comparisons(store, variance=1.0, measures=["svcca", "svcca_held_out"])
+    assert np.isnan(dsvcca.compare(plan, tmp_path / "r.zarr").svcca_held_out.values).all()
+    x, y = layers
+    for one in (x, x[:, ::-1]):
+        assert np.isnan(dsvcca.measure(one, y, ["svcca_held_out"], variance=1.0)["svcca_held_out"])
+    whole = dsvcca.measure(x[:, :5], y[:, :5], ["svcca_held_out"], variance=1.0)["svcca_held_out"]
+    assert abs(whole) < 0.1

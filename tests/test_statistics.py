@@ -723,7 +723,7 @@ def test_the_closer_group_is_found_also_by_distances():
     values = np.where(codes[:, None] == codes, np.where(codes[:, None] == 0, 0.9, 0.5), 0.4)[None]
     results = of_layers(values, model=np.asarray(["near", "far"])[codes])
     found = cohesion_test(results, group="model", first="near", second="far")
-    assert found.loc["l0"].tolist() == [0.9, 0.5, pytest.approx(0.4), 1 / 252, 1 / 252, 252]
+    assert found.loc["l0"].tolist() == [0.9, 0.5, pytest.approx(0.4), pytest.approx(0), 1 / 252, 1 / 252, 252]
     apart = of_layers(1 - values, "procrustes_angle", model=np.asarray(["near", "far"])[codes])
     found = cohesion_test(apart, "procrustes_angle", group="model", first="near", second="far")
     assert found.loc["l0", ["difference", "p_value"]].tolist() == [pytest.approx(0.4), 1 / 252]
@@ -742,7 +742,38 @@ def test_cohesion_of_networks_that_can_be_exchanged_is_uniform():
 def test_groups_whose_cohesion_cannot_be_tested_are_refused(whole):
     with pytest.raises(DsvccaError, match="model='c'"):
         cohesion_test(whole, group="model", first="a", second="c")
-    with pytest.raises(DsvccaError, match="all networks are of model='a': compare two groups or more"):
+    with pytest.raises(DsvccaError, match="first and second are both 'a': give two values of the label 'model'"):
         cohesion_test(whole, group="model", first="a", second="a")
-    with pytest.raises(DsvccaError, match="permutations=0: give how many, such as 9999"):
-        cohesion_test(whole, group="model", first="a", second="b", permutations=0)
+    with pytest.raises(DsvccaError, match=r"second=\['b'\]: give one value of the label 'model'"):
+        cohesion_test(whole, group="model", first="a", second=["b"])
+    for permutations in (0, True, 10**7):
+        with pytest.raises(DsvccaError, match=rf"permutations={permutations}: give how many, such as 9999, 1"):
+            cohesion_test(whole, group="model", first="a", second="b", permutations=permutations)
+
+
+def test_the_error_of_cohesion_knows_that_pairs_share_networks():
+    """Of similarities a_i + a_j the mean over pairs is twice the mean of a, and so is its error."""
+    a = np.random.default_rng(4).standard_normal(11)
+    results = of_layers((a[:, None] + a)[None], model=list("xxxxxxyyyyy"))
+    found = cohesion_test(results, group="model", first="y", second="x")
+    expected = 2 * np.hypot(*(own.std(ddof=1) / np.sqrt(len(own)) for own in (a[:6], a[6:])))
+    np.testing.assert_allclose(found.error, [expected, expected])
+    few = cohesion_test(
+        of_layers((a[:5, None] + a[:5])[None], model=list("xxyyy")), group="model", first="y", second="x"
+    )
+    assert few.error.isna().all()
+
+
+def test_cohesion_of_groups_that_lie_apart_is_told_by_its_error():
+    """Groups are as close together as each other, but far apart: p is small too often, and errors are not."""
+    rng = np.random.default_rng(5)
+    small, several = [], []
+    for _ in range(150):
+        where = 0.3 * rng.standard_normal((10, 10))
+        where[5:, 0] += 4
+        values = np.exp(-((where[:, None] - where) ** 2).sum(axis=-1) / 4)
+        found = cohesion_test(of_layers(values[None], model=list("aaaaabbbbb")), group="model", first="a", second="b")
+        small.append(found.p_value["l0"] <= 0.05)
+        several.append(found.difference["l0"] > 3 * found.error["l0"])
+    assert np.mean(small) > 0.1
+    assert np.mean(several) < 0.05

@@ -48,18 +48,33 @@ def make_lacking(
     before = _plain({one.name: one.default for one in fields(setting)})  # of what the record does not know yet
     record = folder / "setting.json"
     with FileLock(folder / "training.lock"):
-        there = before | json.loads(record.read_text()) if record.exists() else own
+        there = before | _read(record) if record.exists() else own
         other = [f"{name} {there.get(name)!r}" for name in own if there.get(name) != own[name]]
         if other:
             raise DsvccaError(
                 f"'{folder}' has networks of another setting ({', '.join(other)}): remove it, or keep these elsewhere"
             )
         if not record.exists():
-            record.write_text(json.dumps(own, indent=1))
+            whole = record.with_suffix(".making")
+            whole.write_text(json.dumps(own, indent=1))
+            whole.replace(record)
         lacking = [one for one in tasks if not made(one)]
         with track("train", len(lacking)) as advance:
             for _ in _side_by_side(make, lacking, setting.workers):
                 advance()
+
+
+def _read(record: Path) -> dict[str, Any]:
+    """Return what a record holds."""
+    try:
+        found = json.loads(record.read_text())
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise DsvccaError(
+            f"'{record}' is damaged, and does not say of which setting the networks are: remove the folder"
+        )
+    return found
 
 
 def _plain(values: dict[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ from typing import Any
 
 import pandas as pd
 import torch
+from filelock import FileLock
 from torch import nn
 
 from dsvcca.errors import DsvccaError
@@ -55,7 +57,7 @@ class ImageSetting:
         Of the convnet.
     blocks : tuple of int
         Channels of each block of the residual network.
-    steps, batch, rate
+    steps, batch, rate, decay
         Of training.
     labels : {"true", "shuffled"}
         Whether the classes that are learned are those of the images, or the same ones in an order of their own, which
@@ -85,6 +87,7 @@ class ImageSetting:
     steps: int = 3_000
     batch: int = 64
     rate: float = 0.02
+    decay: bool = False
     labels: str = "true"
     width: float = 1.0
     captured_on: str = "probes"
@@ -92,6 +95,11 @@ class ImageSetting:
     shares: tuple[float, ...] = (0, 0.05, 0.15, 0.35, 0.55, 0.75, 1)
     seeds: int = 5
     workers: int = 2
+
+    def __post_init__(self) -> None:
+        for name, known in {"labels": ("true", "shuffled"), "captured_on": ("probes", "training")}.items():
+            if getattr(self, name) not in known:
+                raise DsvccaError(f"{name}={getattr(self, name)!r} are unknown: use {known[0]!r} or {known[1]!r}")
 
     @property
     def captured(self) -> list[int]:
@@ -105,6 +113,8 @@ class ImageSetting:
 
     def fresh(self, network: str) -> nn.Module:
         """Return a network with fresh weights."""
+        if network not in NETWORKS:
+            raise DsvccaError(f"network {network!r} is unknown: use {' or '.join(NETWORKS)}")
         if network == "convnet":
             one, two, *dense = (round(self.width * n) for n in (*self.channels, *self.dense))
             return convnet((one, two), (dense[0], dense[1]), size=self.size)
@@ -113,6 +123,9 @@ class ImageSetting:
 
 Variant = Mapping[str, Any]
 """Fields of a setting in which a network differs from others of its population; labels of what is captured."""
+
+VARYING: dict[str, Any] = {"labels": str, "width": (int, float), "rate": (int, float), "batch": int}
+"""Those that there are, and what they may be: all networks of a population see the same images."""
 
 
 IMAGES = {
@@ -185,10 +198,10 @@ WIDTHS = {
 """For networks of several widths: so few images that all of them come to a training loss of nearly nothing."""
 
 RATES = {
-    "small": replace(IMAGES["small"], steps=60, probes=300, channels=(4, 8), dense=(24, 16), shares=(1,)),
-    "full": replace(IMAGES["full"], training=2_000, steps=1_500, shares=(1,), seeds=8),
+    "small": replace(IMAGES["small"], steps=60, decay=True, probes=300, channels=(4, 8), dense=(24, 16), shares=(1,)),
+    "full": replace(IMAGES["full"], training=2_000, steps=1_500, decay=True, shares=(1,), seeds=8),
 }
-"""For many networks that learned at several rates: all layers, at the end."""
+"""For many networks that began at several rates and came to rest: all layers, at the end."""
 
 
 @dataclass(frozen=True)
@@ -242,8 +255,9 @@ def trained(
     folder : path
     networks : list of {"convnet", "residual"}
     variants : list of mappings
-        What some networks have otherwise, ``[{"rate": 0.01}, {"rate": 0.1}]``: so many seeds of each, and no seed in
-        two of them, so that no two networks begin at the same weights.
+        In which of VARYING some networks differ, ``[{"rate": 0.01}, {"rate": 0.1}]``: so many seeds of each, and no
+        seed in two of them, so that no two networks begin at the same weights. A folder knows its variants: others are
+        added to them, with seeds of their own.
 
     Returns
     -------
@@ -253,21 +267,53 @@ def trained(
     Raises
     ------
     DsvccaError
-        If `folder` has networks of another setting, or the images are not installed.
+        If `folder` has networks of another setting, a network or a variant is unknown, or the images are not installed.
     """
     root = Path(folder).absolute()
     root.mkdir(parents=True, exist_ok=True)
+    _check(networks, variants)
     create_store(root / "activations.zarr", datapoints=setting.probes)
     every = [
         (network, variant, seed + place * setting.seeds)
         for network in networks
-        for place, variant in enumerate(variants)
+        for place, variant in zip(_places(root, setting, variants), variants, strict=True)
         for seed in range(setting.seeds)
     ]
     make_lacking(partial(_train, setting, root), every, root, setting, made=lambda one: _weights(root, *one).exists())
     seeds = sorted({seed for _, _, seed in every})
     store = open_store(root / "activations.zarr").select(model=list(networks), seed=seeds)
     return Population(setting, root, images_of(setting), store)
+
+
+def _check(networks: Sequence[str], variants: Sequence[Variant]) -> None:
+    """Raise if networks or variants are none."""
+    for network in [networks] if isinstance(networks, str) else networks:
+        if isinstance(networks, str) or network not in NETWORKS:
+            raise DsvccaError(f"networks={networks!r}: give a list of {' and '.join(NETWORKS)}")
+    for place, variant in enumerate(variants):
+        for name, value in variant.items():
+            if name not in VARYING or not isinstance(value, VARYING[name]) or isinstance(value, bool):
+                raise DsvccaError(f"{name}={value!r} is no variant: networks differ in {', '.join(VARYING)}")
+        if variant in list(variants)[:place]:
+            raise DsvccaError(f"variant {dict(variant)} is there twice: leave one out")
+
+
+def _places(folder: Path, setting: ImageSetting, variants: Sequence[Variant]) -> list[int]:
+    """Return the place of every variant among those of a folder, which are kept beside its networks."""
+    record = folder / "variants.json"
+    with FileLock(folder / "variants.lock"):
+        there: dict[str, Any] = json.loads(record.read_text()) if record.exists() else {}
+        known: list[Variant] = there.get("variants", [])
+        several = [*known, *(dict(one) for one in variants if one not in known)]
+        if len(several) > 1 and there.get("seeds", setting.seeds) != setting.seeds:
+            raise DsvccaError(
+                f"'{folder}' has {there['seeds']} networks of each variant, and {setting.seeds} were asked for: their "
+                "seeds would be those of others; remove it, or keep these elsewhere"
+            )
+        made = record.with_suffix(".making")
+        made.write_text(json.dumps({"seeds": setting.seeds, "variants": several}, indent=1))
+        made.replace(record)
+    return [several.index(one) for one in variants]
 
 
 def images_of(setting: ImageSetting) -> Images:
@@ -285,8 +331,6 @@ def taught_classes(setting: ImageSetting) -> torch.Tensor:
     classes = images_of(setting).classes
     if setting.labels == "true":
         return classes
-    if setting.labels != "shuffled":
-        raise DsvccaError(f"labels={setting.labels!r} are unknown: use 'true' or 'shuffled'")
     return classes[torch.randperm(len(classes), generator=torch.Generator().manual_seed(ORDER))]
 
 
@@ -316,10 +360,11 @@ def _train(setting: ImageSetting, folder: Path, one: tuple[str, Variant, int]) -
             steps=own.steps,
             batch=own.batch,
             rate=own.rate,
+            decay=own.decay,
             before=lambda step, _: probe(step),
         )
     save_weights(model, _weights(folder, network, variant, seed))
 
 
 def _weights(folder: Path, network: str, variant: Variant, seed: int) -> Path:
-    return folder / "-".join([network, *(f"{name}={value}" for name, value in variant.items()), f"{seed}.pt"])
+    return folder / "-".join([network, *(f"{name}={value}" for name, value in sorted(variant.items())), f"{seed}.pt"])

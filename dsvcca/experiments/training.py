@@ -36,9 +36,10 @@ def train_classifier(
     steps: int,
     batch: int,
     rate: float,
+    decay: bool = False,
     before: Callable[[int, torch.optim.Optimizer], None] = lambda step, optimizer: None,
 ) -> None:
-    """Train by stochastic gradient descent with momentum 0.9 and a constant rate, in place.
+    """Train by stochastic gradient descent with momentum 0.9, in place.
 
     Parameters
     ----------
@@ -50,6 +51,8 @@ def train_classifier(
         Images of a step.
     rate : float
         Learning rate.
+    decay : bool, default False
+        Whether the rate falls to nothing, by half a cosine, or stays.
     before : callable, optional
         ``before(step, optimizer)`` is called before every step and once more at the end, with step = steps.
 
@@ -61,6 +64,7 @@ def train_classifier(
     if batch > len(images):
         raise DsvccaError(f"batch={batch} is more than the {len(images)} images: use fewer")
     optimizer = torch.optim.SGD(model.parameters(), lr=rate, momentum=0.9)
+    falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps) if decay else None
     order: list[torch.Tensor] = []
     for step in range(steps):
         before(step, optimizer)
@@ -73,6 +77,8 @@ def train_classifier(
         loss: torch.Tensor = nn.functional.cross_entropy(model(images[own]), classes[own])
         loss.backward()
         optimizer.step()
+        if falling is not None:
+            falling.step()
     before(steps, optimizer)
     model.eval()
 
