@@ -17,7 +17,6 @@ ROUNDING = 1e-10
 BLOCK = 4096
 """Ways to assign groups that are looked at side by side."""
 
-
 MOST = 1_000_000
 """Ways to assign groups that may be looked at."""
 

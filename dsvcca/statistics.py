@@ -278,6 +278,7 @@ def group_test(
     variance : float, optional
         Which share of variance, where results hold several.
     permutations : int, default 9999
+        At most 1,000,000.
     seed : int, default 0
         Of what is drawn.
 

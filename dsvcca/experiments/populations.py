@@ -2,6 +2,7 @@
 
 <folder>/activations.zarr                  every layer at some steps of training, on the probes
 <folder>/<network>-<variant>-<seed>.pt     weights at the end
+<folder>/setting.json, variants.json       of what setting they are, and which variants got which seeds
 """
 
 from __future__ import annotations
@@ -179,7 +180,7 @@ MEMORISING = {
         only=FEW,
     ),
 }
-"""For true and shuffled classes: so few images that all of them can be learned by heart, and captured on those."""
+"""For true and shuffled classes: so few images that nearly all can be learned by heart, and captured on those."""
 
 WIDTHS = {
     "small": replace(
@@ -195,7 +196,7 @@ WIDTHS = {
     ),
     "full": replace(IMAGES["full"], training=2_000, rate=0.03, steps=4_000, shares=(0, 1), only=FEW),
 }
-"""For networks of several widths: so few images that all of them come to a training loss of nearly nothing."""
+"""For networks of several widths: so few images that all but the narrowest learn them by heart."""
 
 RATES = {
     "small": replace(IMAGES["small"], steps=60, decay=True, probes=300, channels=(4, 8), dense=(24, 16), shares=(1,)),
