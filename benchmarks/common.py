@@ -20,10 +20,11 @@ import numpy as np  # noqa: E402  (after the thread settings)
 from threadpoolctl import threadpool_info, threadpool_limits  # noqa: E402
 
 from dsvcca import products  # noqa: E402
-from dsvcca.layout import PANEL  # noqa: E402
-from dsvcca.plan import Plan  # noqa: E402
-from dsvcca.sizes import padded  # noqa: E402
-from dsvcca.workspace import Pack, find_bases  # noqa: E402
+from dsvcca.plans.layout import PANEL  # noqa: E402
+from dsvcca.plans.plan import Plan  # noqa: E402
+from dsvcca.plans.sizes import padded  # noqa: E402
+from dsvcca.workspace.contents import find_bases  # noqa: E402
+from dsvcca.workspace.packs import Pack  # noqa: E402
 
 threadpool_limits(1)  # what was loaded before this module
 

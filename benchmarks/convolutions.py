@@ -25,8 +25,8 @@ from common import about_this_machine, peak_memory, seconds, show_and_keep
 from scipy.linalg.blas import zherk
 
 import dsvcca
-from dsvcca.cluster import local_client
-from dsvcca.frequencies import CACHED, half_spectrum
+from dsvcca.engine.cluster import local_client
+from dsvcca.maths.frequencies import CACHED, half_spectrum
 
 BATCH = 100
 

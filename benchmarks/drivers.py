@@ -25,7 +25,7 @@ import dask
 from common import about_this_machine, show_and_keep
 from distributed import Client, LocalCluster, Worker
 
-from dsvcca import execute
+from dsvcca.engine import execute
 
 QUIET = {
     # Each worker watches itself a hundred times a second: one does not notice, hundreds in a process do nothing else.

@@ -24,8 +24,9 @@ from common import about_this_machine, show_and_keep, warm
 from population import make_population
 
 import dsvcca
-from dsvcca import commits, files, records
-from dsvcca.cluster import local_client
+from dsvcca.engine.cluster import local_client
+from dsvcca.results import commits
+from dsvcca.storage import files, records
 
 DRIVER = """
 import sys, time

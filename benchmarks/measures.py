@@ -22,7 +22,7 @@ from common import about_this_machine, show_and_keep
 from population import make_population
 
 import dsvcca
-from dsvcca.measures import ALL
+from dsvcca.maths.measures import ALL
 
 CHANCE = ("chance", "svcca_debiased", "p_value", "significant")
 ERRORS = ("svcca_error",)

@@ -20,8 +20,8 @@ import numpy as np
 from common import about_this_machine, peak_memory, read_ranks, show_and_keep
 
 import dsvcca
-from dsvcca.cluster import local_client
-from dsvcca.sizes import SEGMENT_BYTES
+from dsvcca.engine.cluster import local_client
+from dsvcca.plans.sizes import SEGMENT_BYTES
 
 Make = Callable[[np.random.Generator, int], Any]
 

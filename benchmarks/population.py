@@ -36,12 +36,12 @@ from common import (
 from dask.utils import parse_bytes
 
 import dsvcca
-from dsvcca.cluster import local_client, machine_of
+from dsvcca.engine.cluster import local_client, machine_of
 
 
 def make_population(
     path: Path, count: int, n: int, widths: list[int], rank: int, first: int = 0, kept: float | None = None
-) -> dsvcca.store.Store:
+) -> dsvcca.activations.store.Store:
     """Write representations that share a signal and keep about `rank` directions at 99 % of the variance.
 
     Of `kept` given, that share of the columns.
@@ -60,7 +60,7 @@ def make_population(
     return store
 
 
-def read(store: dsvcca.store.Store, i: int) -> Any:
+def read(store: dsvcca.activations.store.Store, i: int) -> Any:
     """Return activations from disk, centred, as float64."""
     x = np.asarray(zarr.open_array(store.representations[i].array, mode="r")[:], dtype=np.float64)
     x -= x.mean(axis=0)

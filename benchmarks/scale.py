@@ -26,7 +26,7 @@ from common import about_this_machine, limit, peak_memory, rates, read_ranks, sh
 from population import make_population
 
 import dsvcca
-from dsvcca.cluster import local_client, machine_of
+from dsvcca.engine.cluster import local_client, machine_of
 
 MIXED = [64, 64, 128, 128, 256, 256, 512, 512]
 

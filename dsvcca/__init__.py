@@ -11,23 +11,23 @@ from importlib.metadata import version as _version
 from typing import Any as _Any
 
 from dsvcca import plot, statistics
-from dsvcca.cluster import machine_of
-from dsvcca.compare import compare
-from dsvcca.correlations import CanonicalCorrelations, cca
-from dsvcca.dft import FrequencyCorrelations, dft_cca
-from dsvcca.directions import directions
+from dsvcca.activations.store import Store, create_store, open_store
+from dsvcca.analyses.directions import directions
+from dsvcca.analyses.shared import SharedSubspace, shared_subspace
+from dsvcca.analyses.training import signal_and_noise
+from dsvcca.engine.cluster import machine_of
+from dsvcca.engine.compare import compare
+from dsvcca.engine.keeping import keep_bases
 from dsvcca.errors import DsvccaError, DsvccaWarning
-from dsvcca.importing import import_activations
-from dsvcca.keeping import keep_bases
-from dsvcca.measures import pwcca, svcca
-from dsvcca.pair import measure
-from dsvcca.plan import Plan
-from dsvcca.planning import plan_comparisons
-from dsvcca.results import open_results
-from dsvcca.shared import SharedSubspace, shared_subspace
-from dsvcca.store import Store, create_store, open_store
-from dsvcca.tables import select, to_frame
-from dsvcca.training import signal_and_noise
+from dsvcca.importing.into_store import import_activations
+from dsvcca.maths.correlations import CanonicalCorrelations, cca
+from dsvcca.maths.dft import FrequencyCorrelations, dft_cca
+from dsvcca.maths.measures import pwcca, svcca
+from dsvcca.maths.pair import measure
+from dsvcca.plans.plan import Plan
+from dsvcca.plans.planning import plan_comparisons
+from dsvcca.results.opening import open_results
+from dsvcca.results.tables import select, to_frame
 
 __all__ = [
     "CanonicalCorrelations",

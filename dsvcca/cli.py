@@ -18,22 +18,23 @@ import typer
 from dask.utils import format_bytes
 from distributed import Client, Security
 
-from dsvcca import cluster, results
-from dsvcca import workspace as workspaces
-from dsvcca.activations import Representation
-from dsvcca.bases import known_ranks
-from dsvcca.compare import compare as compare_plan
+from dsvcca.activations.labels import Label, describe, label_order
+from dsvcca.activations.paths import numbers
+from dsvcca.activations.representations import Representation
+from dsvcca.activations.store import Store, open_store
+from dsvcca.engine import cluster
+from dsvcca.engine.bases import known_ranks
+from dsvcca.engine.compare import compare as compare_plan
+from dsvcca.engine.keeping import keep_bases
 from dsvcca.errors import DsvccaError, DsvccaWarning
-from dsvcca.folders import reach
-from dsvcca.importing import import_activations
-from dsvcca.keeping import keep_bases
-from dsvcca.labels import Label, describe, label_order
-from dsvcca.paths import numbers
-from dsvcca.plan import Plan
-from dsvcca.planning import ALL_BUT_NOISE, bytes_of, plan_comparisons
-from dsvcca.records import read_attributes
-from dsvcca.store import Store, open_store
-from dsvcca.tables import to_frame
+from dsvcca.importing.into_store import import_activations
+from dsvcca.plans.plan import Plan
+from dsvcca.plans.planning import ALL_BUT_NOISE, bytes_of, plan_comparisons
+from dsvcca.results import opening
+from dsvcca.results.tables import to_frame
+from dsvcca.storage.folders import reach
+from dsvcca.storage.records import read_attributes
+from dsvcca.workspace import contents
 
 app = typer.Typer(
     name="dsvcca",
@@ -47,7 +48,7 @@ app = typer.Typer(
 
 READ = "of .npy, .npz, .h5, .safetensors, .parquet, .mat or .txt files."
 
-CHECKED = {"results": results.findings, "workspace": workspaces.findings}
+CHECKED = {"results": opening.findings, "workspace": contents.findings}
 """What reads objects whole that are no stores, by what they say they are."""
 
 P = ParamSpec("P")

@@ -19,19 +19,20 @@ import xarray as xr
 from dask.utils import format_bytes, format_time
 from distributed import Client
 
-from dsvcca.arrays import NumpyArray
-from dsvcca.cluster import local_client
-from dsvcca.compare import compare
+from dsvcca.activations.pieces import read_pieces
+from dsvcca.activations.store import Store, create_store
+from dsvcca.engine.cluster import local_client
+from dsvcca.engine.compare import compare
 from dsvcca.errors import DsvccaError
 from dsvcca.experiments.images import Images, load_images
 from dsvcca.experiments.layers import CONVNET, MAPS, residual_layers
 from dsvcca.experiments.parallel import steps_at
-from dsvcca.pieces import read_pieces
-from dsvcca.planning import plan_comparisons
-from dsvcca.plot import dynamics, layers, learning_dynamics
+from dsvcca.maths.arrays import NumpyArray
+from dsvcca.plans.planning import plan_comparisons
+from dsvcca.plot.grids import layers
+from dsvcca.plot.training import dynamics, learning_dynamics
 from dsvcca.progress import track
-from dsvcca.store import Store, create_store
-from dsvcca.tables import select, to_frame
+from dsvcca.results.tables import select, to_frame
 
 if TYPE_CHECKING:
     import torch

@@ -31,21 +31,14 @@ import xarray as xr
 import zarr
 
 import dsvcca
-from dsvcca import (
-    DsvccaError,
-    DsvccaWarning,
-    activations,
-    cli,
-    commits,
-    filling,
-    partials,
-    pieces,
-    records,
-    results,
-    workspace,
-)
-from dsvcca.labels import checked_dims, checked_labels, folder_name
-from dsvcca.paths import fit, labels_of, numbers, parts
+from dsvcca import DsvccaError, DsvccaWarning, cli
+from dsvcca.activations import pieces, representations
+from dsvcca.activations.labels import checked_dims, checked_labels, folder_name
+from dsvcca.activations.paths import fit, labels_of, numbers, parts
+from dsvcca.results import commits, filling, opening
+from dsvcca.storage import records
+from dsvcca.workspace import contents, partials
+from dsvcca.workspace.packs import Pack
 
 ROWS = 40
 OUTSIDE = "outside"
@@ -465,11 +458,11 @@ def representation(data: bytes) -> None:
     labels = list(box.numbers)[draws.below(len(box.numbers))]
     own = dict(labels)
     folder = box.store / folder_name(checked_labels(own))
-    before = activations.read_record(folder)
+    before = representations.read_record(folder)
     assert before
     dims = before[0].dims  # where they are others, so are its numbers
     with _with(folder / "zarr.json", _fuzzed(folder / "zarr.json", draws)):
-        found = activations.read_record(folder)
+        found = representations.read_record(folder)
         if found is None:
             return
         one = found[0]
@@ -488,9 +481,9 @@ def mask(data: bytes) -> None:
     box = _copy_of("rich")
     path = box.store / "mask" / "zarr.json"
     with _with(path, _fuzzed(path, Draws(data))):
-        found = activations.find_mask(box.store)
+        found = representations.find_mask(box.store)
         if found is not None:
-            assert activations.read_mask(found).shape == found.shape
+            assert representations.read_mask(found).shape == found.shape
 
 
 def marker(data: bytes) -> None:
@@ -503,8 +496,8 @@ def marker(data: bytes) -> None:
     with _with(path, _fuzzed(path, draws)):
         commits.read_marker(box.out, name)
         commits.read_marker(box.out, name, ["svcca/c.0.0"])
-        results.what_is_missing(box.out)
-        list(results.findings(box.out))
+        opening.what_is_missing(box.out)
+        list(opening.findings(box.out))
 
 
 def learned(data: bytes) -> None:
@@ -521,11 +514,11 @@ def results_record(data: bytes) -> None:
     box = _copy_of(("dense", "rich")[draws.below(2)])
     path = box.out / "zarr.json"
     with _with(path, _fuzzed(path, draws)):
-        results.record_of(box.out)
+        opening.record_of(box.out)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DsvccaWarning)
             dsvcca.open_results(box.out)
-        list(results.findings(box.out))
+        list(opening.findings(box.out))
 
 
 def pack(data: bytes) -> None:
@@ -536,9 +529,9 @@ def pack(data: bytes) -> None:
     name = names[draws.below(len(names))]
     path = box.workspace / name / "zarr.json"
     with _with(path, _fuzzed(path, draws)):
-        workspace.find_bases(str(box.workspace))
-        list(workspace.findings(box.workspace))
-        one = workspace.Pack(str(box.workspace), name)
+        contents.find_bases(str(box.workspace))
+        list(contents.findings(box.workspace))
+        one = Pack(str(box.workspace), name)
         about = one._about
         for position in range(len(about)):
             _asked(one.basis, position)
@@ -578,7 +571,7 @@ def labels(data: bytes) -> None:
     assert len(name.encode()) < 200
     assert name not in (".", "..", "datapoints", "mask")
     assert not set('/\\\0:*?"<>|') & set(name)
-    assert activations.version_of(name) == (name, 1)
+    assert representations.version_of(name) == (name, 1)
     assert json.loads(json.dumps(found)) == found
 
 

@@ -10,150 +10,162 @@ import pytest
 import dsvcca
 
 PACKAGE = Path(dsvcca.__file__).parent
-MATHS = [
-    "arrays",
-    "frequencies",
-    "views",
-    "mixing",
-    "moments",
-    "translations",
-    "basis",
-    "nulls",
-    "whiten",
-    "wide",
-    "correlations",
-    "dft",
-    "sums",
-    "resampling",
-    "measures",
-    "variants",
-    "pair",
-]
-DATA = [
-    "folders",
-    "files",
-    "records",
-    "flat",
-    "labels",
-    "activations",
-    "pieces",
-    "paths",
-    "foreign",
-    "writer",
-    "sizes",
-    "workspace",
-    "kept",
-    "store",
-    "formats",
-    "parts",
-    "importing",
-    "pairs",
-    "targets",
-]
-DATA += ["passes", "machine", "price", "layout", "plan", "planning", "misleading", "partials"]
-DATA += ["dataset", "commits", "results", "filling", "tables"]
-DOOR = [
-    "cluster",
-    "execute",
-    "reduce",
-    "segments",
-    "panel",
-    "products",
-    "solves",
-    "correlate",
-    "explain",
-    "bases",
-    "stored",
-    "keeping",
-    "directions",
-    "training",
-    "shared",
-    "compare",
-]
-FACE = ["networks", "exchanging", "statistics", "figures", "plot", "demo", "cli"]
-ORDER = ["errors", "progress", "blas", *MATHS, *DATA, *DOOR, *FACE]
-
-ALLOWED = {
-    "zarr": {"files", "pieces", "foreign", "writer", "workspace"},
-    "dask": {"sizes", "price", "plan", "planning", "cluster", "keeping", "demo", "cli"},
-    "distributed": {
+HOUSE = {
+    "errors": (),
+    "progress": (),
+    "maths": (
+        "blas",
+        "arrays",
+        "frequencies",
+        "views",
+        "mixing",
+        "moments",
+        "translations",
+        "basis",
+        "nulls",
+        "whiten",
+        "wide",
+        "correlations",
+        "dft",
+        "sums",
+        "resampling",
+        "measures",
+        "variants",
+        "pair",
+    ),
+    "storage": ("folders", "files", "records", "flat"),
+    "workspace": ("packs", "packing", "contents", "partials"),
+    "activations": ("labels", "representations", "pieces", "paths", "foreign", "writer", "kept", "store"),
+    "importing": ("kinds", "npy", "hdf5", "safetensors", "mat", "rows", "finding", "parts", "into_store"),
+    "plans": (
+        "pairs",
+        "targets",
+        "sizes",
+        "passes",
+        "machine",
+        "price",
+        "layout",
+        "plan",
+        "planning",
+        "misleading",
+    ),
+    "results": ("dataset", "commits", "opening", "filling", "tables"),
+    "engine": (
         "cluster",
         "execute",
+        "reduce",
+        "segments",
+        "panel",
+        "products",
+        "solves",
+        "correlate",
+        "explain",
         "bases",
-        "stored",
         "keeping",
-        "directions",
-        "training",
-        "shared",
         "compare",
-        "demo",
-        "cli",
-    },
-    "torch": {"demo", "torch", "experiments"},
+    ),
+    "analyses": ("stored", "directions", "training", "shared"),
+    "statistics": ("networks", "exchanging", "like_layers", "pairwise", "clustering", "groups"),
+    "plot": ("figures", "shown", "training", "grids", "traces"),
+    "demo": (),
+    "cli": (),
+}
+"""Folders, and files without one, from the ground up; and in each folder its files, likewise."""
+
+ORDER = [f"{folder}.{name}" if name else folder for folder, names in HOUSE.items() for name in names or ("",)]
+
+EXTRAS = ("torch", "experiments")
+"""Folders that need PyTorch; only the face knows of them."""
+
+FACE = ("demo", "cli")
+
+ALLOWED = {
+    "zarr": {"storage", "workspace", "activations"},
+    "dask": {"plans", "engine", "demo", "cli"},
+    "distributed": {"engine", "analyses", "demo", "cli"},
+    "torch": {"demo", *EXTRAS},
     "lightning": {"torch"},
     "pytorch_lightning": {"torch"},
-    "transformers": {"torch", "experiments"},
-    "fsspec": {"folders"},
-    "filelock": {"folders", "experiments"},
-    "pydantic": {"records"},
-    "upath": {"folders"},
-    "array_api_compat": {"arrays"},
-    "scipy": {"arrays", "formats", "nulls", "shared", "statistics"},
-    "cupy": {"arrays"},
-    "matplotlib": {"figures", "plot", "demo", "experiments"},
-    "xarray": {"experiments", "results", "tables", "compare", "networks", "statistics", "plot", "demo"},
+    "transformers": {*EXTRAS},
+    "fsspec": {"storage.folders"},
+    "filelock": {"storage.folders", "experiments"},
+    "pydantic": {"storage.records"},
+    "upath": {"storage.folders"},
+    "array_api_compat": {"maths.arrays"},
+    "scipy": {"maths.arrays", "maths.nulls", "importing", "analyses", "statistics"},
+    "cupy": {"maths.arrays"},
+    "matplotlib": {"plot", "demo", "experiments"},
+    "xarray": {"results", "engine.compare", "statistics", "plot", "demo", "experiments"},
     "typer": {"cli"},
 }
 
 
-EXTRAS = {"torch", "experiments"}
-"""Folders that need PyTorch."""
+def module_of(path):
+    """Return the name of a file below the package, `maths.arrays`; of a folder that of its `__init__`."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
-FILES = {path.stem: [path] for path in PACKAGE.glob("*.py") if path.stem != "__init__"}
-FILES |= {
-    path.parent.name: sorted(path.parent.glob("*.py"))
-    for path in PACKAGE.glob("*/__init__.py")
-    if path.parent.name not in EXTRAS
-}
+
+FILES = {module_of(path): path for path in PACKAGE.rglob("*.py")}
+OURS = {name: path for name, path in FILES.items() if name.split(".")[0] not in ("", *EXTRAS)}
 
 
 def imports(path):
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module == "dsvcca":
-            yield from (f"dsvcca.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and module_of_name(node.module) in ("", *HOUSE, *EXTRAS):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             yield node.module
 
 
+def module_of_name(name):
+    """Return what stands behind `dsvcca.` in the name of a module; None of others."""
+    return name.removeprefix("dsvcca").removeprefix(".") if name.split(".")[0] == "dsvcca" else None
+
+
+def imported_modules(path):
+    """Yield the modules of this package that a file imports: `errors`, `maths.arrays`."""
+    for name in imports(path):
+        if (own := module_of_name(name)) is not None:
+            yield next((one for one in (own, own.rpartition(".")[0]) if one in FILES), own)
+
+
 def test_every_module_has_its_place_in_the_order():
-    assert set(FILES) == set(ORDER)
+    folders = {folder for folder, names in HOUSE.items() if names}
+    assert set(OURS) - folders == set(ORDER)
 
 
 def test_modules_import_only_from_below():
     for place, name in enumerate(ORDER):
-        for imported in (one for path in FILES[name] for one in imports(path)):
-            if imported.startswith(tuple(f"dsvcca.{extra}" for extra in EXTRAS)):
+        for other in imported_modules(OURS[name]):
+            if other.split(".")[0] in EXTRAS:
                 assert name in FACE
-            elif imported.startswith("dsvcca."):
-                other = imported.split(".")[1]
-                assert other == name or ORDER.index(other) < place, f"{name} imports {other}, which stands above it"
+            else:
+                assert other in ORDER[:place] or other in HOUSE, f"{name} imports {other}, which stands above it"
+
+
+def test_folders_import_only_from_below():
+    order = list(HOUSE)
+    for name, path in OURS.items():
+        for other in imported_modules(path):
+            folder = other.split(".")[0]
+            assert folder in EXTRAS or order.index(folder) <= order.index(name.split(".")[0]), f"{name} imports {other}"
 
 
 def test_third_parties_are_imported_where_they_belong():
-    for path in PACKAGE.rglob("*.py"):
-        name = path.stem if path.parent == PACKAGE else path.parent.name
+    for name, path in FILES.items():
         for imported in imports(path):
             party = imported.split(".")[0]
-            assert name in ALLOWED.get(party, {name}), f"{name} imports {party}"
+            assert {name, name.split(".")[0]} & ALLOWED.get(party, {name}), f"{name} imports {party}"
 
 
 def test_maths_knows_numpy_and_nothing_of_storage_or_clusters():
-    for name in MATHS:
-        parties = {i.split(".")[0] for i in imports(PACKAGE / f"{name}.py")} - set(sys.stdlib_module_names)
-        assert parties <= {"dsvcca", "numpy", "scipy", "array_api_compat"}, name
-        assert not {i.split(".")[1] for i in imports(PACKAGE / f"{name}.py") if i.startswith("dsvcca.")} & set(DATA)
+    for name in (name for name in ORDER if name.startswith("maths.")):
+        parties = {i.split(".")[0] for i in imports(OURS[name])} - set(sys.stdlib_module_names)
+        assert parties <= {"dsvcca", "numpy", "scipy", "array_api_compat", "threadpoolctl"}, name
+        assert {other.split(".")[0] for other in imported_modules(OURS[name])} <= {"maths", "errors"}, name
 
 
 def test_importing_the_package_imports_no_optional_extra():

@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import (  # noqa: E402
 )
 
 import dsvcca  # noqa: E402
-from dsvcca.activations import read_mask  # noqa: E402
+from dsvcca.activations.representations import read_mask  # noqa: E402
 from dsvcca.torch import capture  # noqa: E402
 from dsvcca.torch.ids import row_ids  # noqa: E402
 from tests.torch_models import Calling, N, layers_of, nothing_left, stored  # noqa: E402

@@ -8,7 +8,7 @@ import scipy.linalg
 from sklearn.datasets import load_linnerud
 
 from dsvcca import DsvccaError, DsvccaWarning, cca
-from dsvcca.correlations import correlations_of
+from dsvcca.maths.correlations import correlations_of
 from tests import reference
 
 RHO = np.array([0.99, 0.9, 0.7, 0.5, 0.3, 0.1, 0.01, 0.0])

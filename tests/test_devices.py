@@ -12,7 +12,9 @@ import pytest
 from distributed import Client, Nanny, Scheduler, SpecCluster
 
 import dsvcca
-from dsvcca import DsvccaError, arrays, execute
+from dsvcca import DsvccaError
+from dsvcca.engine import execute
+from dsvcca.maths import arrays
 
 STRICT = "array_api_strict:device1"
 

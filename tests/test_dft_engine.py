@@ -8,13 +8,14 @@ import pytest
 import scipy.signal
 
 import dsvcca
-from dsvcca import DsvccaError, DsvccaWarning, cluster, execute
-from dsvcca.bases import make_bases
-from dsvcca.compare import tile_tasks
-from dsvcca.correlate import correlate
-from dsvcca.filling import begin
-from dsvcca.sizes import PROCESS, holds_whole, streams
-from dsvcca.workspace import ensure_workspace
+from dsvcca import DsvccaError, DsvccaWarning
+from dsvcca.engine import cluster, execute
+from dsvcca.engine.bases import make_bases
+from dsvcca.engine.compare import tile_tasks
+from dsvcca.engine.correlate import correlate
+from dsvcca.plans.sizes import PROCESS, holds_whole, streams
+from dsvcca.results.filling import begin
+from dsvcca.workspace.contents import ensure_workspace
 from tests.populations import same_bits
 
 SPACE = (6, 5)

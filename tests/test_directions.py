@@ -7,7 +7,7 @@ import pytest
 import xarray as xr
 
 import dsvcca
-from dsvcca.arrays import to_numpy
+from dsvcca.maths.arrays import to_numpy
 
 N = 600
 
@@ -195,8 +195,8 @@ def test_directions_of_a_population_are_those_in_memory(store, variance, exchang
 
 def test_bases_that_are_there_are_used_again(store, monkeypatch):
     dsvcca.directions(store, X, Y)
-    monkeypatch.setattr("dsvcca.reduce.reduce", None)  # nothing is left to do
-    monkeypatch.setattr("dsvcca.bases.reduce", None)
+    monkeypatch.setattr("dsvcca.engine.reduce.reduce", None)  # nothing is left to do
+    monkeypatch.setattr("dsvcca.engine.bases.reduce", None)
     again = dsvcca.directions(store, X, Y)
     assert again.correlations[0] > 0.5
     assert dsvcca.directions(store, X, Y, variance=0.5).x_rank < again.x_rank
@@ -270,7 +270,7 @@ def test_directions_that_cannot_be_are_refused(store, x, y, options, message):
 
 def test_workers_that_make_missing_bases_are_checked(store, tmp_path):
     """And the numbers are those that this process finds."""
-    from dsvcca.cluster import local_client
+    from dsvcca.engine.cluster import local_client
 
     refused = pytest.raises(dsvcca.DsvccaError, match="the cluster's smallest has 0.50 GiB")
     with local_client(1, "512 MiB") as client, refused:

@@ -26,15 +26,17 @@ from distributed import Client, LocalCluster
 from scipy.linalg import hadamard
 
 import dsvcca
-from dsvcca import DsvccaError, DsvccaWarning, cluster, execute, views
-from dsvcca.bases import make_bases
-from dsvcca.compare import tile_tasks
-from dsvcca.files import STAGING
-from dsvcca.filling import begin
-from dsvcca.records import signed
-from dsvcca.reduce import ReduceTask, reduce, reduce_tasks
-from dsvcca.sizes import PROCESS, holds_whole, pack_memory, tile_memory
-from dsvcca.workspace import ensure_workspace, find_bases
+from dsvcca import DsvccaError, DsvccaWarning
+from dsvcca.engine import cluster, execute
+from dsvcca.engine.bases import make_bases
+from dsvcca.engine.compare import tile_tasks
+from dsvcca.engine.reduce import ReduceTask, reduce, reduce_tasks
+from dsvcca.maths import views
+from dsvcca.plans.sizes import PROCESS, holds_whole, pack_memory, tile_memory
+from dsvcca.results.filling import begin
+from dsvcca.storage.files import STAGING
+from dsvcca.storage.records import signed
+from dsvcca.workspace.contents import ensure_workspace, find_bases
 from tests.populations import activations, same_bits, write_population
 
 

@@ -8,10 +8,10 @@ import scipy.linalg
 import xarray as xr
 
 import dsvcca
-from dsvcca import nulls
-from dsvcca.measures import ALL, DEFAULT
-from dsvcca.resampling import segment_bounds
-from dsvcca.sums import shrinkage_of
+from dsvcca.maths import nulls
+from dsvcca.maths.measures import ALL, DEFAULT
+from dsvcca.maths.resampling import segment_bounds
+from dsvcca.maths.sums import shrinkage_of
 from tests.populations import same_bits
 from tests.test_resampling import first_order
 

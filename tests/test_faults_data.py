@@ -8,7 +8,7 @@ import zarr
 
 import dsvcca
 from dsvcca import DsvccaError, DsvccaWarning
-from dsvcca.workspace import find_bases
+from dsvcca.workspace.contents import find_bases
 from tests.populations import activations, same_bits
 
 

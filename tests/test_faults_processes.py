@@ -23,7 +23,8 @@ from distributed import Client, LocalCluster
 from typer.testing import CliRunner
 
 import dsvcca
-from dsvcca import DsvccaError, DsvccaWarning, cli, cluster, execute
+from dsvcca import DsvccaError, DsvccaWarning, cli
+from dsvcca.engine import cluster, execute
 from tests.populations import activations, same_bits
 
 pytestmark = [

@@ -18,9 +18,11 @@ import pytest
 import s3fs
 
 import dsvcca
-from dsvcca import DsvccaError, DsvccaWarning, folders, workspace
-from dsvcca.cluster import local_client
-from dsvcca.files import STAGING
+from dsvcca import DsvccaError, DsvccaWarning
+from dsvcca.engine.cluster import local_client
+from dsvcca.storage import folders
+from dsvcca.storage.files import STAGING
+from dsvcca.workspace import contents
 from tests.populations import activations, same_bits
 from tests.s3_proxy import Proxy
 from tests.s3_server import s3_server
@@ -224,7 +226,7 @@ def packs(server, url):
 def half_visible(url):
     """Return what is wrong with what a workspace shows; leftovers without a record are no part of it."""
     root = folders.at(url, "workspace")
-    return [one for one in workspace.findings(root) if "was never committed" not in one[2]]
+    return [one for one in contents.findings(root) if "was never committed" not in one[2]]
 
 
 def not_complete(url):
@@ -438,7 +440,7 @@ def test_a_finished_tile_that_cannot_be_read_is_not_made_again(proxy, results_th
 def test_packs_that_cannot_be_read_are_not_called_damaged(proxy, bases_there):
     proxy.rule("InternalError", "GET", "/columns/c.0.0")
     try:
-        found = list(workspace.findings(folders.at(bases_there, "workspace")))
+        found = list(contents.findings(folders.at(bases_there, "workspace")))
     except DsvccaError:
         return
     assert found

@@ -16,7 +16,9 @@ from distributed.security import Security
 from typer.testing import CliRunner
 
 import dsvcca
-from dsvcca import DsvccaError, cli, cluster, execute, folders
+from dsvcca import DsvccaError, cli
+from dsvcca.engine import cluster, execute
+from dsvcca.storage import folders
 from tests.populations import activations, same_bits, write_population
 
 SECRET = "opensesame-1234567890"

@@ -18,10 +18,12 @@ from typer.testing import CliRunner
 from zarr.codecs import BloscCodec, Crc32cCodec, GzipCodec, ZstdCodec
 
 import dsvcca
-from dsvcca import DsvccaError, DsvccaWarning, cli, execute, files, reduce
+from dsvcca import DsvccaError, DsvccaWarning, cli
+from dsvcca.engine import execute, reduce
 from dsvcca.errors import RunError
-from dsvcca.files import STAGING
-from dsvcca.records import signed, write_record
+from dsvcca.storage import files
+from dsvcca.storage.files import STAGING
+from dsvcca.storage.records import signed, write_record
 from tests.populations import activations, same_bits
 
 ROWS = 3000

@@ -6,11 +6,11 @@ import scipy.signal
 
 import dsvcca
 from dsvcca import DsvccaError, dft_cca
-from dsvcca.arrays import adjoint, as_pairs, from_pairs, namespace
-from dsvcca.basis import RankRule
-from dsvcca.frequencies import aliases, half_spectrum, to_frequencies, to_space, unfolded
-from dsvcca.views import View
-from dsvcca.whiten import whiten_in_memory
+from dsvcca.maths.arrays import adjoint, as_pairs, from_pairs, namespace
+from dsvcca.maths.basis import RankRule
+from dsvcca.maths.frequencies import aliases, half_spectrum, to_frequencies, to_space, unfolded
+from dsvcca.maths.views import View
+from dsvcca.maths.whiten import whiten_in_memory
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* rows are fewer than 5", "ignore:.*are 1 whatever the data")
 
@@ -194,7 +194,7 @@ def test_too_few_rows_for_one_frequency_name_it():
 
 def test_an_axis_of_no_length_is_refused():
     with pytest.raises(DsvccaError, match=r"spatial axis of length 0"):
-        dsvcca.views.viewed_shape((10, 0, 3, 4), View("dft"))
+        dsvcca.maths.views.viewed_shape((10, 0, 3, 4), View("dft"))
 
 
 # Different sizes

@@ -26,9 +26,12 @@ from typer.testing import CliRunner
 from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, GzipCodec, TransposeCodec, ZstdCodec
 
 import dsvcca
-from dsvcca import DsvccaError, DsvccaWarning, activations, cli, files, pieces
-from dsvcca.labels import COLUMNS, LETTERS, SPACE, to_datapoints_first
-from dsvcca.measures import MEASURES
+from dsvcca import DsvccaError, DsvccaWarning, cli
+from dsvcca.activations import pieces, representations
+from dsvcca.activations.labels import COLUMNS, LETTERS, SPACE, to_datapoints_first
+from dsvcca.maths.measures import MEASURES
+from dsvcca.storage import files
+from dsvcca.workspace.packs import Pack
 from tests import fuzz_targets, reference
 from tests.fuzz_targets import NASTY, answered, edited, guarded, key_of, signed_again, spelled
 from tests.populations import activations as activations_of
@@ -635,7 +638,8 @@ def compare_all(box, honest):
         if "checksum" not in str(error):  # see below
             raise
         return
-    if honest and (box.plan is not fuzz_targets.boxes()["rich"].plan or activations.find_mask(box.store)):  # see below
+    masked = representations.find_mask(box.store)  # see below
+    if honest and (masked or box.plan is not fuzz_targets.boxes()["rich"].plan):
         check_numbers(table, box.table, may_miss=bool(failed))
 
 
@@ -896,7 +900,7 @@ def test_a_mask_that_is_gone_is_told():
         warnings.simplefilter("ignore", DsvccaWarning)
         box = fuzz_targets.boxes()["rich"].copied(folder / "box")
         store = dsvcca.open_store(box.store)
-        valid = activations.read_mask(activations.find_mask(box.store))
+        valid = representations.read_mask(representations.find_mask(box.store))
         shutil.rmtree(box.store / "mask")
         for other in (False, True):
             if other:
@@ -928,7 +932,7 @@ def test_a_record_of_a_type_that_is_none_is_refused(dense):
 def test_a_partial_result_of_any_size_is_refused(dense):
     rewrite(dense.workspace / "partial-fuzzed" / "zarr.json", lambda _, own: own["arrays"][0].update(shape=[2**50]))
     with guarded(), pytest.raises(DsvccaError):
-        dsvcca.partials.read_partial(str(dense.workspace), "fuzzed")
+        dsvcca.workspace.partials.read_partial(str(dense.workspace), "fuzzed")
 
 
 PACKS = {
@@ -944,7 +948,7 @@ def test_a_pack_that_contradicts_itself_is_refused(dense, change):
     path = sorted(dense.workspace.glob("pack-*"))[0]
     rewrite(path / "zarr.json", lambda _, own: change(own))
     with guarded(), pytest.raises(DsvccaError):
-        one = dsvcca.workspace.Pack(str(dense.workspace), path.name)
+        one = Pack(str(dense.workspace), path.name)
         one.basis(0)
         list(one.columns(slice(0, 40), slice(0, 1)))
 
@@ -953,7 +957,7 @@ def test_a_pack_that_contradicts_itself_is_refused(dense, change):
 @fault("axes that are no words", "an error")
 def test_axes_that_are_no_words_are_refused(dims):
     with pytest.raises(DsvccaError, match="dims="):
-        dsvcca.labels.checked_dims(dims, (3, 4), "an array")
+        dsvcca.activations.labels.checked_dims(dims, (3, 4), "an array")
 
 
 FOREIGN = {
@@ -1040,4 +1044,4 @@ def test_no_condition_at_the_prompt_is_a_traceback(dense):
 @pytest.mark.parametrize("pattern", ["{a}{b}{c}{d}{e}{f}{g}{h}x", "{a}a{b}a{c}a{d}a{e}a{f}a{g}a{h}x"])
 def test_a_pattern_is_fitted_or_refused_in_no_time(pattern):
     with guarded(seconds=2), pytest.raises(DsvccaError):
-        dsvcca.paths.fit("a" * 2000, pattern)
+        dsvcca.activations.paths.fit("a" * 2000, pattern)

@@ -5,8 +5,8 @@ import pytest
 from distributed import Client, Nanny, Scheduler, SpecCluster
 
 import dsvcca
-from dsvcca import execute
-from dsvcca.arrays import computing_on, put, to_numpy
+from dsvcca.engine import execute
+from dsvcca.maths.arrays import computing_on, put, to_numpy
 
 
 def why_not(device):

@@ -13,8 +13,8 @@ import xarray as xr
 
 import dsvcca
 from dsvcca import DsvccaError, DsvccaWarning
-from dsvcca.filling import begin
-from dsvcca.workspace import find_bases
+from dsvcca.results.filling import begin
+from dsvcca.workspace.contents import find_bases
 from tests.populations import activations, same_bits, write_population
 
 
@@ -242,13 +242,13 @@ def test_growth_that_was_interrupted_is_finished_by_the_next_run(grown, tmp_path
     code = f"""
         import os, dsvcca, dsvcca.dataset, sys
         from dataclasses import replace
-        real, left = dsvcca.files.fit_array, [int(sys.argv[1])]
+        real, left = dsvcca.storage.files.fit_array, [int(sys.argv[1])]
 
         def fit(*arguments):
             left[0] -= 1
             return os._exit(9) if left[0] < 0 else real(*arguments)
 
-        dsvcca.files.fit_array = fit
+        dsvcca.storage.files.fit_array = fit
         plan = replace(dsvcca.plan_comparisons(dsvcca.open_store({store.path!r})), panel=4)
         dsvcca.compare(plan, {str(out)!r}, workspace={str(workspace)!r})
     """

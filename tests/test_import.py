@@ -18,11 +18,11 @@ import zarr
 from typer.testing import CliRunner
 
 import dsvcca
-from dsvcca import importing
+from dsvcca.activations.paths import fit
+from dsvcca.activations.representations import read_mask
 from dsvcca.cli import app
-from dsvcca.formats import finding, kinds, rows
-from dsvcca.formats.finding import find_arrays, pieces_of
-from dsvcca.paths import fit
+from dsvcca.importing import finding, into_store, kinds, rows
+from dsvcca.importing.finding import find_arrays, pieces_of
 
 h5py = pytest.importorskip("h5py")
 pa = pytest.importorskip("pyarrow")
@@ -442,7 +442,7 @@ def test_masks_beside_parts_are_joined_as_the_parts_are(folder, store):
     dsvcca.import_activations(folder, store, dims="ntd", labels=order)
     found = dsvcca.open_store(store)
     assert np.array_equal(found.read(layer="h"), TOKENS)
-    assert np.array_equal(np.asarray(dsvcca.activations.read_mask(found.representations[0].mask)), valid)
+    assert np.array_equal(np.asarray(read_mask(found.representations[0].mask)), valid)
 
 
 def test_masks_that_belong_to_no_part_are_refused(folder, store):
@@ -473,7 +473,7 @@ def test_masks_that_fit_nothing_are_refused_before_anything_is_written(folder, s
 def test_masks_are_read_once_they_are_known_to_be_small_enough(folder, store, monkeypatch):
     valid = np.ones((N, 6), bool)
     np.savez(folder / "a.npz", h=TOKENS, attention_mask=valid)
-    monkeypatch.setattr(importing, "WHOLE", valid.nbytes - 1)
+    monkeypatch.setattr(into_store, "WHOLE", valid.nbytes - 1)
     refused(folder, store, "a mask of 120 bytes, 119 are the most", dims="ntd", dry_run=True)
     for place, some in enumerate((slice(0, 11), slice(11, 20))):
         np.savez(folder / f"b{place}.npz", h=TOKENS[some], attention_mask=valid[some])

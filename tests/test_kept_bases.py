@@ -17,12 +17,12 @@ from typer.testing import CliRunner
 
 import dsvcca
 from dsvcca import DsvccaError, DsvccaWarning
+from dsvcca.activations.pieces import read_pieces
 from dsvcca.cli import app
-from dsvcca.cluster import local_client
-from dsvcca.keeping import keep, wanted_bases
-from dsvcca.pieces import read_pieces
-from dsvcca.records import signed
-from dsvcca.workspace import find_bases
+from dsvcca.engine.cluster import local_client
+from dsvcca.engine.keeping import keep, wanted_bases
+from dsvcca.storage.records import signed
+from dsvcca.workspace.contents import find_bases
 from tests.populations import activations, same_bits
 
 pytestmark = [

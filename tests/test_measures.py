@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from dsvcca import DsvccaError, cca, pwcca, svcca
-from dsvcca.arrays import adjoint, inverse_cholesky, namespace
-from dsvcca.basis import RankRule
-from dsvcca.correlations import corrected, correlations_of, smaller_side
-from dsvcca.measures import DEFAULT, MEASURES
-from dsvcca.sums import totals_of_values, totals_of_vectors
-from dsvcca.whiten import whiten_in_memory
+from dsvcca.maths.arrays import adjoint, inverse_cholesky, namespace
+from dsvcca.maths.basis import RankRule
+from dsvcca.maths.correlations import corrected, correlations_of, smaller_side
+from dsvcca.maths.measures import DEFAULT, MEASURES
+from dsvcca.maths.sums import totals_of_values, totals_of_vectors
+from dsvcca.maths.whiten import whiten_in_memory
 from tests import reference
 
 SIDES = ["x", "y"]

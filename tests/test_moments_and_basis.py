@@ -8,14 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dsvcca import DsvccaError, cca
-from dsvcca.arrays import adjoint, inverse_cholesky, like, namespace, significand_bits, to_numpy
-from dsvcca.basis import RankRule
-from dsvcca.correlations import corrected, correlations_of
-from dsvcca.frequencies import half_spectrum
-from dsvcca.mixing import mix, mixed_ones
-from dsvcca.moments import SHIFT_ROWS, Rows, grid_steps, merge, moments_over, on_grid
-from dsvcca.views import GRID, View, apply_view, meet, viewed_shape
-from dsvcca.whiten import InMemory, decompose, whiten, whiten_in_memory
+from dsvcca.maths.arrays import adjoint, inverse_cholesky, like, namespace, significand_bits, to_numpy
+from dsvcca.maths.basis import RankRule
+from dsvcca.maths.correlations import corrected, correlations_of
+from dsvcca.maths.frequencies import half_spectrum
+from dsvcca.maths.mixing import mix, mixed_ones
+from dsvcca.maths.moments import SHIFT_ROWS, Rows, grid_steps, merge, moments_over, on_grid
+from dsvcca.maths.views import GRID, View, apply_view, meet, viewed_shape
+from dsvcca.maths.whiten import InMemory, decompose, whiten, whiten_in_memory
 from tests import reference
 
 several = settings(max_examples=40, deadline=None)

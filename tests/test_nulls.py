@@ -6,7 +6,7 @@ from scipy.special import betaln
 from scipy.stats import beta as beta_distribution
 from scipy.stats import kstest
 
-from dsvcca import nulls
+from dsvcca.maths import nulls
 
 SIZES = [(1, 4, 60), (2, 2, 60), (3, 5, 200), (5, 7, 59), (10, 10, 300), (10, 60, 100), (24, 30, 499), (30, 30, 70)]
 LARGE = [(40, 50, 999), (100, 120, 1999)]

@@ -10,9 +10,10 @@ import xarray as xr
 
 import dsvcca
 from dsvcca import DsvccaError, compare, create_store, plan_comparisons, select
-from dsvcca.figures import new_figure
-from dsvcca.plot import dynamics, layer_means, layers, learning_dynamics
-from dsvcca.store import Store
+from dsvcca.activations.store import Store
+from dsvcca.plot.figures import new_figure
+from dsvcca.plot.grids import layer_means, layers
+from dsvcca.plot.training import dynamics, learning_dynamics
 
 matplotlib = pytest.importorskip("matplotlib")
 matplotlib.use("Agg")

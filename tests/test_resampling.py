@@ -7,10 +7,10 @@ import pytest
 import scipy.stats
 
 import dsvcca
-from dsvcca.arrays import to_numpy
-from dsvcca.measures import ALL, MEASURES
-from dsvcca.mixing import mix, unmix
-from dsvcca.resampling import SEGMENTS, influences, segment_bounds
+from dsvcca.maths.arrays import to_numpy
+from dsvcca.maths.measures import ALL, MEASURES
+from dsvcca.maths.mixing import mix, unmix
+from dsvcca.maths.resampling import SEGMENTS, influences, segment_bounds
 from tests.populations import same_bits
 
 NAMES = ["svcca", "svcca_error", "svcca_held_out"]

@@ -11,8 +11,8 @@ import xarray as xr
 
 import dsvcca
 from dsvcca import DsvccaError, DsvccaWarning
-from dsvcca.filling import claimed
-from dsvcca.layout import NUMERICS
+from dsvcca.plans.layout import NUMERICS
+from dsvcca.results.filling import claimed
 from tests.populations import activations, same_bits, write_population
 
 

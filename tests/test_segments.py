@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 import dsvcca
-from dsvcca import DsvccaError, cluster, execute, segments
-from dsvcca.partials import read_partial, write_partial
-from dsvcca.pieces import read_pieces
-from dsvcca.workspace import ensure_workspace
+from dsvcca import DsvccaError
+from dsvcca.activations.pieces import read_pieces
+from dsvcca.engine import cluster, execute, segments
+from dsvcca.workspace.contents import ensure_workspace
+from dsvcca.workspace.partials import read_partial, write_partial
 from tests.populations import same_bits
 from tests.test_dft_engine import maps
 

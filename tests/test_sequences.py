@@ -9,8 +9,8 @@ import zarr
 
 import dsvcca
 from dsvcca import DsvccaError
-from dsvcca.pieces import read_pieces
-from dsvcca.tables import to_frame
+from dsvcca.activations.pieces import read_pieces
+from dsvcca.results.tables import to_frame
 from tests.populations import same_bits
 
 ROWS, POSITIONS = 500, 6

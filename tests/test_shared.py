@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 import dsvcca
-from dsvcca import DsvccaError, shared, shared_subspace
-from dsvcca.nulls import edges, largest_eigenvalue_by_chance
-from dsvcca.shared import maxvar
+from dsvcca import DsvccaError, shared_subspace
+from dsvcca.analyses import shared
+from dsvcca.analyses.shared import maxvar
+from dsvcca.maths.nulls import edges, largest_eigenvalue_by_chance
 from tests.test_tools import RECORDS, case
 
 MAXVAR = [r for r in RECORDS if "maxvar" in r["measure"] and not (r["tool"] == "cca-zoo" and r["case"] == "noisy")]

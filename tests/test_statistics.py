@@ -12,9 +12,11 @@ from sklearn.metrics import silhouette_samples
 
 import dsvcca
 from dsvcca import DsvccaError, DsvccaWarning
-from dsvcca.measures import ALL, MEASURES
-from dsvcca.networks import DISTANCES, SIDED, SIMILARITIES
-from dsvcca.statistics import clusters, cohesion_test, distances, group_test, layer_identification
+from dsvcca.maths.measures import ALL, MEASURES
+from dsvcca.statistics.clustering import clusters
+from dsvcca.statistics.groups import cohesion_test, group_test
+from dsvcca.statistics.networks import DISTANCES, SIDED, SIMILARITIES
+from dsvcca.statistics.pairwise import distances, layer_identification
 
 ROWS = 150
 LAYERS = ("low", "mid", "top")

@@ -15,9 +15,10 @@ import xarray as xr
 import zarr
 
 import dsvcca
-from dsvcca import DsvccaError, files
-from dsvcca.pieces import read_pieces
-from dsvcca.records import signed
+from dsvcca import DsvccaError
+from dsvcca.activations.pieces import read_pieces
+from dsvcca.storage import files
+from dsvcca.storage.records import signed
 from tests.populations import activations
 
 

@@ -7,8 +7,8 @@ import pytest
 
 import dsvcca
 from dsvcca import DsvccaError
-from dsvcca.filling import begin
-from dsvcca.sizes import PROCESS
+from dsvcca.plans.sizes import PROCESS
+from dsvcca.results.filling import begin
 from tests.populations import same_bits
 
 ROWS = 900

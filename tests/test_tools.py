@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import dsvcca
-from dsvcca.variants import VARIANTS
+from dsvcca.maths.variants import VARIANTS
 
 RECORDS = json.loads((Path(__file__).parent / "values_of_tools.json").read_text())
 PAGE = (Path(__file__).parents[1] / "docs" / "tools.md").read_text()

@@ -7,7 +7,7 @@ from distributed import Client
 
 import dsvcca
 from dsvcca import DsvccaError, plot, signal_and_noise
-from dsvcca.training import EARLY, _chosen, followed
+from dsvcca.analyses.training import EARLY, _chosen, followed
 
 ROWS = 400
 STEPS = (0, 10, 40, 60, 100)
@@ -87,7 +87,7 @@ def test_planted_directions_are_the_signal_and_what_is_new_at_every_step_is_not(
     assert set(frame.chance) == {chance}
     np.testing.assert_allclose(values.loc[0, ["signal", "noise"]], chance, atol=0.01)
     # Noise has nothing in common with the signal, which is there: chance is that of the other eight.
-    np.testing.assert_allclose(values.noise.loc[60:], dsvcca.nulls.mean_by_chance(4, 8, 2999), atol=0.01)
+    np.testing.assert_allclose(values.noise.loc[60:], dsvcca.maths.nulls.mean_by_chance(4, 8, 2999), atol=0.01)
     assert values.noise[40] < chance  # chosen to be the lowest there
     assert ((values.random.loc[40:] > 0.3) & (values.random.loc[40:] < 0.8)).all()  # a third of them is signal
 
@@ -236,7 +236,7 @@ def test_maps_are_followed_by_their_mean_and_sequences_by_tokens(tmp_path):
         expected = written_out(arrays, 0, 5, 1)
         np.testing.assert_allclose(table(frame, "signal", "noise"), list(expected.values()), atol=1e-6)
         # Positions of one datapoint are one row of chance.
-        assert frame.chance.iloc[0] == pytest.approx(dsvcca.nulls.mean_by_chance(1, 5, 149))
+        assert frame.chance.iloc[0] == pytest.approx(dsvcca.maths.nulls.mean_by_chance(1, 5, 149))
 
 
 @pytest.mark.parametrize(

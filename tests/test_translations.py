@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 import dsvcca
-from dsvcca.basis import RankRule
-from dsvcca.translations import DRAWS, Between
-from dsvcca.views import View
-from dsvcca.whiten import whiten_in_memory
+from dsvcca.maths.basis import RankRule
+from dsvcca.maths.translations import DRAWS, Between
+from dsvcca.maths.views import View
+from dsvcca.maths.whiten import whiten_in_memory
 from tests.test_frequencies import maps, translations
 
 

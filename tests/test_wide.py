@@ -8,10 +8,10 @@ import pytest
 
 import dsvcca
 from dsvcca import DsvccaError
-from dsvcca.basis import RankRule
-from dsvcca.views import View, grid_datapoints
-from dsvcca.whiten import InMemory, whiten_in_memory
-from dsvcca.wide import MOST_SAMPLES, STRIDE, Wide, whiten_dual, whiten_randomised
+from dsvcca.maths.basis import RankRule
+from dsvcca.maths.views import View, grid_datapoints
+from dsvcca.maths.whiten import InMemory, whiten_in_memory
+from dsvcca.maths.wide import MOST_SAMPLES, STRIDE, Wide, whiten_dual, whiten_randomised
 from tests.populations import same_bits
 from tests.reference import orthonormal
 

@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 from torch.utils.data import DataLoader, TensorDataset  # noqa: E402
 
-from dsvcca.pieces import read_pieces  # noqa: E402
+from dsvcca.activations.pieces import read_pieces  # noqa: E402
 
 N = 20
 

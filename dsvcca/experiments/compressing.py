@@ -13,12 +13,12 @@ import pandas as pd
 import torch
 from torch import nn
 
-from dsvcca.arrays import NumpyArray
-from dsvcca.correlations import CanonicalCorrelations, cca
+from dsvcca.activations.store import create_store
 from dsvcca.errors import DsvccaError, DsvccaWarning
 from dsvcca.experiments.populations import Population
 from dsvcca.experiments.training import accuracy
-from dsvcca.store import create_store
+from dsvcca.maths.arrays import NumpyArray
+from dsvcca.maths.correlations import CanonicalCorrelations, cca
 from dsvcca.torch.capture import capture
 from dsvcca.torch.compressing import compress
 

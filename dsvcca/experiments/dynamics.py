@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pandas as pd
 import xarray as xr
 
-from dsvcca.tables import select, to_frame
+from dsvcca.results.tables import select, to_frame
 
 
 def to_the_end(results: xr.Dataset, measures: Sequence[str] = ("svcca", "chance")) -> pd.DataFrame:

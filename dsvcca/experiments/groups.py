@@ -9,7 +9,7 @@ import pandas as pd
 import xarray as xr
 
 from dsvcca import statistics
-from dsvcca.tables import select
+from dsvcca.results.tables import select
 
 Apart = Mapping[str, pd.DataFrame]
 """Of every layer how far networks are apart: a table with their labels on both axes."""

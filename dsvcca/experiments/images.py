@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dsvcca.arrays import NumpyArray
 from dsvcca.errors import DsvccaError
+from dsvcca.maths.arrays import NumpyArray
 
 if TYPE_CHECKING:
     import torch

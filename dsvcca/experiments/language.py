@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from dsvcca.activations.store import Store, create_store, open_store
 from dsvcca.errors import DsvccaError
 from dsvcca.experiments.parallel import make_lacking, steps_at
 from dsvcca.experiments.training import load_weights, reproducible, save_weights
-from dsvcca.store import Store, create_store, open_store
 from dsvcca.torch.probing import Probe
 
 LAYERS = ("embed", "lstm1", "lstm2", "out")

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from dsvcca.arrays import NumpyArray
 from dsvcca.errors import DsvccaError
+from dsvcca.maths.arrays import NumpyArray
 
 STAMPS = Path("/usr/share/tuxpaint/stamps")
 """Where Debian's package puts its pictures."""

@@ -20,6 +20,8 @@ import torch
 from filelock import FileLock
 from torch import nn
 
+from dsvcca.activations.labels import Labels
+from dsvcca.activations.store import Store, create_store, open_store
 from dsvcca.errors import DsvccaError
 from dsvcca.experiments.images import Images, load_images
 from dsvcca.experiments.layers import CONVNET, residual_layers
@@ -33,8 +35,6 @@ from dsvcca.experiments.training import (
     save_weights,
     train_classifier,
 )
-from dsvcca.labels import Labels
-from dsvcca.store import Store, create_store, open_store
 from dsvcca.torch.probing import Probe
 
 NETWORKS = ("convnet", "residual")

@@ -8,12 +8,12 @@ import numpy as np
 import pandas as pd
 from torch import nn
 
-from dsvcca.arrays import NumpyArray
-from dsvcca.correlations import CanonicalCorrelations
-from dsvcca.directions import directions
+from dsvcca.activations.labels import Labels
+from dsvcca.analyses.directions import directions
 from dsvcca.experiments.populations import Population
 from dsvcca.experiments.training import accuracy
-from dsvcca.labels import Labels
+from dsvcca.maths.arrays import NumpyArray
+from dsvcca.maths.correlations import CanonicalCorrelations
 from dsvcca.torch.restrict import keep_neurons, maximal_neurons, project
 
 DRAWS = 3

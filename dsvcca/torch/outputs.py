@@ -10,8 +10,8 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
+from dsvcca.activations.labels import checked_dims
 from dsvcca.errors import DsvccaError
-from dsvcca.labels import checked_dims
 
 Dims = str | Sequence[str]
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import nn
 
+from dsvcca.activations.labels import Label, checked_labels
+from dsvcca.activations.store import Store
 from dsvcca.errors import DsvccaError
-from dsvcca.labels import Label, checked_labels
-from dsvcca.store import Store
 from dsvcca.torch.callbacks import lightning_callback, trainer_callback
 from dsvcca.torch.capture import capture, check_options, checked_layers
 from dsvcca.torch.keeping import Bases, checked_bases

@@ -16,11 +16,11 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from dsvcca.arrays import Array, NumpyArray, namespace, to_numpy
-from dsvcca.correlations import CanonicalCorrelations, checked_array
-from dsvcca.dft import FrequencyCorrelations
+from dsvcca.activations.labels import COLUMNS, checked_dims, to_datapoints_first
 from dsvcca.errors import DsvccaError
-from dsvcca.labels import COLUMNS, checked_dims, to_datapoints_first
+from dsvcca.maths.arrays import Array, NumpyArray, namespace, to_numpy
+from dsvcca.maths.correlations import CanonicalCorrelations, checked_array
+from dsvcca.maths.dft import FrequencyCorrelations
 from dsvcca.torch.axes import examples_of, told_dims
 from dsvcca.torch.outputs import Dims
 from dsvcca.torch.running import module_named

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from dsvcca.arrays import NumpyArray
+from dsvcca.activations.labels import COLUMNS
 from dsvcca.errors import DsvccaError, DsvccaWarning, nearest
-from dsvcca.labels import COLUMNS
-from dsvcca.measures import pwcca, svcca
+from dsvcca.maths.arrays import NumpyArray
+from dsvcca.maths.measures import pwcca, svcca
 from dsvcca.torch.axes import axes_of
 from dsvcca.torch.flops import flops_of_training
 from dsvcca.torch.outputs import Dims, Layer, Output, found_in

@@ -1,0 +1,1 @@
+"""The store of activations: a population of representations."""

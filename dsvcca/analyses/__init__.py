@@ -1,0 +1,1 @@
+"""From the bases that plans leave: directions, training, what many share."""

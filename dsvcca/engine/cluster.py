@@ -1,0 +1,411 @@
+"""Dask clusters: those of this machine, who works on them, and whether they can: same versions, same places.
+
+Knows nothing of CCA, nor of tasks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import os
+import pickle
+import platform
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+from functools import cache
+from importlib.metadata import version
+from multiprocessing import resource_tracker
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import dask
+import numpy as np
+from distributed import CancelledError, Client, LocalCluster, Security, default_client
+from distributed.comm.core import CommClosedError
+from distributed.core import rpc
+
+from dsvcca.errors import DsvccaError, RunError
+from dsvcca.plans.machine import Machine, measure, this_machine
+from dsvcca.storage import folders
+
+WAIT = 60
+"""Seconds in which the first worker has to come."""
+
+WORKER_ENVIRONMENT = {
+    # Read when a process starts: it must come from Dask's configuration, `env=` is too late. By default Dask's nanny
+    # has freed memory returned so eagerly that every array is paid for twice.
+    "MALLOC_TRIM_THRESHOLD_": str(256 << 20),
+    "MALLOC_MMAP_THRESHOLD_": str(256 << 20),
+    "MALLOC_ARENA_MAX": "1",  # or every reading thread keeps freed memory of its own
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+}
+
+
+ON_ONE_MACHINE = {
+    "distributed.nanny.pre-spawn-environ": WORKER_ENVIRONMENT,
+    "distributed.scheduler.allowed-failures": 1,  # a task that kills two workers is done again alone, which will tell
+    # Where scheduler and workers share the cores, looking at themselves 50 or 100 times a second takes 4 % of one.
+    "distributed.admin.tick.interval": "500ms",
+    "distributed.admin.system-monitor.interval": "2s",
+    "distributed.worker.profile.interval": "100ms",
+    # Who is interrupted needs not be told of each task that was cancelled, nor that the scheduler ended first.
+    "distributed.worker.preload": [
+        "import logging; logging.getLogger('distributed.worker.state_machine').setLevel('ERROR'); "
+        "logging.getLogger('distributed.worker').addFilter(lambda said: 'during heartbeat' not in said.getMessage())"
+    ],
+}
+"""Dask's settings for a cluster of this machine's own."""
+
+
+def active_client() -> Client | None:
+    """Return the Dask client that is active in this process, if there is one."""
+    try:
+        client: Client = default_client()
+    except ValueError:
+        return None
+    return client
+
+
+def threads_of(client: Client) -> int:
+    """Return the number of worker threads of a cluster, after waiting a moment for the first."""
+    wait_for_workers(client)
+    return max(1, int(sum(w["nthreads"] for w in workers_of(client))))
+
+
+def memory_of_a_thread(client: Client) -> int | None:
+    """Return the smallest memory of a worker thread on a cluster; None where no limit is set."""
+    wait_for_workers(client)
+    limits = [w["memory_limit"] // w["nthreads"] for w in workers_of(client) if w["memory_limit"]]
+    return min(limits, default=None)
+
+
+def machine_of(client: Client | None = None, *, workers: int = 1) -> Machine:
+    """Measure what a cluster does a second, or so many worker threads of this machine, for `Plan.price`.
+
+    Takes a third of a second on every worker.
+    """
+    if client is None:
+        return replace(this_machine(), threads=workers)
+    with connected():
+        threads = threads_of(client)
+        found = list(client.run(measure).values())
+    solves = tuple(
+        (several[0][0], float(np.mean([one[1] for one in several])), float(np.mean([one[2] for one in several])))
+        for several in zip(*(one.solves for one in found), strict=True)
+    )
+    rates = {name: float(np.mean([getattr(one, name) for one in found])) for name in ("product", "double", "transform")}
+    return Machine(threads=threads, solves=solves, **rates)
+
+
+@dataclass(frozen=True)
+class Witness:
+    """What a process must have to take part in a run.
+
+    Attributes
+    ----------
+    versions : tuple of (str, str)
+        Of what makes the numbers: package and version.
+    places : tuple of (str, str, str)
+        What it must see: what that is, a file of it, and the SHA-256 of its content.
+    """
+
+    versions: tuple[tuple[str, str], ...]
+    places: tuple[tuple[str, str, str], ...]
+
+
+WITNESS: ContextVar[Witness | None] = ContextVar("WITNESS", default=None)
+"""What tasks that are sent to workers ask of them."""
+
+
+class WrongWorkerError(DsvccaError):
+    """A task that came to a worker that cannot take part: its address, and why."""
+
+
+@contextmanager
+def taking_part(client: Client, places: Mapping[str, Path]) -> Iterator[None]:
+    """Let only those workers take part that have the versions of this process and see the same files.
+
+    Parameters
+    ----------
+    places : mapping
+        A file of every place that tasks read or write, by what it is.
+
+    Raises
+    ------
+    DsvccaError
+        If one of those that are there cannot; of those that come later, what is sent to them goes to others.
+    """
+    own = tuple((what, str(path), _sha256(path)) for what, path in places.items())
+    witness = Witness(versions(), own)
+    _check_all(client, witness)
+    token = WITNESS.set(witness)
+    try:
+        yield
+    finally:
+        WITNESS.reset(token)
+
+
+def _check_all(client: Client, witness: Witness) -> None:
+    """Raise if a worker cannot take part, or does not answer."""
+    wait_for_workers(client)
+    content = pickle.dumps((witness, folders.known_options()))  # as bytes: no log shows what is in it
+    with ThreadPoolExecutor(1, "dsvcca-ask") as asking:
+        try:
+            for _ in range(3):
+                answer = asking.submit(client.run, _asked, content, on_error="return")
+                found: dict[str, Any] = answer.result(timeout=WAIT)
+                if not any(isinstance(said, CommClosedError) for said in found.values()):
+                    break
+                time.sleep(1)  # one went away as it was asked
+        except TimeoutError as error:
+            asking.shutdown(wait=False)
+            raise RunError(
+                f"some workers do not answer within {WAIT} s: end those that hang, or are cut off"
+            ) from error
+        except OSError as error:
+            raise RunError(LOST.format("")) from error
+    objections: dict[str, list[str]] = {}
+    for address, said in found.items():
+        why = _spelled(said) if isinstance(said, BaseException) else said
+        if why:
+            objections.setdefault(why, []).append(address)
+    if objections:
+        sentences = [
+            f"worker {addresses[0]}{f' and {len(addresses) - 1} more' if len(addresses) > 1 else ''} {why}"
+            for why, addresses in objections.items()
+        ]
+        raise RunError("\n".join(sentences))
+
+
+def _spelled(error: BaseException) -> str:
+    """Return what keeps a worker from answering."""
+    if isinstance(error, ImportError):
+        return f"cannot import dsvcca ({error}): install the same version there"
+    return f"cannot be asked ({type(error).__name__}: {error}): is it the same version of dsvcca?"
+
+
+def _asked(content: bytes) -> str:
+    """Return why this worker cannot take part; "" if it can."""
+    witness, options = pickle.loads(content)
+    folders.use_options(options)
+    return objection(witness)
+
+
+_accepted: deque[Witness] = deque(maxlen=64)
+
+
+def objection(witness: Witness) -> str:
+    """Return why this process cannot take part; "" if it can, which is looked at once."""
+    if witness in _accepted:
+        return ""
+    for (name, there), (_, here) in zip(witness.versions, versions(), strict=True):
+        if here != there:
+            return f"has {name} {here}, the driver {there}: install the same there"
+    for what, path, digest in witness.places:
+        try:
+            same = _sha256(folders.at(path, what)) == digest
+        except Exception as error:  # whatever the library of a URL raises
+            return f"does not see the {what} ('{path}': {error}): mount it at the same path there, or use a URL"
+        if not same:
+            return f"sees another {what} ('{path}' has another content): mount the same one at the same path there"
+    _accepted.append(witness)
+    return ""
+
+
+@cache
+def versions() -> tuple[tuple[str, str], ...]:
+    """Return the version of everything that makes the numbers; of dsvcca with a digest of its code."""
+    code = hashlib.sha256()
+    for path in sorted(Path(__file__).parents[1].rglob("*.py")):
+        code.update(path.read_bytes())
+    found = [("Python", ".".join(platform.python_version_tuple()[:2]))]
+    found += [(name, version(name)) for name in ("numpy", "scipy", "zarr")]
+    return (*found, ("dsvcca", f"{version('dsvcca')} (code {code.hexdigest()[:8]})"))
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(folders.read(path)).hexdigest()
+
+
+@contextmanager
+def local_client(workers: int, memory: int | str | None = None) -> Iterator[Client]:
+    """Start a Dask cluster of single-threaded processes on this machine, and stop it at the end.
+
+    An interrupt from the keyboard is for this process: workers end with the cluster, and without a word.
+    """
+    said = logging.getLogger("distributed")
+    level = said.level
+    try:
+        with dask.config.set(ON_ONE_MACHINE), ExitStack() as stack:
+            with _interrupts_wait():  # and in whatever is started here, now or later
+                try:
+                    cluster = LocalCluster(
+                        n_workers=workers,
+                        threads_per_worker=1,
+                        processes=True,
+                        memory_limit=memory or "auto",
+                        dashboard_address="127.0.0.1:0",  # for who is on this machine
+                    )
+                except (OSError, RuntimeError) as error:
+                    raise RunError(
+                        f"{workers} workers could not be started here ({error}): is there memory, and are open files "
+                        "and processes enough (ulimit -a)?"
+                    ) from error
+            stack.enter_context(cluster)
+            stack.enter_context(_kept(cluster, workers))
+            client = stack.enter_context(Client(cluster, set_as_default=False))
+            try:
+                yield client
+            except KeyboardInterrupt:
+                said.setLevel(logging.CRITICAL)
+                raise
+    finally:
+        said.setLevel(level)
+
+
+@contextmanager
+def _kept(cluster: LocalCluster, workers: int) -> Iterator[None]:
+    """Keep so many workers: one that dies as it starts takes with it what would start it again."""
+    done = threading.Event()
+
+    def look() -> None:
+        while not done.wait(LOOK):
+            cluster.scale(workers)
+
+    looking = threading.Thread(target=look, name="dsvcca-keep", daemon=True)
+    looking.start()
+    try:
+        yield
+    finally:
+        done.set()
+        looking.join()
+
+
+LOOK = 5
+"""Seconds after which it is looked whether a cluster of this machine has all its workers."""
+
+
+@contextmanager
+def _interrupts_wait() -> Iterator[None]:
+    """Keep interrupts from the keyboard waiting; threads and processes that are started meanwhile never see any."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    resource_tracker.ensure_running()  # which lets them through as it starts
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def workers_of(client: Client) -> list[dict[str, Any]]:
+    """Return what the scheduler knows of each worker.
+
+    Raises
+    ------
+    RunError
+        If it does not say so within PATIENCE seconds.
+    """
+    try:
+        asking: Any = client.scheduler
+        found = client.sync(asking.identity, n_workers=-1, callback_timeout=PATIENCE)["workers"]
+    except TimeoutError as error:
+        raise RunError(LOST.format(f": it has not answered for {PATIENCE} s")) from error
+    return [{**worker, "address": address} for address, worker in found.items()]
+
+
+PATIENCE = 300
+"""Seconds after which a scheduler that does not answer counts as lost, as for Dask a worker does."""
+
+
+def ask_scheduler(address: str, security: Security) -> None:
+    """Raise an OSError if no scheduler answers at an address within CONNECT seconds; no client is made for it."""
+
+    async def ask() -> None:
+        async with rpc(address, connection_args=security.get_connection_args("client")) as scheduler:
+            said = await scheduler.identity()
+            if said.get("type") != "Scheduler":
+                raise OSError(f"there is a {said.get('type')}")
+
+    async def in_time() -> None:
+        await asyncio.wait_for(ask(), CONNECT)
+
+    try:
+        asyncio.run(in_time())
+    except TimeoutError as error:
+        raise OSError(f"no answer in {CONNECT} s") from error
+    except OSError:
+        raise
+    except Exception as error:  # whatever comes of speaking to something else
+        raise OSError(f"{type(error).__name__}: {error}") from error
+
+
+CONNECT = 10
+"""Seconds that a scheduler has to answer at first."""
+
+
+def check_client(client: Client) -> None:
+    """Raise if a client is none to work with."""
+    if not isinstance(client, Client):
+        raise DsvccaError(f"client={client!r} is a {type(client).__name__}: pass a distributed.Client(address)")
+    if client.asynchronous:
+        raise DsvccaError("the Dask client is asynchronous: pass a Client(address) without asynchronous=True")
+    if client.status != "running":
+        raise DsvccaError(f"the Dask client is {client.status}: connect to a cluster and run the same line again")
+
+
+LOST = (
+    "the connection to the Dask scheduler was lost{}: what was finished is kept, connect to a cluster and run the same "
+    "line again"
+)
+
+
+@contextmanager
+def connected() -> Iterator[None]:
+    """Say in plain words that the scheduler is lost, wherever it is seen first.
+
+    Raises
+    ------
+    RunError
+        Instead of what Dask raises.
+    """
+    try:
+        yield
+    except (CommClosedError, CancelledError) as error:
+        raise RunError(LOST.format("")) from error
+
+
+def wait_for_workers(client: Client) -> None:
+    """Wait a moment for the first worker.
+
+    Raises
+    ------
+    DsvccaError
+        If none comes, or the client is none to work with.
+    """
+    check_client(client)
+    try:
+        if not workers_of(client):  # an adaptive cluster starts one only for a task
+            calling = client.submit(os.getpid, key=f"call-{uuid4().hex}")
+            client.wait_for_workers(1, timeout=WAIT)
+            calling.release()
+    except TimeoutError as error:
+        raise DsvccaError(f"{client} has no workers after {WAIT} s: start some, then run the same line") from error
+    except CommClosedError:
+        raise
+    except OSError as error:
+        raise RunError(
+            f"the Dask scheduler does not answer ({error}): connect to a cluster and run the same line again"
+        ) from error

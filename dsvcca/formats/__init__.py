@@ -1,1 +1,0 @@
-"""Files that other tools write: finding the arrays in them, and reading those piece by piece."""

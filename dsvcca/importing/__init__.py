@@ -1,0 +1,1 @@
+"""Files that other tools wrote, brought into a store."""

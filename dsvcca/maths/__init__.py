@@ -1,0 +1,1 @@
+"""Mathematics of arrays in memory; knows nothing of storage or clusters."""

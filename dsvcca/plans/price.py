@@ -1,0 +1,187 @@
+"""What a plan costs: counts, bytes, flops, memory, and seconds on a machine that was measured.
+
+`Work` is a plan as integers, `machine.Machine` what a thread does a second; `price` knows nothing else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil
+
+from dask.utils import format_bytes
+
+from dsvcca.plans.machine import Machine
+from dsvcca.plans.sizes import PROCESS, Size, reduce_flops, transform_flops
+
+TASK = 0.03
+"""Seconds that a task takes beside its arithmetic, about: opening, committing, the scheduler."""
+
+RUN = 0.25
+"""Seconds that a run takes beside its tasks, about: opening, beginning, checking."""
+
+STORAGE = 1e9
+"""Bytes a second that a worker is assumed to read and write, while it computes."""
+
+
+@dataclass(frozen=True)
+class BasisWork:
+    """One basis to be made: of what size, how many bytes are read for it how often, how many directions it keeps.
+
+    `route` is how it is whitened: "covariance", "dual" or "randomised".
+    """
+
+    size: Size
+    nbytes: int
+    times_read: int
+    rank: int
+    route: str
+
+
+@dataclass(frozen=True)
+class Together:
+    """Comparisons of one tile that share their rows and frequencies.
+
+    Attributes
+    ----------
+    rows, frequencies : int
+    multiplied : float
+        Products of a column of x and a column of y that are made, at all frequencies.
+    pairs : int
+    rank : int
+        Of a basis at one frequency, on average.
+    """
+
+    rows: int
+    frequencies: int
+    multiplied: float
+    pairs: int
+    rank: int
+
+
+@dataclass(frozen=True)
+class Work:
+    """A plan as integers.
+
+    `spectra` is how many solves for the correlations of a cross block all else costs, `products` how often cross blocks
+    are made.
+    """
+
+    comparisons: int
+    itself: int
+    variants: tuple[BasisWork, ...]
+    reduce_tasks: int
+    tiles: int
+    passes: tuple[Together, ...]
+    rules: int
+    vectors: bool
+    spectra: int
+    products: int
+    direct: bool
+    bytes_read: int
+    bytes_written: int
+    memory: int
+
+
+@dataclass(frozen=True)
+class Price:
+    """What a plan costs on some machine; `print` shows it.
+
+    Attributes
+    ----------
+    comparisons, itself, reduce_tasks, tiles : int
+        Of the comparisons, `itself` are of one representation with itself.
+    bytes_read, bytes_written : int
+    flops : float
+    memory : int
+        Bytes of the process of one worker thread, at most.
+    seconds : float
+        Of the whole run, if no basis is there yet.
+    threads : int
+        On so many worker threads.
+    """
+
+    comparisons: int
+    itself: int
+    reduce_tasks: int
+    tiles: int
+    bytes_read: int
+    bytes_written: int
+    flops: float
+    memory: int
+    seconds: float
+    threads: int
+
+    def __str__(self) -> str:
+        return "\n".join(
+            f"{name:<17}{what}"
+            for name, what in (
+                ("comparisons", f"{self.comparisons:,}, {self.itself:,} of them of one with itself"),
+                ("tasks", f"{self.reduce_tasks:,} reduce, {self.tiles:,} correlate (a tile each)"),
+                ("read", f"{format_bytes(self.bytes_read)}, if no basis is there yet"),
+                ("written", format_bytes(self.bytes_written)),
+                ("arithmetic", f"{self.flops / 1e9:,.1f} GFLOP"),
+                ("memory", f"{format_bytes(self.memory)} a worker thread"),
+                ("time", f"{spelled_time(self.seconds)} on {self._threads}"),
+            )
+        )
+
+    @property
+    def _threads(self) -> str:
+        busy = max(self.reduce_tasks, self.tiles)
+        idle = f", of which no more than {busy:,} ever have work" if self.threads > busy else ""
+        return "one worker thread like this one" if self.threads == 1 else f"{self.threads:,} worker threads{idle}"
+
+
+def spelled_time(seconds: float) -> str:
+    """Return a time that is known to a few percent.
+
+    >>> spelled_time(0.1234), spelled_time(12.34), spelled_time(1234), spelled_time(40_000)
+    ('about 0.12 s', 'about 12 s', 'about 21 min', 'about 11 h')
+    """
+    for unit, size in (("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"about {seconds / size:.{0 if seconds >= 10 * size else 1}f} {unit}"
+    return f"about {seconds:.{0 if seconds >= 10 else 1 if seconds >= 1 else 2}f} s"
+
+
+def price(work: Work, machine: Machine) -> Price:
+    """Return what some work costs on a machine."""
+    flops = seconds = 0.0
+    for one in work.variants:
+        own = reduce_flops(one.size, 0 if work.direct else one.rank, one.route)
+        flops += own + one.times_read * transform_flops(one.size)
+        seconds += own / machine.double
+        if one.size.space:
+            seconds += one.times_read * one.size.rows * one.size.width / machine.transform
+    reducing = seconds / machine.threads
+    seconds = 0.0
+    if work.direct:
+        columns = [one.size.columns for one in work.variants]
+        first = work.variants[0].size
+        cross = 4.0 * first.rows * first.frequencies * (sum(columns) ** 2 - sum(c * c for c in columns))
+        flops += cross
+        seconds += cross / machine.double
+    for several in work.passes:
+        product = 0.0 if work.direct else 2.0 * several.rows * several.multiplied * work.products
+        solves = several.pairs * several.frequencies * work.rules
+        each = machine.solve(several.rank, work.vectors) + (work.spectra + work.products - 1) * machine.solve(
+            several.rank, False
+        )
+        flops += product + solves * (1 + work.spectra) * 4.0 * several.rank**3
+        seconds += product / machine.product + solves * each
+    busy = ceil(work.tiles / machine.threads) / max(work.tiles / machine.threads, 1e-9)  # the last ones wait for none
+    correlating = seconds / machine.threads * (busy if work.tiles else 1)
+    overhead = RUN + TASK * (work.reduce_tasks + work.tiles) / machine.threads
+    moving = (work.bytes_read + work.bytes_written) / STORAGE / machine.threads
+    return Price(
+        comparisons=work.comparisons,
+        itself=work.itself,
+        reduce_tasks=work.reduce_tasks,
+        tiles=work.tiles,
+        bytes_read=work.bytes_read,
+        bytes_written=work.bytes_written,
+        flops=flops,
+        memory=PROCESS + work.memory,
+        seconds=max(reducing + correlating, moving) + overhead,
+        threads=machine.threads,
+    )

@@ -1,0 +1,1 @@
+"""The results store: its arrays, commits, filling; opened, and as tables."""

@@ -1,0 +1,1 @@
+"""The workspace: bases on disk, and partial results."""

@@ -1,0 +1,90 @@
+"""Partial results of one representation that is too large for one task: named arrays, kept until they are merged.
+
+    <workspace>/partial-<name>/    group; its zarr.json is the commit record, written last
+      numbers                      all arrays end to end, float64
+
+They are immutable, and whoever has merged them removes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from dsvcca.errors import DsvccaError
+from dsvcca.maths.arrays import Array, NumpyArray, to_numpy
+from dsvcca.storage import files, folders
+from dsvcca.storage.flat import Flat, Stretch, write_flat
+from dsvcca.storage.records import PartialRecord, read_record, write_record
+
+NUMBERS = "numbers"
+
+CHUNK = 1 << 20
+"""Numbers in a chunk."""
+
+
+def write_partial(workspace: str, name: str, arrays: Mapping[str, Array], about: Mapping[str, Any]) -> None:
+    """Commit arrays of float64 or complex128 under a name; `about` is kept with them."""
+    target = _folder(workspace, name)
+    folder = files.stage(folders.at(workspace, "workspace"))
+    try:
+        numbers = {key: to_numpy(value) for key, value in arrays.items()}
+        write_flat(folder / NUMBERS, numbers.values(), CHUNK)
+        record = {
+            "format": 1,
+            "kind": "partial",
+            "about": dict(about),
+            "arrays": [
+                {"name": key, "shape": list(value.shape), "pairs": value.dtype.kind == "c"}
+                for key, value in numbers.items()
+            ],
+            "checksums": files.seal(folder),
+        }
+        write_record(folder, record)
+        if not files.publish(folder, target) and read_record(target, PartialRecord) is None:
+            folders.remove(target)  # what is left of one is none
+            files.publish(folder, target)
+        # If it is there already, it is the same.
+    finally:
+        files.discard(folder)
+
+
+def has_partial(workspace: str, name: str) -> bool:
+    """Return whether arrays were committed under a name."""
+    return read_record(_folder(workspace, name), PartialRecord) is not None
+
+
+def read_partial(workspace: str, name: str) -> tuple[dict[str, NumpyArray], dict[str, Any]]:
+    """Return the arrays that were committed under a name, and what was kept with them.
+
+    Raises
+    ------
+    DsvccaError
+        If they are gone, or are not what was committed.
+    """
+    folder = _folder(workspace, name)
+    record = read_record(folder, PartialRecord)
+    if record is None:
+        raise DsvccaError(f"'{folder}' is gone: run the same line again to make it anew")
+    sizes = [prod(one["shape"]) * (2 if one["pairs"] else 1) for one in record["arrays"]]
+    try:
+        values = Flat(folder / NUMBERS, sum(sizes), CHUNK, record["checksums"]).values(slice(0, sum(sizes)))
+    except (OSError, ValueError) as error:
+        raise DsvccaError(
+            f"'{folder}' is not what was committed ({error}): remove it and run the same line again"
+        ) from error
+    stretch = Stretch(values)
+    arrays = {one["name"]: stretch.take(*one["shape"], pairs=one["pairs"]) for one in record["arrays"]}
+    return arrays, record["about"]
+
+
+def remove_partials(workspace: str, names: Iterable[str]) -> None:
+    """Remove partial results that were merged."""
+    for name in names:
+        folders.remove(_folder(workspace, name))
+
+
+def _folder(workspace: str, name: str) -> Path:
+    return folders.at(workspace, "workspace") / f"partial-{name}"
