@@ -19,7 +19,7 @@ for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 import numpy as np  # noqa: E402  (after the thread settings)
 from threadpoolctl import threadpool_info, threadpool_limits  # noqa: E402
 
-from dsvcca import products  # noqa: E402
+from dsvcca.engine import products  # noqa: E402
 from dsvcca.plans.layout import PANEL  # noqa: E402
 from dsvcca.plans.plan import Plan  # noqa: E402
 from dsvcca.plans.sizes import padded  # noqa: E402
@@ -82,7 +82,7 @@ def warm(folder: Path) -> None:
 
 
 def read_ranks(plan: Plan, workspace: Path) -> list[int]:
-    """Return the ranks of the variants of a plan whose bases are there: what its price is renewed by."""
+    """Return the ranks of the aspects of a plan whose bases are there: what its price is renewed by."""
     receipts = find_bases(str(workspace))
     found = []
     for name in plan.basis_fingerprints:

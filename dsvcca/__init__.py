@@ -13,17 +13,16 @@ from typing import Any as _Any
 from dsvcca import plot, statistics
 from dsvcca.activations.store import Store, create_store, open_store
 from dsvcca.analyses.directions import directions
+from dsvcca.analyses.over_training import signal_and_noise
 from dsvcca.analyses.shared import SharedSubspace, shared_subspace
-from dsvcca.analyses.training import signal_and_noise
 from dsvcca.engine.cluster import machine_of
 from dsvcca.engine.compare import compare
 from dsvcca.engine.keeping import keep_bases
 from dsvcca.errors import DsvccaError, DsvccaWarning
 from dsvcca.importing.into_store import import_activations
-from dsvcca.maths.correlations import CanonicalCorrelations, cca
+from dsvcca.maths.cca import CanonicalCorrelations, cca
 from dsvcca.maths.dft import FrequencyCorrelations, dft_cca
-from dsvcca.maths.measures import pwcca, svcca
-from dsvcca.maths.pair import measure
+from dsvcca.maths.pair import measure, pwcca, svcca
 from dsvcca.plans.plan import Plan
 from dsvcca.plans.planning import plan_comparisons
 from dsvcca.results.opening import open_results

@@ -160,6 +160,8 @@ def info(store: StorePath, where: Where = None, labels: LabelPattern = None, dim
     found = opened.representations
     print(f"{opened.path}: {len(found)} representations of {opened.datapoints} datapoints, ", end="")
     print(f"{format_bytes(sum(r.nbytes_now for r in found))}; datapoint ids {opened.ids or 'not known'}")
+    if (valid := opened.read_mask()) is not None:
+        print(f"  mask: {valid.sum():,} of {valid.size:,} positions are tokens")
     _print_unguarded(opened)
     for name in label_order({k for r in found for k in r.labels}):
         values = list(dict.fromkeys(r.labels[name] for r in found if name in r.labels))

@@ -26,7 +26,7 @@ from dsvcca.engine.compare import compare
 from dsvcca.errors import DsvccaError
 from dsvcca.experiments.images import Images, load_images
 from dsvcca.experiments.layers import CONVNET, MAPS, residual_layers
-from dsvcca.experiments.parallel import steps_at
+from dsvcca.experiments.settings import steps_at
 from dsvcca.maths.arrays import NumpyArray
 from dsvcca.plans.planning import plan_comparisons
 from dsvcca.plot.grids import layers

@@ -1,8 +1,8 @@
-"""The one error that dsvcca raises for what its caller can cause or mend."""
+"""The errors of this package, and what they are made of."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import Any
@@ -41,6 +41,12 @@ class DsvccaWarning(UserWarning):
     """A number that is right but needs care in reading; the same sentence is kept with the results."""
 
 
+def first_few(sentences: Sequence[str], most: int = 5) -> str:
+    """Return the first of some sentences, a line each, and how many there are more."""
+    more = f" (and {len(sentences) - most} more)" if len(sentences) > most else ""
+    return "\n".join(sentences[:most]) + more
+
+
 def nearest(wanted: Any, known: Iterable[Any], limit: int = 8) -> str:
     """Return what there is, for an error message: what was meant, perhaps, or the first (nearest) few.
 
@@ -52,7 +58,7 @@ def nearest(wanted: Any, known: Iterable[Any], limit: int = 8) -> str:
         names.sort(key=lambda name: abs(name - wanted))
     else:
         by_text = {str(name): name for name in names}
-        close = [by_text[text] for text in get_close_matches(str(wanted), list(by_text), n=3)]
+        close = [by_text[text] for text in get_close_matches(str(wanted), list(by_text), n=4)]
         close = close or [name for text, name in by_text.items() if text.lower() == str(wanted).lower()]
         if close:
             return f"did you mean {' or '.join(map(repr, close))}?"

@@ -505,7 +505,7 @@ def learned(data: bytes) -> None:
     box = _copy_of("rich")
     path = box.out / "commits" / "bases.json"
     with _with(path, _fuzzed(path, Draws(data))):
-        assert isinstance(filling.read_bases(box.out, 1), dict)
+        assert isinstance(filling.read_learned(box.out, 1), dict)
 
 
 def results_record(data: bytes) -> None:

@@ -144,3 +144,20 @@ def wachter_mean(p, q, n):
     x = (high + low) / 2 + half * np.cos(angle)
     density = half * np.sin(angle) / (2 * np.pi * c1 * x * (1 - x))
     return float((np.sqrt(x) * density * half * np.sin(angle)).sum() * np.pi / 20_000)
+
+
+def draw(rng: np.random.Generator, p: int, q: int, m: int, count: int) -> np.ndarray:
+    """Return canonical correlations of independent Gaussian data, (count, p) descending, without making any data.
+
+    Singular values of a bidiagonal matrix of beta variates (Edelman & Sutton 2008); p <= q and p + q <= m.
+    """
+    i, j = np.arange(1, p + 1), np.arange(1, p)
+    c2 = rng.beta((q - p + i) / 2, (m - q - p + i) / 2, (count, p))
+    d2 = rng.beta(j / 2, (m - 2 * p + 1 + j) / 2, (count, p - 1))
+    c, s, d, e = np.sqrt(c2), np.sqrt(1 - c2), np.sqrt(d2), np.sqrt(1 - d2)
+    b = np.zeros((count, p, p))
+    b[:, 0, 0] = c[:, -1]
+    k = np.arange(1, p)
+    b[:, k, k] = c[:, p - 1 - k] * e[:, p - 1 - k]
+    b[:, k - 1, k] = -s[:, p - k] * d[:, p - 1 - k]
+    return np.asarray(np.linalg.svd(b, compute_uv=False))

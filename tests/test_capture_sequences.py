@@ -294,6 +294,7 @@ def test_the_mask_of_a_key_or_of_a_function_becomes_the_stores(tmp_path, tokens)
     capture(embedding(), [(one, "label") for one in dicts(tokens)], store, layers=["fc"], mask="attention", step=1)
 
 
+@pytest.mark.filterwarnings("ignore:.* datapoints are counted")
 def test_the_mask_is_what_comparisons_leave_out(store, tmp_path, tokens):
     for seed in range(2):
         torch.manual_seed(seed)

@@ -11,8 +11,7 @@ import dsvcca
 from dsvcca import DsvccaError, DsvccaWarning
 from dsvcca.engine import cluster, execute
 from dsvcca.engine.bases import make_bases
-from dsvcca.engine.compare import tile_tasks
-from dsvcca.engine.correlate import correlate
+from dsvcca.engine.correlate import correlate, tile_tasks
 from dsvcca.plans.sizes import PROCESS, holds_whole, streams
 from dsvcca.results.filling import begin
 from dsvcca.workspace.contents import ensure_workspace
@@ -21,7 +20,7 @@ from tests.populations import same_bits
 SPACE = (6, 5)
 ROWS = 700
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*fewer than 5 rows a kept")
+pytestmark = pytest.mark.filterwarnings("ignore:.*fewer than 5 rows a kept", "ignore:.* datapoints are counted")
 
 
 def maps(seed, channels, space=SPACE, n=ROWS):
@@ -107,7 +106,7 @@ def test_chunks_and_workers_change_no_bit(results, tmp_path):
 def test_frequencies_taken_one_by_one_change_no_bit(plan, results, tmp_path):
     workspace, about = str(tmp_path / "w"), {name: results.attrs[name] for name in ("dsvcca_version", "datapoint_ids")}
     ensure_workspace(workspace)
-    bases = make_bases(plan, workspace, range(len(plan.variants)), None).bases
+    bases = make_bases(plan, workspace, range(len(plan.aspects)), None).bases
     [task] = tile_tasks(begin(tmp_path / "r.zarr", plan, about), workspace, bases)
     execute.guarded(correlate, replace(task, budget=1))  # no two of them fit
     assert same_bits(dsvcca.compare(plan, tmp_path / "r.zarr", workspace=workspace), results)
@@ -229,7 +228,7 @@ def test_maps_of_different_sizes_meet_under_a_view_by_name(mixed, tmp_path, view
 def test_pairs_that_are_not_wanted_need_not_meet(mixed, tmp_path):
     store, _ = mixed
     plan = dsvcca.plan_comparisons(store, [({"layer": "a"}, {"layer": "b"})], view="dft")
-    assert [plan.representations[v.representation].labels["layer"] for v in plan.variants] == ["a", "b"]
+    assert [plan.representations[v.representation].labels["layer"] for v in plan.aspects] == ["a", "b"]
     with pytest.raises(DsvccaError, match="maps of 6x5 and a dense layer cannot be .*; or select.* other pairs"):
         dsvcca.plan_comparisons(store, [({"layer": "a"}, {"layer": "dense"})], view="dft")
 

@@ -29,13 +29,13 @@ import dsvcca
 from dsvcca import DsvccaError, DsvccaWarning
 from dsvcca.engine import cluster, execute
 from dsvcca.engine.bases import make_bases
-from dsvcca.engine.compare import tile_tasks
+from dsvcca.engine.correlate import tile_tasks
 from dsvcca.engine.reduce import ReduceTask, reduce, reduce_tasks
 from dsvcca.maths import views
 from dsvcca.plans.sizes import PROCESS, holds_whole, pack_memory, tile_memory
 from dsvcca.results.filling import begin
-from dsvcca.storage.files import STAGING
 from dsvcca.storage.records import signed
+from dsvcca.storage.staging import STAGING
 from dsvcca.workspace.contents import ensure_workspace, find_bases
 from tests.populations import activations, same_bits, write_population
 
@@ -149,6 +149,7 @@ def test_other_chunks_change_no_bit(population, results, tmp_path, chunk):
     assert same_bits(dsvcca.compare(plan, tmp_path / "r.zarr", workspace=tmp_path / "w"), results)
 
 
+@pytest.mark.filterwarnings("ignore:.* datapoints are counted")
 def test_maps_read_in_pieces_have_the_bits_of_maps_in_memory(tmp_path):
     rng = np.random.default_rng(0)
     maps = [rng.standard_normal((300, 6, 5, 8)).astype("f4") for _ in range(2)]
@@ -290,7 +291,7 @@ def test_tasks_carry_paths_and_never_arrays(tmp_path):
         store.write(activations(seed, n=300, p=6), layer="a_layer_with_a_long_name", seed=seed, step=100000 + seed)
     plan = dsvcca.plan_comparisons(store)
     ensure_workspace(str(tmp_path / "w"))
-    bases = make_bases(plan, str(tmp_path / "w"), range(len(plan.variants)), None).bases
+    bases = make_bases(plan, str(tmp_path / "w"), range(len(plan.aspects)), None).bases
     tasks = tile_tasks(begin(tmp_path / "r.zarr", plan, {}), str(tmp_path / "w"), bases)
     assert max(len(pickle.dumps(task)) for task in tasks) < 10_000
     tasks = reduce_tasks(plan, str(tmp_path / "w"), list(range(130)), threads=1)
@@ -338,7 +339,7 @@ def test_a_failing_representation_before_a_streamed_one_leaves_no_empty_pack(tmp
     task = ReduceTask(
         workspace=str(tmp_path / "w"),
         representations=plan.representations,
-        views=tuple(variant.view for variant in plan.variants),
+        views=tuple(aspect.view for aspect in plan.aspects),
         fingerprints=plan.basis_fingerprints,
         whitening=plan.whitening,
         rule=plan.widest,

@@ -10,10 +10,12 @@ import xarray as xr
 import dsvcca
 from dsvcca.maths import nulls
 from dsvcca.maths.measures import ALL, DEFAULT
-from dsvcca.maths.resampling import segment_bounds
+from dsvcca.maths.resampling import fold_bounds
 from dsvcca.maths.sums import shrinkage_of
 from tests.populations import same_bits
 from tests.test_resampling import first_order
+
+pytestmark = pytest.mark.filterwarnings("ignore:.* datapoints are counted", "ignore:.* NaN where")
 
 N = 700
 
@@ -88,7 +90,7 @@ def by_formula(x, y, variance, ridge=0.01):
         "p_value": nulls.largest_by_chance(rho[0], k, q, N - 1),
         "significant": nulls.standing_out(rho, k, q, N - 1),
         "significant_bartlett": np.cumprod(nulls.bartlett(rho, k, q, N - 1) <= 0.05).sum(),
-        "svcca_error": first_order(u, v, segment_bounds(N, 1)),
+        "svcca_error": first_order(u, v, fold_bounds(N, 1)),
     }
     x_one, y_one = (one / np.sqrt(np.mean(np.sum(one**2, axis=1))) for one in (x, y))
     c_x, c_y = (one.T @ one / N + ridge * np.eye(one.shape[1]) for one in (x_one, y_one))

@@ -21,7 +21,7 @@ import dsvcca
 from dsvcca import DsvccaError, DsvccaWarning
 from dsvcca.engine.cluster import local_client
 from dsvcca.storage import folders
-from dsvcca.storage.files import STAGING
+from dsvcca.storage.staging import STAGING
 from dsvcca.workspace import contents
 from tests.populations import activations, same_bits
 from tests.s3_proxy import Proxy
@@ -705,7 +705,7 @@ def test_wrong_credentials_are_told(proxy, place, there, truth, tmp_path):
     for call in every_door(place, there, truth, tmp_path):
         with refused("cannot be reached.*Forbidden.*by whom"):
             call()
-    with refused("Forbidden[\\s\\S]*(nothing is left to compare|run the same line again)"):
+    with refused("InvalidAccessKeyId[\\s\\S]*(nothing is left to compare|run the same line again)"):
         dsvcca.compare(plan, tmp_path / "r.zarr", workspace=tmp_path / "w")
     fsspec.config.conf["s3"] = {**fsspec.config.conf["s3"], "key": "key"}
     assert same_bits(dsvcca.compare(plan, tmp_path / "r.zarr", workspace=tmp_path / "w"), truth.results)

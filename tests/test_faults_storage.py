@@ -21,9 +21,9 @@ import dsvcca
 from dsvcca import DsvccaError, DsvccaWarning, cli
 from dsvcca.engine import execute, reduce
 from dsvcca.errors import RunError
-from dsvcca.storage import files
-from dsvcca.storage.files import STAGING
+from dsvcca.storage import chunked
 from dsvcca.storage.records import signed, write_record
+from dsvcca.storage.staging import STAGING
 from tests.populations import activations, same_bits
 
 ROWS = 3000
@@ -48,7 +48,7 @@ def sound(tmp_path_factory):
 def write_in_two(store, seed, x, **options):
     """Write a layer in two chunks, small as it is."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(files, "CHUNK", x.nbytes // 2)
+        patch.setattr(chunked, "CHUNK", x.nbytes // 2)
         store.write(x, layer="a", seed=seed, **options)
 
 
@@ -287,7 +287,7 @@ def test_array_metadata_that_others_would_read_is_verified(here, case):
 
 @fault("what is being written is cleaned away meanwhile", "an error, and nothing is written")
 def test_a_writer_whose_folder_vanishes_is_an_error(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "CHUNK", 40_000)
+    monkeypatch.setattr(chunked, "CHUNK", 40_000)
     store = dsvcca.create_store(tmp_path / "s.zarr", datapoints=ROWS)
     x = activations(0, n=ROWS)
     with pytest.raises(DsvccaError, match="is something cleaning"), store.writer(layer="a") as writer:

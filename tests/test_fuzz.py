@@ -30,7 +30,7 @@ from dsvcca import DsvccaError, DsvccaWarning, cli
 from dsvcca.activations import pieces, representations
 from dsvcca.activations.labels import COLUMNS, LETTERS, SPACE, to_datapoints_first
 from dsvcca.maths.measures import MEASURES
-from dsvcca.storage import files
+from dsvcca.storage import chunked
 from dsvcca.workspace.packs import Pack
 from tests import fuzz_targets, reference
 from tests.fuzz_targets import NASTY, answered, edited, guarded, key_of, signed_again, spelled
@@ -120,7 +120,7 @@ def test_what_is_written_is_read_back_bit_for_bit(data):
     cuts = sorted(data.draw(st.sets(st.integers(0, rows), max_size=4)))
     how = data.draw(st.sampled_from(spellings(names)))
     wanted = x.astype(x.dtype.newbyteorder("=")).transpose(to_datapoints_first(names))
-    small = mock.patch.object(files, "CHUNK", data.draw(st.sampled_from([1, 64, 500, 8 << 20])))
+    small = mock.patch.object(chunked, "CHUNK", data.draw(st.sampled_from([1, 64, 500, 8 << 20])))
     short = mock.patch.object(pieces, "PIECE", data.draw(st.sampled_from([1, 100, 16 << 20])))
     with place() as folder, guarded(folder), small, short:
         store = dsvcca.create_store(folder / "s.zarr", datapoints=rows)
@@ -284,7 +284,7 @@ def test_results_are_those_in_memory_and_neither_chunks_nor_order_change_a_bit(d
         store = dsvcca.create_store(folder / "s.zarr", datapoints=rows)
         other = dsvcca.create_store(folder / "t.zarr", datapoints=rows)
         group = zarr.open_group(folder / "g.zarr", mode="w")
-        with mock.patch.object(files, "CHUNK", data.draw(st.sampled_from([1, 300]))):
+        with mock.patch.object(chunked, "CHUNK", data.draw(st.sampled_from([1, 300]))):
             for i in order:
                 other.write(arrays[i], layer="a", seed=i)
         for i, x in enumerate(arrays):

@@ -240,15 +240,15 @@ def test_growth_that_was_interrupted_is_finished_by_the_next_run(grown, tmp_path
     for seed in range(4):
         write(store, 10 + seed, extra=f"label {seed}")
     code = f"""
-        import os, dsvcca, dsvcca.dataset, sys
+        import os, dsvcca, sys
         from dataclasses import replace
-        real, left = dsvcca.storage.files.fit_array, [int(sys.argv[1])]
+        real, left = dsvcca.storage.chunked.fit_array, [int(sys.argv[1])]
 
         def fit(*arguments):
             left[0] -= 1
             return os._exit(9) if left[0] < 0 else real(*arguments)
 
-        dsvcca.storage.files.fit_array = fit
+        dsvcca.storage.chunked.fit_array = fit
         plan = replace(dsvcca.plan_comparisons(dsvcca.open_store({store.path!r})), panel=4)
         dsvcca.compare(plan, {str(out)!r}, workspace={str(workspace)!r})
     """

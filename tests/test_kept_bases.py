@@ -28,6 +28,7 @@ from tests.populations import activations, same_bits
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*fewer than 5 rows a kept direction"),
     pytest.mark.filterwarnings("ignore:center='dc'"),
+    pytest.mark.filterwarnings("ignore:.* datapoints are counted"),
     pytest.mark.filterwarnings("ignore:.*nothing is saved by it"),
 ]
 

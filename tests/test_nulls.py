@@ -7,6 +7,7 @@ from scipy.stats import beta as beta_distribution
 from scipy.stats import kstest
 
 from dsvcca.maths import nulls
+from tests.reference import draw
 
 SIZES = [(1, 4, 60), (2, 2, 60), (3, 5, 200), (5, 7, 59), (10, 10, 300), (10, 60, 100), (24, 30, 499), (30, 30, 70)]
 LARGE = [(40, 50, 999), (100, 120, 1999)]
@@ -73,7 +74,7 @@ def test_exact_and_asymptotic_means_meet():
 @pytest.mark.parametrize("size", [*SIZES, *LARGE])
 def test_p_values_of_independent_data_are_uniform(size):
     """2,000 pairs of each size, drawn without data."""
-    p = nulls.largest_by_chance(nulls.draw(np.random.default_rng(3), *size, 2000)[:, 0], *size)
+    p = nulls.largest_by_chance(draw(np.random.default_rng(3), *size, 2000)[:, 0], *size)
     assert kstest(p, "uniform").pvalue > 0.01
 
 
@@ -91,7 +92,7 @@ def test_small_probabilities_keep_their_digits():
 
 def test_what_was_drawn_is_what_data_show():
     rng = np.random.default_rng(5)
-    drawn, found = nulls.draw(rng, 5, 7, 59, 4000), simulated(rng, 5, 7, 59, 4000)
+    drawn, found = draw(rng, 5, 7, 59, 4000), simulated(rng, 5, 7, 59, 4000)
     for i in range(5):
         assert kstest(drawn[:, i], found[:, i]).pvalue > 0.01
 
@@ -128,9 +129,9 @@ def test_planted_correlations_come_back_without_chance():
 
 def test_directions_that_stand_out_are_counted():
     rng = np.random.default_rng(1)
-    none = nulls.draw(rng, 20, 30, 499, 1000)
+    none = draw(rng, 20, 30, 499, 1000)
     assert 0.01 < (nulls.standing_out(none, 20, 30, 499) > 0).mean() < 0.08
-    some = np.concatenate([np.full((1000, 4), 0.8), nulls.draw(rng, 16, 26, 495, 1000)], axis=1)
+    some = np.concatenate([np.full((1000, 4), 0.8), draw(rng, 16, 26, 495, 1000)], axis=1)
     counts = nulls.standing_out(some, 20, 30, 499)
     assert (counts >= 4).all()
     assert 0.01 < (counts > 4).mean() < 0.08
@@ -138,7 +139,7 @@ def test_directions_that_stand_out_are_counted():
 
 
 def test_bartlett():
-    found = nulls.draw(np.random.default_rng(2), 5, 7, 59, 20_000)
+    found = draw(np.random.default_rng(2), 5, 7, 59, 20_000)
     statistics, freedom = nulls.bartlett_statistics(found, 5, 7, 59)
     assert freedom.tolist() == [35, 24, 15, 8, 3]
     assert statistics[:, 0].mean() == pytest.approx(35.0, abs=0.3)

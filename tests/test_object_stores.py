@@ -13,7 +13,7 @@ import dsvcca
 from dsvcca import DsvccaError, DsvccaWarning
 from dsvcca.engine import cluster
 from dsvcca.storage import folders
-from dsvcca.storage.files import STAGING
+from dsvcca.storage.staging import STAGING
 from tests.populations import activations, same_bits
 from tests.s3_server import s3_server
 
@@ -115,7 +115,7 @@ def test_damage_at_a_url_is_found_and_named(s3):
 def test_arrays_of_others_at_a_url_are_read(s3, tmp_path):
     url = f"s3://{BUCKET}/others.zarr"
     at = folders.at(url, "store", s3)
-    group = zarr.open_group(dsvcca.storage.files.zarr_store(at, writing=True), mode="w")
+    group = zarr.open_group(dsvcca.storage.chunked.zarr_store(at, writing=True), mode="w")
     for seed in range(3):
         group.create_array(f"seed={seed}/a", data=activations(seed), chunks=(200, 24))
     store = dsvcca.open_store(url)

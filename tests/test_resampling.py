@@ -10,8 +10,10 @@ import dsvcca
 from dsvcca.maths.arrays import to_numpy
 from dsvcca.maths.measures import ALL, MEASURES
 from dsvcca.maths.mixing import mix, unmix
-from dsvcca.maths.resampling import SEGMENTS, influences, segment_bounds
+from dsvcca.maths.resampling import FOLDS, fold_bounds, influences
 from tests.populations import same_bits
+
+pytestmark = pytest.mark.filterwarnings("ignore:.* datapoints are counted", "ignore:.* NaN where")
 
 NAMES = ["svcca", "svcca_error", "svcca_held_out"]
 
@@ -51,7 +53,7 @@ def first_order(u, v, bounds):
 
 
 def exact_error(x, y, bounds):
-    """Return the jackknife error from as many analyses as there are segments."""
+    """Return the jackknife error from as many analyses as there are folds."""
     means = []
     for start, stop in pairwise(bounds):
         left = np.r_[0:start, stop : len(x)]
@@ -60,7 +62,7 @@ def exact_error(x, y, bounds):
 
 
 def held_out(x, y, bounds):
-    """Return the mean correlation in odd segments of what was found in the even ones."""
+    """Return the mean correlation in odd folds of what was found in the even ones."""
     places = np.searchsorted(bounds, np.arange(len(x)), side="right") - 1
     even, odd = places % 2 == 0, places % 2 == 1
     (q, r), (s, t) = (np.linalg.qr(centred(one[even])) for one in (x, y))
@@ -80,11 +82,11 @@ def compared(tmp_path, arrays, dims=None, **options):
 @pytest.mark.parametrize(
     ("rows", "unit"), [(3, 1), (100, 1), (2559, 1), (2560, 1), (10_001, 1), (9800, 49), (500_000, 49)]
 )
-def test_segments_are_whole_datapoints_and_about_alike(rows, unit):
-    bounds = segment_bounds(rows, unit)
+def test_folds_are_whole_datapoints_and_about_alike(rows, unit):
+    bounds = fold_bounds(rows, unit)
     assert bounds[0] == 0
     assert bounds[-1] == rows
-    assert len(bounds) - 1 == min(SEGMENTS, rows // unit)
+    assert len(bounds) - 1 == min(FOLDS, rows // unit)
     assert (bounds[:-1] % unit == 0).all()
     sizes = np.diff(bounds)
     assert sizes.max() - sizes.min() <= max(sizes.mean() / 2, unit)
@@ -101,7 +103,7 @@ def test_errors_and_held_out_correlations_are_those_of_the_datapoints(tmp_path, 
     x, y = planted(n, [0.9, 0.6, 0.3], more=2)
     layers = [x, 3 * y + 1, y[:, ::-1][:, :4]]
     found = compared(tmp_path, layers)
-    bounds = segment_bounds(n, 1)
+    bounds = fold_bounds(n, 1)
     for i, j in ((0, 1), (1, 0), (1, 2)):
         one, other = layers[i], layers[j]
         expected = first_order(basis(one), basis(other), bounds)
@@ -119,11 +121,11 @@ def test_errors_are_the_exact_jackknife_to_first_order():
     for n, rho in ((400, [0.8, 0.5]), (4000, [0.9, 0.5, 0.2])):
         x, y = planted(n, rho, more=1)
         own = dsvcca.measure(x, y, ["svcca_error"])["svcca_error"]
-        assert own == pytest.approx(exact_error(x, y, segment_bounds(n, 1)), rel=0.03)
+        assert own == pytest.approx(exact_error(x, y, fold_bounds(n, 1)), rel=0.03)
 
 
 def test_influences_are_the_derivative(xp):
-    """Weighting a segment by 1 - e moves sum(rho) by -e times its influence."""
+    """Weighting a fold by 1 - e moves sum(rho) by -e times its influence."""
     x, y = planted(300, [0.9, 0.6, 0.3], more=2)
     u, v = basis(x), basis(y)
     c = u.T @ v
@@ -148,7 +150,7 @@ def test_several_variances_have_their_own_errors(tmp_path):
     x, y = (shared @ rng.standard_normal((4, 12)) + 0.4 * rng.standard_normal((700, 12)) for _ in range(2))
     found = compared(tmp_path, [x, y], variance=[0.9, 1.0])
     for place, variance in enumerate((0.9, 1.0)):
-        expected = first_order(basis(x, variance), basis(y, variance), segment_bounds(700, 1))
+        expected = first_order(basis(x, variance), basis(y, variance), fold_bounds(700, 1))
         assert found.svcca_error.values[0, 1, place] == pytest.approx(expected, rel=1e-4)
 
 
@@ -157,7 +159,7 @@ def test_maps_have_errors_over_all_frequencies(tmp_path):
     shared = rng.standard_normal((400, 4, 4, 2))
     x, y = (shared @ rng.standard_normal((2, 3)) + rng.standard_normal((400, 4, 4, 3)) for _ in range(2))
     found = compared(tmp_path, [x, y], "nhwc")
-    bounds, total, rank = segment_bounds(400, 1), 0, 0
+    bounds, total, rank = fold_bounds(400, 1), 0, 0
     for f in np.ndindex(4, 4):
         u, v = (basis(np.fft.fft2(one, axes=(1, 2))[:, f[0], f[1]]) for one in (x, y))
         a, rho, b = np.linalg.svd(u.conj().T @ v)
@@ -348,11 +350,11 @@ def test_too_few_shuffles_for_a_p_value_are_refused(tmp_path):
 
 
 def test_halves_that_lack_a_direction_hold_out_nothing(tmp_path):
-    """A neuron that is silent in the even segments has no direction there."""
+    """A neuron that is silent in the even folds has no direction there."""
     x, y = planted(400, [0.8, 0.4], more=1)
-    bounds = segment_bounds(400, 1)
-    for segment in range(0, 20, 2):
-        x[bounds[segment] : bounds[segment + 1], 1] = 0
+    bounds = fold_bounds(400, 1)
+    for fold in range(0, 20, 2):
+        x[bounds[fold] : bounds[fold + 1], 1] = 0
     found = compared(tmp_path, [x, y])
     assert np.isnan(found.svcca_held_out.values[0, 1])
     assert np.isfinite(found.svcca.values).all()
@@ -409,7 +411,7 @@ def test_ties_of_few_values_count_as_not_smaller():
 
 
 def test_directions_that_only_one_half_has_are_no_number(tmp_path):
-    """A neuron that is active in one row of the even segments has no correlation in the odd ones, not any: 0 / 0."""
+    """A neuron that is active in one row of the even folds has no correlation in the odd ones, not any: 0 / 0."""
     rng = np.random.default_rng(3)
     store = dsvcca.create_store(tmp_path / "s.zarr", datapoints=4096)
     layers = []

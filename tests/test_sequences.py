@@ -8,10 +8,12 @@ import pytest
 import zarr
 
 import dsvcca
-from dsvcca import DsvccaError
+from dsvcca import DsvccaError, DsvccaWarning
 from dsvcca.activations.pieces import read_pieces
 from dsvcca.results.tables import to_frame
 from tests.populations import same_bits
+
+pytestmark = pytest.mark.filterwarnings("ignore:chance. 500 datapoints are counted")
 
 ROWS, POSITIONS = 500, 6
 
@@ -57,6 +59,53 @@ def test_padding_is_left_out_of_the_rows(store, tmp_path):
     # Without the mask it is another number.
     everything = [sequences(seed, neurons).reshape(-1, neurons) for seed, neurons in enumerate((5, 7))]
     assert abs(dsvcca.svcca(*everything, variance=0.9) - float(found.svcca[0, 1])) > 1e-3
+
+
+def test_that_chance_counts_datapoints_is_warned_of_where_they_have_several_rows(tmp_path):
+    rng = np.random.default_rng(0)
+    store = dsvcca.create_store(tmp_path / "s.zarr", datapoints=100)
+    for seed in range(2):
+        store.write(rng.standard_normal((100, 30, 5)), layer="lstm", seed=seed, dims="ntd")
+        store.write(rng.standard_normal((100, 5)), layer="dense", seed=seed)
+    dense, tokens = store.select(layer="dense"), store.select(layer="lstm")
+    counted = "100 datapoints are counted and not their 3,000 rows"
+    named = ["svcca", "p_value", "chance", "svcca_shuffled"]
+
+    def compared(store, name, **options):
+        return dsvcca.compare(dsvcca.plan_comparisons(store, **options), tmp_path / name)
+
+    assert not compared(dense, "dense.zarr", measures=named).attrs["warnings"]
+    assert not compared(tokens, "svcca.zarr", measures=["svcca"]).attrs["warnings"]
+    assert not compared(tokens, "means.zarr", view="mean").attrs["warnings"]
+    with pytest.warns(DsvccaWarning, match=rf"chance, p_value: {counted}.*measures=\['svcca_shuffled'\] asks the data"):
+        found = compared(tokens, "tokens.zarr", measures=named)
+    x, y = (tokens.read(layer="lstm", seed=seed).reshape(3000, 5) for seed in range(2))
+    assert abs(float(found.svcca_shuffled[0, 1]) - dsvcca.measure(x, y, ["chance"])["chance"]) < 0.01
+    assert float(found.chance[0, 1]) > 4 * float(found.svcca_shuffled[0, 1])  # what the sentence says
+    with pytest.warns(DsvccaWarning, match=counted):
+        found = compared(store, "both.zarr")
+    assert [words for words in found.attrs["warnings"] if counted in words]
+
+
+def test_what_cannot_be_resampled_is_said_and_not_a_number(store, tmp_path):
+    store.write_mask(np.arange(POSITIONS) < lengths()[:, None])
+    store = dsvcca.open_store(store.path)
+    plan = dsvcca.plan_comparisons(store, measures=["svcca", "svcca_error", "svcca_shuffled"])
+    with pytest.warns(
+        DsvccaWarning, match="svcca_error, svcca_shuffled: NaN where datapoints differ in their number of"
+    ):
+        found = dsvcca.compare(plan, tmp_path / "r.zarr")
+    assert np.isfinite(found.svcca).all()
+    assert np.isnan(found.svcca_error).all()
+    assert np.isnan(found.svcca_shuffled).all()
+
+
+def test_a_mask_is_read_back(store):
+    assert store.read_mask() is None
+    valid = np.arange(POSITIONS) < lengths()[:, None]
+    store.write_mask(valid)
+    assert np.array_equal(store.read_mask(), valid)
+    assert np.array_equal(dsvcca.open_store(store.path).read_mask(), valid)
 
 
 def test_a_mask_belongs_to_sequences_of_its_length_and_changes_what_is_whitened(store, tmp_path):
@@ -176,7 +225,9 @@ def test_positions_that_cannot_be_taken_apart_are_refused(store, tmp_path):
     with pytest.raises(DsvccaError, match="cannot be compared as view='neurons'"):
         dsvcca.plan_comparisons(store, view="each_position")
     store.write_mask(np.arange(POSITIONS) < lengths()[:, None])
-    with pytest.raises(DsvccaError, match=r"calls \d+ of its positions padding, .*: use view='positions'"):
+    with pytest.raises(
+        DsvccaError, match=r"calls \d+ of its positions padding, .*: view='positions' compares all tokens"
+    ):
         dsvcca.plan_comparisons(store.select(layer="lstm"), view="each_position")
 
 

@@ -1,6 +1,7 @@
 """Statistics of populations: what was put in comes out, chance is told from what is there, holes are refused."""
 
 import itertools
+import warnings
 
 import numpy as np
 import pytest
@@ -232,18 +233,21 @@ def test_pairs_that_are_not_there_are_counted_and_the_first_is_named(whole):
     with pytest.raises(DsvccaError, match=f"^2 of 153 pairs have no svcca, the first is {first}: compare them too"):
         distances(results)
     results.attrs["failed"] = ["model='b', seed=0, layer='top': it is constant"]
-    with pytest.raises(DsvccaError, match=r"layer='top' \(attrs\['failed'\] of the results says what failed\)"):
+    with pytest.raises(
+        DsvccaError, match=r"1 could not be compared \(model='b', seed=0, layer='top': it is constant\)"
+    ):
         distances(results)
 
 
-def test_of_a_layer_that_failed_it_is_said_where_to_look(tmp_path):
+def test_of_a_layer_that_failed_it_is_said_which_and_why(tmp_path):
     rng = np.random.default_rng(0)
     store = dsvcca.create_store(tmp_path / "s.zarr", datapoints=ROWS)
     for seed in range(3):
         store.write(rng.standard_normal((ROWS, 5)) * (seed < 2), layer="a", seed=seed)
     with pytest.warns(DsvccaWarning, match="1 of 3 representations could not be compared"):
         results = dsvcca.compare(dsvcca.plan_comparisons(store), tmp_path / "r.zarr")
-    words = r"^2 of 3 pairs have no svcca, the first is seed=0, layer='a' with seed=2, layer='a' \(attrs\['failed'\]"
+    first = r"^2 of 3 pairs have no svcca, the first is seed=0, layer='a' with seed=2, layer='a': "
+    words = first + r"1 could not be compared \(seed=2, layer='a': .*constant.*select\(\) the others"
     for ask in (distances, clusters):
         with pytest.raises(DsvccaError, match=words):
             ask(results)
@@ -591,7 +595,47 @@ def test_groups_of_a_store_are_told_apart(whole):
     assert (apart.within < apart.between).all()
     assert (apart.difference > 0).all()
     np.testing.assert_allclose(apart.p_value, 2 / 20)
-    assert (group_test(whole, group="seed").p_value > 0.5).all()
+    with pytest.warns(DsvccaWarning, match="differ in seed alone are more alike"):  # they are of one model
+        assert (group_test(whole, group="seed").p_value > 0.5).all()
+
+
+@pytest.mark.parametrize("share", [0.0, 5.0], ids=["own starts", "like starts"])
+def test_networks_of_two_groups_that_share_their_start_are_found(share):
+    rng = np.random.default_rng(0)
+    starts = rng.standard_normal((5, 3))
+    warned = 0
+    for _ in range(20):
+        points = rng.standard_normal((10, 3)) + share * np.concatenate([starts, starts])
+        apart = np.linalg.norm(points[:, None] - points[None, :], axis=-1)
+        results = of_layers((1 / (1 + apart))[None], group=["a"] * 5 + ["b"] * 5, seed=[*range(5), *range(5)])
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            found = [group_test(results, group="group")]
+            found.append(cohesion_test(results, group="group", first="a", second="b"))
+        assert all(np.isfinite(one.p_value).all() for one in found)
+        assert len({str(one.message) for one in said}) == len(said) / 2 <= 1
+        assert all("differ in group alone are more alike than others" in str(one.message) for one in said)
+        warned += bool(said)
+    assert warned == 0 if not share else warned > 15
+
+
+def test_groups_that_keep_unlike_numbers_of_directions_are_warned_of(tmp_path):
+    rng = np.random.default_rng(0)
+    signal = rng.standard_normal((ROWS, 4))
+    store = dsvcca.create_store(tmp_path / "s.zarr", datapoints=ROWS)
+    for seed in range(6):
+        noise = 0.001 if seed < 3 else 1.0
+        x = signal @ rng.standard_normal((4, 12)) + noise * rng.standard_normal((ROWS, 12))
+        store.write(x, layer="a", seed=seed, group="few" if seed < 3 else "many")
+    plan = dsvcca.plan_comparisons(store, variance=[0.95, 1.0], measures=["svcca", "cka"])
+    results = dsvcca.compare(plan, tmp_path / "r.zarr")
+    words = r"group='few' keep [34] directions of a, those of group='many' [89](\.\d+)?: .*plan with variance=1.0"
+    with pytest.warns(DsvccaWarning, match=words):
+        group_test(results, group="group", variance=0.95)
+    with pytest.warns(DsvccaWarning, match=words):
+        cohesion_test(results, group="group", first="few", second="many", variance=0.95)
+    group_test(results, group="group", variance=1.0)
+    group_test(results, "cka", group="group", variance=0.95)  # looks at all directions
 
 
 def test_random_assignments_count_what_was_observed_too():

@@ -17,7 +17,7 @@ import zarr
 import dsvcca
 from dsvcca import DsvccaError
 from dsvcca.activations.pieces import read_pieces
-from dsvcca.storage import files
+from dsvcca.storage import chunked
 from dsvcca.storage.records import signed
 from tests.populations import activations
 
@@ -699,7 +699,7 @@ def test_every_file_and_folder_of_what_is_sealed_reaches_the_disk(tmp_path, monk
         sync(descriptor)
 
     monkeypatch.setattr(os, "fsync", recorded)
-    assert list(files.seal(folder)) == ["b/c/0.0"]
+    assert list(chunked.seal(folder)) == ["b/c/0.0"]
     assert synced == {str(path) for path in (folder, *folder.rglob("*"))}
 
 

@@ -7,7 +7,7 @@ from distributed import Client
 
 import dsvcca
 from dsvcca import DsvccaError, plot, signal_and_noise
-from dsvcca.analyses.training import EARLY, _chosen, followed
+from dsvcca.analyses.over_training import EARLY, _chosen, followed
 
 ROWS = 400
 STEPS = (0, 10, 40, 60, 100)

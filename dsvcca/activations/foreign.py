@@ -11,19 +11,13 @@ from typing import Any
 import numpy as np
 import zarr
 
+from dsvcca.activations.foreign_axes import axes_of, check_dims_are_used, check_not_encoded
 from dsvcca.activations.labels import Labels, check_same_types, to_datapoints_first
-from dsvcca.activations.paths import (
-    axes_of,
-    check_all_differ,
-    check_dims_are_used,
-    check_not_encoded,
-    labels_of,
-    natural,
-)
+from dsvcca.activations.paths import check_all_differ, labels_of, natural
 from dsvcca.activations.representations import Representation, foreign_fingerprint
 from dsvcca.errors import DsvccaError
 from dsvcca.maths.arrays import significand_bits
-from dsvcca.storage import files, folders
+from dsvcca.storage import chunked, folders
 
 
 def foreign_representations(root: Path, labels: Any, dims: Any) -> list[Representation]:
@@ -70,7 +64,7 @@ def _opened(root: Path) -> zarr.Array[Any] | zarr.Group:
 
     Of a place that cannot be listed (http) there is nothing but such a list.
     """
-    store = files.zarr_store(root)
+    store = chunked.zarr_store(root)
     try:
         return zarr.open_array(store, mode="r")
     except Exception:

@@ -9,7 +9,6 @@ record that says what is left of them is there, so that who is killed leaves eit
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -17,14 +16,9 @@ from pathlib import Path
 from dsvcca.activations.representations import ARRAY, Kept, Representation, next_version, version_of
 from dsvcca.errors import DsvccaError, RunError
 from dsvcca.maths.basis import RankRule, holds
-from dsvcca.storage import files, folders
+from dsvcca.storage import files, folders, staging
 from dsvcca.storage.records import PackRecord, RepresentationRecord, read_record, write_record
 from dsvcca.workspace.contents import findings_of_pack
-
-
-def workspace_beside(store: str, workspace: str | os.PathLike[str] | None) -> str:
-    """Return where the bases of a store are kept: by default beside it."""
-    return str(folders.reach(workspace or f"{store.rstrip('/')}.workspace", "workspace"))
 
 
 def drop(representation: Representation, kept: Kept) -> bool:
@@ -42,13 +36,13 @@ def drop(representation: Representation, kept: Kept) -> bool:
     left = {"workspace": kept.workspace, "bases": [asdict(one) for one in kept.bases]}
     target = folder.parent / next_version(folder.name)
     with files.disk_errors(folder.parent):
-        staged = files.stage(folder.parent)
+        staged = staging.stage(folder.parent)
         try:
             about = {name: value for name, value in record.items() if name != "digest"}
             write_record(staged, {**about, "kept": left})
-            written = files.publish(staged, target)
+            written = staging.publish(staged, target)
         finally:
-            files.discard(staged)
+            staging.discard(staged)
     if written:
         _remove_below(target)
     return written

@@ -65,6 +65,16 @@ def checked_labels(labels: Mapping[str, Any]) -> Labels:
     return {name: found[name] for name in label_order(found)}
 
 
+def values_of(wanted: Any) -> list[Any]:
+    """Return what is wanted of a label, one value or several, as a list of plain ones.
+
+    >>> values_of("fc1"), values_of(range(2)), values_of(np.int64(3))
+    (['fc1'], [0, 1], [3])
+    """
+    several = [wanted] if np.ndim(wanted) == 0 else list(wanted)
+    return [one.item() if isinstance(one, np.generic) else one for one in several]
+
+
 def label_order(names: Iterable[str]) -> list[str]:
     """Return label names in the order in which people read them."""
     names = set(names)

@@ -27,7 +27,7 @@ from dsvcca.activations.representations import (
 from dsvcca.errors import DsvccaError, RunError
 from dsvcca.maths.arrays import NumpyArray
 from dsvcca.maths.views import View, apply_view
-from dsvcca.storage import files, folders
+from dsvcca.storage import chunked, files, folders
 from dsvcca.storage.records import read_attributes
 
 PIECE = 16 << 20
@@ -120,9 +120,9 @@ def _own_chunks(
         path = where / key
         try:
             if representation.position is None:
-                numbers = files.read_chunk(path, representation.dtype, (chunk, *inner), checksums.get(key))
+                numbers = chunked.read_chunk(path, representation.dtype, (chunk, *inner), checksums.get(key))
             else:
-                numbers = files.map_chunk(path, representation.dtype, (chunk, *inner), checksums.get(key))
+                numbers = chunked.map_chunk(path, representation.dtype, (chunk, *inner), checksums.get(key))
         except FileNotFoundError as error:
             if was_dropped(representation):
                 raise DsvccaError(
@@ -198,10 +198,10 @@ def _corners(shape: Sequence[int], chunks: Sequence[int]) -> Iterator[tuple[int,
 def open_array(representation: Representation) -> zarr.Array[Any]:
     """Open the array of a representation and check that it is the one its record describes."""
     try:
-        store = files.zarr_store(folders.at(representation.array, "array"))
+        store = chunked.zarr_store(folders.at(representation.array, "array"))
         array = zarr.open_array(store, mode="r")
         if representation.written < 0 and _is_blosc(array):
-            array = zarr.open_array(files.Blosc(store), mode="r", zarr_format=array.metadata.zarr_format)
+            array = zarr.open_array(chunked.Blosc(store), mode="r", zarr_format=array.metadata.zarr_format)
     except Exception as error:
         raise DsvccaError(
             f"{representation}: there is no readable array at '{representation.array}' ({error}): {RESTORE}"
@@ -263,7 +263,7 @@ def findings(representation: Representation) -> Iterator[tuple[str, str, str]]:
     for key in sorted(checksums, key=lambda key: int(key.split(".")[1])):
         try:
             path = folders.at(representation.array, "array") / key
-            numbers = files.read_chunk(path, representation.dtype, shape, checksums[key])
+            numbers = chunked.read_chunk(path, representation.dtype, shape, checksums[key])
         except FileNotFoundError:
             yield name, key, f"is missing: {RESTORE}"
             is_sound = False

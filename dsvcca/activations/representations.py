@@ -25,7 +25,7 @@ from dsvcca.activations.labels import Labels, checked_dims, checked_labels, desc
 from dsvcca.errors import DsvccaError
 from dsvcca.maths.arrays import NumpyArray, significand_bits
 from dsvcca.maths.basis import RankRule, holds
-from dsvcca.storage import files, folders, records
+from dsvcca.storage import chunked, folders, records
 from dsvcca.storage.records import IdsRecord, MaskRecord, RepresentationRecord, StoreRecord
 
 ARRAY = "activations"
@@ -383,7 +383,7 @@ def read_mask(mask: Mask) -> NumpyArray:
         raise DsvccaError(f"the mask '{folder}' is gone or has changed since the store was opened: open it again")
     key = f"{VALID}/c.0.0"
     try:
-        values = files.read_chunk(folder / key, "uint8", mask.shape, record["checksums"].get(key))
+        values = chunked.read_chunk(folder / key, "uint8", mask.shape, record["checksums"].get(key))
     except (OSError, ValueError) as error:
         raise DsvccaError(f"the mask '{folder}' is damaged ({error}): restore it") from error
     return values.astype(bool)

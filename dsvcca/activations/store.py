@@ -19,8 +19,8 @@ import numpy as np
 import pandas as pd
 
 from dsvcca.activations.foreign import foreign_representations
-from dsvcca.activations.kept import findings_of_kept, workspace_beside
-from dsvcca.activations.labels import Label, describe, label_order
+from dsvcca.activations.kept import findings_of_kept
+from dsvcca.activations.labels import Label, describe, label_order, values_of
 from dsvcca.activations.pieces import findings, read_pieces
 from dsvcca.activations.representations import (
     IDS,
@@ -36,8 +36,9 @@ from dsvcca.activations.writer import Writer, claim_ids, commit_mask, plain_ids,
 from dsvcca.errors import DsvccaError, nearest
 from dsvcca.maths.arrays import NumpyArray
 from dsvcca.progress import track
-from dsvcca.storage import files, folders
+from dsvcca.storage import files, folders, staging
 from dsvcca.storage.records import StoreRecord, read_attributes, read_record, write_record
+from dsvcca.workspace.contents import workspace_beside
 
 
 class Store:
@@ -88,7 +89,8 @@ class Store:
         """
         rows = self.representations
         columns: dict[str, list[Any]] = {
-            name: [r.labels.get(name) for r in rows] for name in label_order({k for r in rows for k in r.labels})
+            name: [r.labels.get(name) for r in rows]
+            for name in label_order({"layer", *(k for r in rows for k in r.labels)})
         }
         for name in ("shape", "dims", "dtype", "name"):
             columns[name] = [getattr(r, name) for r in rows]
@@ -118,8 +120,7 @@ class Store:
             if not known:
                 names = label_order({k for r in rows for k in r.labels})
                 raise DsvccaError(f"no representation has a label {name!r}: {nearest(name, names)}")
-            values: list[Any] = [value] if np.ndim(value) == 0 else list(value)  # type: ignore[arg-type]
-            where[name] = [v.item() if isinstance(v, np.generic) else v for v in values]
+            where[name] = values_of(value)
             for wanted in where[name]:
                 if wanted not in known:
                     raise DsvccaError(f"no representation has {name}={wanted!r}: {nearest(wanted, known)}")
@@ -222,6 +223,17 @@ class Store:
                         "again with if_exists='replace', and the mask before its bases are kept"
                     )
         commit_mask(self._root, values)
+
+    def read_mask(self) -> NumpyArray | None:
+        """Return which positions of the sequences are tokens, (datapoints, positions) bool; None if nobody said so.
+
+        Raises
+        ------
+        DsvccaError
+            If the mask is damaged, or not the one that was written.
+        """
+        mask = None if self._foreign else find_mask(self._root)
+        return None if mask is None else read_mask(mask)
 
     @property
     def everything(self) -> Store:
@@ -346,12 +358,12 @@ def create_store(
             if folders.is_folder(root):  # with nothing in it but hidden files
                 write_record(root, {"format": 1, "kind": "activations", "datapoints": count})
             else:
-                folder = files.stage(root.parent)
+                folder = staging.stage(root.parent)
                 try:
                     write_record(folder, {"format": 1, "kind": "activations", "datapoints": count})
-                    files.publish(folder, root)  # unless another process was faster
+                    staging.publish(folder, root)  # unless another process was faster
                 finally:
-                    files.discard(folder)
+                    staging.discard(folder)
     store = open_store(root)
     if store.datapoints != count or store._foreign:
         raise DsvccaError(

@@ -33,7 +33,7 @@ from dsvcca.activations.representations import (
 )
 from dsvcca.errors import DsvccaError
 from dsvcca.maths.arrays import NumpyArray, significand_bits, to_numpy
-from dsvcca.storage import files, folders
+from dsvcca.storage import chunked, files, folders, staging
 from dsvcca.storage.records import KEY, IdsRecord, MaskRecord, StoreRecord, read_attributes, read_record, write_record
 
 IF_EXISTS = ("error", "skip", "replace")
@@ -76,7 +76,7 @@ class Writer:
     def __enter__(self) -> Writer:
         if not self.skipped:
             with files.disk_errors(self._root):
-                self._folder = files.stage(self._root)
+                self._folder = staging.stage(self._root)
         return self
 
     def __exit__(
@@ -89,7 +89,7 @@ class Writer:
                 with files.disk_errors(self._root):
                     self._commit()
         finally:
-            files.discard(self._folder)
+            staging.discard(self._folder)
 
     def append(self, batch: Any, *, datapoints: Any = None) -> None:
         """Add the activations of the next datapoints.
@@ -147,9 +147,9 @@ class Writer:
         with files.disk_errors(self._root):
             if self._array is None:
                 shape = (self._datapoints, *values.shape[1:])
-                rows = files.even_rows(self._datapoints, int(np.prod(shape[1:])) * values.dtype.itemsize)
+                rows = chunked.even_rows(self._datapoints, int(np.prod(shape[1:])) * values.dtype.itemsize)
                 self._stored_dims, self._written_as = stored, written_as
-                self._array = files.create_array(self._folder / ARRAY, shape, rows, values.dtype, stored)
+                self._array = chunked.create_array(self._folder / ARRAY, shape, rows, values.dtype, stored)
             self._buffer.append(values)
             waiting = sum(map(len, self._buffer))
             whole = waiting - waiting % self._array.chunks[0]
@@ -174,7 +174,7 @@ class Writer:
                 raise DsvccaError(f"datapoint ids for {len(every)} of {self._datapoints} rows: give all or none")
             ids = claim_ids(self._root, self._datapoints, every, self.id_kind)
         inside = self._folder / ARRAY
-        content, checksums = files.digest(inside), files.seal(inside)
+        content, checksums = files.digest(inside), chunked.seal(inside)
         chunks = -(-self._array.shape[0] // self._array.chunks[0])
         if len(checksums) != chunks or not folders.exists(inside / "zarr.json"):
             raise DsvccaError(
@@ -205,7 +205,7 @@ class Writer:
             version = max(there, default=0) + 1
         while True:
             target = self._root / (stem if version == 1 else f"{stem}@{version}")
-            if not folders.exists(target) and files.publish(self._folder, target):
+            if not folders.exists(target) and staging.publish(self._folder, target):
                 return
             other = read_attributes(target)
             if other is None:  # a folder without a record is nothing
@@ -268,13 +268,15 @@ def claim_ids(root: Path, datapoints: int, ids: Any, kind: str = "given") -> str
     digest = _digest(plain)
     if read_ids(root) is None:
         with files.disk_errors(root):
-            folder = files.stage(root)
-            array = files.create_array(folder, plain.shape, len(plain), "uint64", ("datapoint",))
-            array[:] = plain
-            array.update_attributes({KEY: {"kind": "datapoints", "of": kind, "ids": digest}})
-            files.seal(folder)
-            if not files.publish(folder, root / IDS):
-                files.discard(folder)
+            folder = staging.stage(root)
+            try:
+                array = chunked.create_array(folder, plain.shape, len(plain), "uint64", ("datapoint",))
+                array[:] = plain
+                array.update_attributes({KEY: {"kind": "datapoints", "of": kind, "ids": digest}})
+                chunked.seal(folder)
+                staging.publish(folder, root / IDS)
+            finally:
+                staging.discard(folder)
     known = stored_ids(root)
     if known is None:
         raise DsvccaError(f"the datapoint ids of the store '{root}' are gone: restore '{root / IDS}'")
@@ -288,7 +290,7 @@ def stored_ids(root: Path) -> tuple[NumpyArray, str] | None:
     if record is None:
         return None
     try:
-        ids = np.asarray(zarr.open_array(files.zarr_store(root / IDS), mode="r")[:])
+        ids = np.asarray(zarr.open_array(chunked.zarr_store(root / IDS), mode="r")[:])
     except Exception as error:
         raise DsvccaError(f"the datapoint ids '{root / IDS}' cannot be read ({error}): restore them") from error
     if ids.dtype != np.uint64 or ids.ndim != 1 or _digest(ids) != record["ids"]:
@@ -314,9 +316,9 @@ def commit_mask(root: Path, valid: NumpyArray) -> None:
     """Commit the mask (datapoint, position) uint8 of a store; nothing to do where the same is there already."""
     digest = hashlib.sha256(repr(valid.shape).encode() + valid.tobytes()).hexdigest()
     with files.disk_errors(root):
-        folder = files.stage(root)
+        folder = staging.stage(root)
         try:
-            array = files.create_array(folder / VALID, valid.shape, len(valid), "uint8", ("datapoint", "position"))
+            array = chunked.create_array(folder / VALID, valid.shape, len(valid), "uint8", ("datapoint", "position"))
             array[:] = valid
             record = {
                 "format": 1,
@@ -324,12 +326,12 @@ def commit_mask(root: Path, valid: NumpyArray) -> None:
                 "shape": list(valid.shape),
                 "rows": int(valid.sum()),
                 "mask": digest,
-                "checksums": files.seal(folder),
+                "checksums": chunked.seal(folder),
             }
             write_record(folder, record)
-            files.publish(folder, root / MASK)
+            staging.publish(folder, root / MASK)
         finally:
-            files.discard(folder)
+            staging.discard(folder)
         there = read_record(root / MASK, MaskRecord)
         if there is None or there["mask"] != digest:
             raise DsvccaError(

@@ -14,14 +14,15 @@ from distributed import Client
 from dsvcca.activations.labels import Label, Labels
 from dsvcca.activations.representations import Representation
 from dsvcca.activations.store import Store
-from dsvcca.analyses.stored import Stored, cross_of, products_of, stored_bases
+from dsvcca.analyses.stored_bases import Stored, cross_of, plan_of_bases, products_of, stored_bases
 from dsvcca.errors import DsvccaError
 from dsvcca.maths.arrays import NumpyArray
-from dsvcca.maths.correlations import CanonicalCorrelations, canonical, check_excess, maps_of, warn_of_few_rows
+from dsvcca.maths.cca import CanonicalCorrelations, canonical
 from dsvcca.maths.dft import FrequencyCorrelations, frequency_correlations
+from dsvcca.maths.in_memory import maps_of, warn_of_few_rows
 from dsvcca.plans.plan import Plan
-from dsvcca.plans.planning import ALL_BUT_NOISE, plan_comparisons
-from dsvcca.storage import files, folders
+from dsvcca.plans.planning import ALL_BUT_NOISE
+from dsvcca.storage import chunked, files, folders
 
 BY_FREQUENCY = ("dft", "alias-empirical")
 """Views whose directions are filters."""
@@ -85,20 +86,8 @@ def directions(
     for side, labels in (("x", x), ("y", y)):
         if not isinstance(labels, Mapping) or not all(np.ndim(value) == 0 for value in labels.values()):
             raise DsvccaError(f"{side}={labels!r}: give the labels of one representation, such as {{'layer': 'fc1'}}")
-    if not isinstance(variance, (int, float)):
-        raise DsvccaError(f"variance={variance!r}: directions are those of one share, give one number")
-    plan = plan_comparisons(
-        store,
-        [(dict(x), dict(y))],
-        view=view,
-        center=center,
-        variance=variance,
-        criterion=criterion,
-        rank=rank,
-        measures="svcca",
-        route="bases",
-        memory=memory,
-    )
+    rule = {"variance": variance, "criterion": criterion, "rank": rank}
+    plan = plan_of_bases(store, [(dict(x), dict(y))], view=view, center=center, memory=memory, **rule)
     if plan.pairs.count != 1:
         raise DsvccaError(
             f"{dict(x)} and {dict(y)} are carried by {plan.pairs.count} pairs of representations: give labels that one "
@@ -121,7 +110,6 @@ def directions(
         products = products_of(one, other, plan.tile_budget)
         return frequency_correlations(name, (spaces[0], spaces[1]), one.basis, other.basis, products)
     [c] = cross_of(one, other, plan.tile_budget)
-    check_excess(float(np.linalg.norm(c, 2)))
     found = canonical(c, *(maps_of(side.basis, side.inverses[0]) for side in (one, other)))
     if root is not None:
         about = {"view": name, "rank_rule": str(plan.widest), "x": _of(plan, i).labels, "y": _of(plan, j).labels}
@@ -131,7 +119,7 @@ def directions(
 
 
 def _pair(plan: Plan, x: Mapping[str, Label]) -> tuple[tuple[int, int], str]:
-    """Return the variants of the only pair of a plan, that of x first, and what the comparison is called."""
+    """Return the aspects of the only pair of a plan, that of x first, and what the comparison is called."""
     for tile in plan.tiles:
         for one in plan.passes(tile):
             for a, b in np.argwhere(one.wanted).tolist():
@@ -146,8 +134,8 @@ def _carries(labels: Labels, wanted: Mapping[str, Label]) -> bool:
     return all(labels.get(name) == value for name, value in wanted.items())
 
 
-def _of(plan: Plan, variant: int) -> Representation:
-    return plan.representations[plan.variants[variant].representation]
+def _of(plan: Plan, aspect: int) -> Representation:
+    return plan.representations[plan.aspects[aspect].representation]
 
 
 def _write(root: Path, found: CanonicalCorrelations, x: Stored, y: Stored, about: Mapping[str, Any]) -> None:
@@ -165,18 +153,18 @@ def _write(root: Path, found: CanonicalCorrelations, x: Stored, y: Stored, about
             f"{side}_singular_vectors": ((neuron, kept), getattr(found, f"{side}_singular_vectors")),
         }
     for name, (dims, numbers) in values.items():
-        array = files.create_array(root / name, numbers.shape, numbers.shape[0], "float64", dims)
+        array = chunked.create_array(root / name, numbers.shape, numbers.shape[0], "float64", dims)
         array[...] = numbers
     for side, stored in (("x", x), ("y", y)):
         leading = getattr(found, f"{side}_loadings") @ getattr(found, f"{side}_directions")
         _write_variates(root / f"{side}_variates", stored, leading)
-    files.seal(root)
+    chunked.seal(root)
     files.write_group(root, **about, dsvcca_version=version("dsvcca"))
 
 
 def _write_variates(folder: Path, stored: Stored, leading: NumpyArray) -> None:
     """Write the variates of all rows, a step of the grid at a time: orthonormal columns times (k, c)."""
     shape = stored.basis.count, leading.shape[1]
-    array = files.create_array(folder, shape, min(ROWS, shape[0]), "float64", ("row", "direction"))
+    array = chunked.create_array(folder, shape, min(ROWS, shape[0]), "float64", ("row", "direction"))
     for step, [columns] in stored.columns():
-        files.write_rows(array, folder, step.start, columns @ leading)
+        chunked.write_rows(array, folder, step.start, columns @ leading)

@@ -19,12 +19,12 @@ from scipy.linalg import eigh
 
 from dsvcca.activations.labels import label_order
 from dsvcca.activations.store import Store
-from dsvcca.analyses.stored import Stored, basis_of_each
+from dsvcca.analyses.stored_bases import Stored, basis_of_each, plan_of_bases
 from dsvcca.errors import DsvccaError
 from dsvcca.maths.arrays import NumpyArray
 from dsvcca.maths.correlations import EXCESS, check_excess
 from dsvcca.maths.nulls import largest_eigenvalue_by_chance
-from dsvcca.plans.planning import ALL_BUT_NOISE, plan_comparisons
+from dsvcca.plans.planning import ALL_BUT_NOISE
 
 MOST = 20_000
 """Directions of all representations together, at most: their Gram is held in memory, 3 GB of so many."""
@@ -129,19 +129,7 @@ def shared_subspace(
     """
     if count is not None and (not isinstance(count, (int, np.integer)) or count < 1):
         raise DsvccaError(f"count={count!r}: give how many variates, 1 or more")
-    if not isinstance(variance, (int, float)):
-        raise DsvccaError(f"variance={variance!r}: directions are those of one share, give one number")
-    plan = plan_comparisons(
-        store,
-        "all",
-        variance=variance,
-        criterion=criterion,
-        rank=rank,
-        view=view,
-        memory=memory,
-        measures="svcca",
-        route="bases",
-    )
+    plan = plan_of_bases(store, "all", variance=variance, criterion=criterion, rank=rank, view=view, memory=memory)
     if len(plan.representations) < 2:
         raise DsvccaError(f"{plan.representations[0]} is the only one: what is shared needs two or more, select() more")
     every = basis_of_each(plan, workspace, client=client)

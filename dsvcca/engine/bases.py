@@ -3,87 +3,31 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from distributed import Client
 
-from dsvcca.activations.kept import workspace_beside
 from dsvcca.engine import cluster, execute, segments
+from dsvcca.engine.readiness import workspace_of
 from dsvcca.engine.reduce import ReduceTask, is_its_own, reduce, reduce_tasks
 from dsvcca.engine.segments import SegmentTask, segment_tasks
 from dsvcca.errors import DsvccaError
 from dsvcca.maths.basis import cut_doubt, holds, ranks_of, share_in_one_block
 from dsvcca.plans.plan import Plan
 from dsvcca.progress import say
-from dsvcca.storage import folders
 from dsvcca.storage.records import LearnedRecord
-from dsvcca.workspace.contents import ensure_workspace, find_bases
+from dsvcca.workspace.contents import find_bases
 from dsvcca.workspace.packs import BasisRef, Pack, Receipt
-from dsvcca.workspace.partials import remove_partials
-
-
-def workspace_of(plan: Plan, workspace: str | os.PathLike[str] | None) -> str:
-    """Return where the bases of a plan are kept: by default beside its store."""
-    return workspace_beside(plan.store, workspace)
-
-
-def places_of(plan: Plan, workspace: str) -> dict[str, Path]:
-    """Return a file of every place that workers have to see."""
-    first = folders.at(plan.representations[0].array, "store")
-    described = [first.parent / "zarr.json", *(first / name for name in ("zarr.json", ".zarray"))]
-    return {
-        "store": next(path for path in described if folders.exists(path)),
-        "workspace": folders.at(workspace, "workspace") / "zarr.json",
-    }
-
-
-def check_memory(plan: Plan, client: Client) -> None:
-    """Raise if the workers have less memory than the plan counts on."""
-    memory = cluster.memory_of_a_thread(client)
-    if memory is not None and memory < plan.memory:
-        raise DsvccaError(
-            f"the plan counts on {plan.memory / 2**30:.2f} GiB a worker thread, the cluster's smallest has "
-            f"{memory / 2**30:.2f} GiB: plan with memory='{memory / 2**30:.2f} GiB', or start workers with fewer "
-            "threads or more memory"
-        )
-
-
-@contextmanager
-def partials_held(workspace: str) -> Iterator[None]:
-    """Hold the partial results of a workspace; wait while another run has them."""
-
-    def waiting() -> None:
-        say(f"another run makes large bases, or targets, in '{workspace}': waiting for it")
-
-    with folders.held(folders.at(workspace, "workspace"), waiting):
-        yield
-
-
-@contextmanager
-def ready_for(plan: Plan, workspace: str, client: Client | None) -> Iterator[None]:
-    """Make the workspace of a plan, and sure that the workers of a cluster can make bases in it."""
-    with ExitStack() as stack:
-        if client is not None:
-            cluster.check_client(client)
-            for what, place in (("store", plan.store), ("workspace", workspace)):
-                folders.check_shared(folders.at(place, what), what)
-            check_memory(plan, client)
-            stack.enter_context(cluster.connected())
-        ensure_workspace(workspace)
-        if client is not None:
-            stack.enter_context(cluster.taking_part(client, places_of(plan, workspace)))
-        yield
+from dsvcca.workspace.partials import partials_held, remove_partials
 
 
 def known_ranks(plan: Plan, workspace: str | os.PathLike[str] | None = None) -> list[int | None]:
-    """Return the rank of every variant whose basis an earlier plan left in the workspace; None for the others."""
+    """Return the rank of every aspect whose basis an earlier plan left in the workspace; None for the others."""
     where = workspace_of(plan, workspace)
-    there = _usable(plan, find_bases(where), range(len(plan.variants)))
+    there = _usable(plan, find_bases(where), range(len(plan.aspects)))
     learned = learn(plan, where, there)
     own = (learned.get(name) for name in plan.basis_fingerprints)
     return [None if one is None else max(one["ranks"]) for one in own]
@@ -91,14 +35,14 @@ def known_ranks(plan: Plan, workspace: str | os.PathLike[str] | None = None) -> 
 
 @dataclass
 class Made:
-    """Where the basis of every variant is, and of those that have none the reason."""
+    """Where the basis of every aspect is, and of those that have none the reason."""
 
     bases: dict[int, BasisRef] = field(default_factory=dict)
     failed: dict[int, str] = field(default_factory=dict)
 
 
 def make_bases(plan: Plan, workspace: str, needed: Collection[int], client: Client | None) -> Made:
-    """Make the bases of variants that are missing; one that cannot have one does not stop the others.
+    """Make the bases of aspects that are missing; one that cannot have one does not stop the others.
 
     Raises
     ------
@@ -126,15 +70,15 @@ def make_bases(plan: Plan, workspace: str, needed: Collection[int], client: Clie
     names = {i: plan.basis_fingerprints[i] for i in (plan.side_by_side if plan.direct else needed)}
     return Made(
         bases | _usable(plan, made, [i for i in needed if i not in bases]),
-        {i: _about_variant(plan, i, reasons[name]) for i, name in names.items() if name in reasons},
+        {i: _about_aspect(plan, i, reasons[name]) for i, name in names.items() if name in reasons},
     )
 
 
 def check_none_is_lost(plan: Plan, workspace: str, lost: Sequence[int]) -> None:
-    """Raise if some variants have no basis, and no activations of which one could be made."""
+    """Raise if some aspects have no basis, and no activations of which one could be made."""
     if not lost:
         return
-    first = plan.representations[plan.variants[lost[0]].representation]
+    first = plan.representations[plan.aspects[lost[0]].representation]
     where = "" if first.kept is None or first.kept.workspace == workspace else f" ('{first.kept.workspace}')"
     more = f", like {len(lost) - 1} other bases" if len(lost) > 1 else ""
     raise DsvccaError(
@@ -145,20 +89,20 @@ def check_none_is_lost(plan: Plan, workspace: str, lost: Sequence[int]) -> None:
 
 
 def _small_bases(
-    plan: Plan, workspace: str, variants: Sequence[int], client: Client | None
+    plan: Plan, workspace: str, aspects: Sequence[int], client: Client | None
 ) -> tuple[list[Receipt], dict[str, str]]:
-    """Make the bases of variants that fit in a task with others; return the reasons of those that failed as well.
+    """Make the bases of aspects that fit in a task with others; return the reasons of those that failed as well.
 
     A task whose workers died is done again representation by representation: only the one that kills them fails.
     """
     threads = 1 if client is None else cluster.threads_of(client)
-    tasks = reduce_tasks(plan, workspace, variants, threads)
+    tasks = reduce_tasks(plan, workspace, aspects, threads)
     made: list[Receipt] = []
 
     def alone(task: ReduceTask) -> list[ReduceTask]:
         """Cut a task into its representations, without those that it got as far as committing."""
         found = find_bases(workspace)
-        own = [i for i in variants if plan.basis_fingerprints[i] in task.fingerprints]
+        own = [i for i in aspects if plan.basis_fingerprints[i] in task.fingerprints]
         there = _usable(plan, found, own)
         made.extend(receipt for i in there for receipt in found[plan.basis_fingerprints[i]])
         return [one for i in own if i not in there for one in reduce_tasks(plan, workspace, [i], 1)]
@@ -173,14 +117,14 @@ def _small_bases(
 
 
 def _large_bases(
-    plan: Plan, workspace: str, variants: Sequence[int], client: Client | None
+    plan: Plan, workspace: str, aspects: Sequence[int], client: Client | None
 ) -> tuple[list[Receipt], dict[str, str]]:
-    """Make the bases of variants that are larger than one task, segment by segment; return why others have none.
+    """Make the bases of aspects that are larger than one task, segment by segment; return why others have none.
 
     On the direct route those that fail are to be left out, and the others made again without them.
     """
     failed: dict[str, str] = {}
-    if not variants:
+    if not aspects:
         return [], failed
 
     def run(function: Callable[[SegmentTask], Any], tasks: Sequence[SegmentTask], title: str) -> list[Any]:
@@ -195,10 +139,10 @@ def _large_bases(
 
     with partials_held(workspace):
         found = find_bases(workspace)  # another run may have made them meanwhile
-        there = _usable(plan, found, variants)
+        there = _usable(plan, found, aspects)
         made = [receipt for i in there for receipt in found[plan.basis_fingerprints[i]]]
-        left = list(variants) if plan.direct else [i for i in variants if i not in there]
-        if len(there) == len(variants):
+        left = list(aspects) if plan.direct else [i for i in aspects if i not in there]
+        if len(there) == len(aspects):
             return made, failed
         tasks = segment_tasks(plan, workspace, left)
         merging = [replace(task, segment=-1) for task in tasks if task.segment == 0]
@@ -222,14 +166,14 @@ def _whose(failure: execute.Failure) -> list[str]:
     return [name for representation, name in both if str(representation) == whose]
 
 
-def _about_variant(plan: Plan, variant: int, reason: str) -> str:
-    """Return why a variant has no basis, in words that begin with whose it is."""
-    own = plan.variants[variant]
+def _about_aspect(plan: Plan, aspect: int, reason: str) -> str:
+    """Return why an aspect has no basis, in words that begin with whose it is."""
+    own = plan.aspects[aspect]
     whose = str(plan.representations[own.representation])
-    several = sum(one.representation == own.representation for one in plan.variants) > 1
+    several = sum(one.representation == own.representation for one in plan.aspects) > 1
     for i, name in enumerate(plan.basis_fingerprints):  # others may hold the same, and have failed first
-        if name == plan.basis_fingerprints[variant]:
-            reason = reason.removeprefix(f"{plan.representations[plan.variants[i].representation]}: ")
+        if name == plan.basis_fingerprints[aspect]:
+            reason = reason.removeprefix(f"{plan.representations[plan.aspects[i].representation]}: ")
     return f"{whose}{f' (as {own.view})' if several else ''}: {reason}"
 
 
@@ -251,7 +195,7 @@ def learn(plan: Plan, workspace: str, bases: dict[int, BasisRef]) -> dict[str, L
         between = basis.off_block
         if between is not None and plan.rows and not between.holds_all:
             raise DsvccaError(
-                f"{plan.representations[plan.variants[i].representation]}: rows='translations' says that rows are all "
+                f"{plan.representations[plan.aspects[i].representation]}: rows='translations' says that rows are all "
                 f"translations of their images, but {between.share:.2g} of the squared covariance lies between "
                 "frequencies, where there would be none: leave rows= out"
             )

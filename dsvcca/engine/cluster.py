@@ -1,6 +1,6 @@
 """Dask clusters: those of this machine, who works on them, and whether they can: same versions, same places.
 
-Knows nothing of CCA, nor of tasks.
+Knows nothing of tasks.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from distributed.comm.core import CommClosedError
 from distributed.core import rpc
 
 from dsvcca.errors import DsvccaError, RunError
-from dsvcca.plans.machine import Machine, measure, this_machine
+from dsvcca.plans.machine import Machine, measure_rates, this_machine
 from dsvcca.storage import folders
 
 WAIT = 60
@@ -99,7 +99,7 @@ def machine_of(client: Client | None = None, *, workers: int = 1) -> Machine:
         return replace(this_machine(), threads=workers)
     with connected():
         threads = threads_of(client)
-        found = list(client.run(measure).values())
+        found = list(client.run(measure_rates).values())
     solves = tuple(
         (several[0][0], float(np.mean([one[1] for one in several])), float(np.mean([one[2] for one in several])))
         for several in zip(*(one.solves for one in found), strict=True)

@@ -9,15 +9,16 @@ import numpy as np
 
 from dsvcca.engine.panel import Panel, Shuffled
 from dsvcca.engine.products import CrossBlock, cross_blocks, row_products
-from dsvcca.engine.solves import Ground, solve
+from dsvcca.engine.solves import Rows, solve
 from dsvcca.maths.arrays import NumpyArray, library
 from dsvcca.maths.basis import RankRule
 from dsvcca.maths.correlations import EXCESS, check_excess
 from dsvcca.maths.measures import AGAIN, BY_RIDGE, Side, Sides, doubt_of, measures_of, sums_of
 from dsvcca.maths.nulls import mean_by_chance
-from dsvcca.maths.resampling import SEGMENTS, TIED, segment_bounds
-from dsvcca.maths.sums import LARGEST, OF_GOOGLE, OF_RIDGE, OF_SEGMENTS, OF_SQUARES, OF_VECTORS
+from dsvcca.maths.resampling import FOLDS, TIED, fold_bounds
+from dsvcca.maths.sums import LARGEST, OF_FOLDS, OF_GOOGLE, OF_RIDGE, OF_SQUARES, OF_VECTORS
 from dsvcca.maths.views import GRID
+from dsvcca.results import commits, filling
 from dsvcca.results.commits import (
     MIRRORED,
     Sheet,
@@ -144,17 +145,17 @@ def _compared(task: CorrelateTask, pairs: BasisPairs, wanted: NumpyArray) -> tup
     x = Panel(task.workspace, pairs.x, task.rules, task.ridges)
     y = x if pairs.x == pairs.y else Panel(task.workspace, pairs.y, task.rules, task.ridges)
     names, shape = sums_of(task.measures), (*wanted.shape, len(task.rules))
-    by_segments = not (x.is_joint or not pairs.unit or set(OF_SEGMENTS).isdisjoint(names))
-    ground = Ground(pairs.rows, pairs.freedom, segment_bounds(pairs.rows, pairs.unit) if by_segments else None)
+    by_folds = not (x.is_joint or not pairs.unit or set(OF_FOLDS).isdisjoint(names))
+    over = Rows(pairs.rows, pairs.freedom, fold_bounds(pairs.rows, pairs.unit) if by_folds else None)
     more = {name: (len(task.ridges),) for name in OF_RIDGE}
-    more["jackknife"] = (SEGMENTS,) if ground.bounds is None else (len(ground.bounds) - 1,)
+    more["jackknife"] = (FOLDS,) if over.bounds is None else (len(over.bounds) - 1,)
     totals = {name: np.zeros((*shape, *more.get(name, ()))) for name in (*names, LARGEST)}
-    unknown = {} if by_segments else {name: totals.pop(name) * np.nan for name in OF_SEGMENTS if name in totals}
+    unknown = {} if by_folds else {name: totals.pop(name) * np.nan for name in OF_FOLDS if name in totals}
     kept = pairs.first_frequency >= 0
     means = np.full((*wanted.shape, len(x.weights) if kept else 0, len(task.rules)), np.nan)
-    for block in cross_blocks(x, y, pairs.rows, wanted, task.budget, bounds=ground.bounds):
+    for block in cross_blocks(x, y, pairs.rows, wanted, task.budget, bounds=over.bounds):
         before = totals["rho"].copy() if kept else None
-        solve(block, x, y, ground, wanted, totals)
+        solve(block, x, y, over, wanted, totals)
         if before is not None:
             _keep_mean(block, x, y, totals["rho"] - before, means)
         del block  # or it would be there still while the next one is made
@@ -242,9 +243,9 @@ def _sum_again(
         weights_of = all_of | (wanted & (doubt_of(totals).max(axis=-1) > AGAIN))
     if not weights_of.any():
         return
-    again = {name: np.zeros_like(one) for name, one in totals.items() if name not in OF_SEGMENTS}
+    again = {name: np.zeros_like(one) for name, one in totals.items() if name not in OF_FOLDS}
     for block in cross_blocks(x, y, pairs.rows, weights_of, task.budget, again=True):
-        solve(block, x, y, Ground(pairs.rows, pairs.freedom), weights_of, again)
+        solve(block, x, y, Rows(pairs.rows, pairs.freedom), weights_of, again)
         del block
     for name, one in again.items():
         here = weights_of if name in (*OF_VECTORS, *OF_SQUARES, *OF_GOOGLE) else all_of
@@ -262,7 +263,7 @@ def _shuffle(
         own = {"rho": np.zeros_like(totals["rho"])}
         shuffled = Shuffled(pairs.unit, draw)
         for block in cross_blocks(x, y, pairs.rows, wanted & ~same, task.budget, shuffled=shuffled):
-            solve(block, x, y, Ground(pairs.rows, pairs.freedom), wanted & ~same, own)
+            solve(block, x, y, Rows(pairs.rows, pairs.freedom), wanted & ~same, own)
             del block
         totals["shuffled"] += own["rho"] / task.shuffles
         if "exceeded" in totals:
@@ -286,3 +287,47 @@ def _fill_below(values: dict[str, NumpyArray]) -> None:
     original = {name: block.copy() for name, block in values.items()}
     for name, block in values.items():
         block[below] = original.get(MIRRORED.get(name, name), block).swapaxes(0, 1)[below]
+
+
+def tile_tasks(begun: filling.Begun, workspace: str, bases: dict[int, BasisRef]) -> list[CorrelateTask]:
+    """Return one task for every tile that lacks something."""
+    plan = begun.plan
+    codes = np.asarray([0, *(1 + begun.views.index(name) for name in plan.names)], dtype=np.int8)
+    return [
+        CorrelateTask(
+            workspace=workspace,
+            sheet=missing.sheet,
+            passes=tuple(
+                BasisPairs(
+                    rows=one.rows,
+                    freedom=plan.freedom(one),
+                    unit=plan.unit(one),
+                    x=tuple(bases[k] for k in one.x),
+                    y=tuple(bases[k] for k in one.y),
+                    x_members=one.x_members,
+                    y_members=one.y_members,
+                    wanted=commits.packed(one.wanted),
+                    first_frequency=plan.first_frequency(one.space),
+                    names=zlib.compress(codes[one.names].tobytes()),
+                )
+                for one in begun.passes_of(missing)
+            ),
+            rules=plan.rules,
+            ridges=plan.ridges,
+            shuffles=plan.shuffles,
+            measures=plan.measures,
+            frequencies=plan.kept_frequencies,
+            budget=plan.tile_budget,
+        )
+        for missing in sorted(begun.tiles, key=_along_a_curve)
+    ]
+
+
+def _along_a_curve(missing: filling.Missing) -> tuple[bool, int]:
+    """Return where a tile comes, so that tasks that follow each other share panels, which the system then still holds.
+
+    The bits of its two panels in turn (Morton 1966); but those on the diagonal, half as large, come last, so that
+    workers end together.
+    """
+    i, j = missing.sheet.places
+    return i == j, sum((i >> bit & 1) << 2 * bit + 1 | (j >> bit & 1) << 2 * bit for bit in range(32))

@@ -18,7 +18,7 @@ from distributed import Client, Future, as_completed, get_worker
 from distributed.scheduler import KilledWorker
 
 from dsvcca.engine import cluster
-from dsvcca.errors import DsvccaError, RunError
+from dsvcca.errors import DsvccaError, RunError, first_few
 from dsvcca.maths.arrays import computing_on
 from dsvcca.maths.blas import one_blas_thread
 from dsvcca.progress import track
@@ -115,12 +115,8 @@ def raise_failures(failures: Sequence[Failure], total: int) -> None:
         return
     first = failures[0]
     sentences = list(dict.fromkeys(_sentence(f) for f in failures))
-    more = f" (and {len(sentences) - 5} more)" if len(sentences) > 5 else ""
-    raise DsvccaError(
-        "\n".join(sentences[:5])
-        + more
-        + (f"\n{total - len(failures)} of {total} tasks finished and are kept: mend this and run the same line again")
-    ) from first.error
+    kept = f"{total - len(failures)} of {total} tasks finished and are kept"
+    raise DsvccaError(f"{first_few(sentences)}\n{kept}: mend this and run the same line again") from first.error
 
 
 def _here(

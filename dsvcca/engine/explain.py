@@ -16,7 +16,9 @@ from dsvcca.maths.mixing import mix
 from dsvcca.maths.moments import grid_steps
 from dsvcca.maths.views import GRID
 from dsvcca.maths.whiten import noise_of
+from dsvcca.plans.passes import Pass
 from dsvcca.plans.targets import Target
+from dsvcca.results import filling
 from dsvcca.results.commits import Sheet, is_committed, panel_keys, read_targets, write_targets
 from dsvcca.results.dataset import FLOOR, R2
 from dsvcca.storage import files
@@ -130,3 +132,30 @@ def _products(panel: Panel, run: range, f: int, y: NumpyArray) -> list[NumpyArra
         for one, (a, b) in zip(total, pairwise(ends), strict=True):
             one += u[: step.stop - step.start, a:b].astype(np.float64).T @ y[step]
     return total
+
+
+def target_tasks(begun: filling.Begun, workspace: str, bases: dict[int, BasisRef]) -> list[ExplainTask]:
+    """Return one task for every panel that lacks something, after committing the targets to the workspace."""
+    plan = begun.plan
+    with files.disk_errors(workspace):
+        name = commit_targets(workspace, plan.targets)
+
+    def wanted(one: Pass, missing: filling.Missing) -> tuple[tuple[int, ...], tuple[BasisRef, ...]]:
+        both = [(m, bases[k]) for m, k in zip(one.x_members, one.x, strict=True) if missing.wanted[m]]
+        return tuple(m for m, _ in both), tuple(ref for _, ref in both)
+
+    return [
+        ExplainTask(
+            workspace=workspace,
+            sheet=missing.sheet,
+            rows=plan.representations[0].logical_shape[0],
+            passes=tuple(
+                part for one in plan.target_passes[missing.sheet.places[0]] if (part := wanted(one, missing))[0]
+            ),
+            targets=name,
+            rules=plan.rules,
+            everywhere=plan.rows == "translations",
+            budget=plan.budget - plan.target_bytes,
+        )
+        for missing in begun.panels
+    ]

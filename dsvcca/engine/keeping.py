@@ -11,11 +11,12 @@ from itertools import combinations
 from dask.utils import format_bytes
 from distributed import Client
 
-from dsvcca.activations.kept import drop, sweep, workspace_beside
+from dsvcca.activations.kept import drop, sweep
 from dsvcca.activations.representations import Kept, KeptBasis, Representation
 from dsvcca.activations.store import Store
-from dsvcca.engine.bases import make_bases, ready_for
-from dsvcca.errors import DsvccaError, DsvccaWarning, nearest
+from dsvcca.engine.bases import make_bases
+from dsvcca.engine.readiness import ready_for
+from dsvcca.errors import DsvccaError, DsvccaWarning, first_few, nearest
 from dsvcca.maths.basis import RankRule
 from dsvcca.maths.views import EACH_POSITION, ONTO_A_GRID, VIEWS, meet
 from dsvcca.plans.layout import NUMERICS
@@ -25,7 +26,7 @@ from dsvcca.plans.plan import Plan
 from dsvcca.plans.planning import ALL_BUT_NOISE, bytes_of, check_population, each_position, population_of, rules_of
 from dsvcca.progress import say
 from dsvcca.storage import folders
-from dsvcca.workspace.contents import findings_of_pack, hold
+from dsvcca.workspace.contents import findings_of_pack, hold, workspace_beside
 from dsvcca.workspace.packs import BasisRef, Pack
 
 ROUTES = ("bases", "covariance", "dual", "randomised")
@@ -145,10 +146,9 @@ def keep_bases(
     found = population_of(store)
     reasons = keep(store, found, wanted, workspace=workspace, client=client)
     if reasons:
-        more = f" (and {len(reasons) - 5} more)" if len(reasons) > 5 else ""
         raise DsvccaError(
             f"{len(reasons)} of {len(found)} representations have no basis and keep their activations, the others were "
-            "done:\n" + "\n".join(reasons[:5]) + more
+            f"done:\n{first_few(reasons)}"
         )
 
 
@@ -183,11 +183,11 @@ def keep(
         return []
     where = workspace_beside(store.path, workspace)
     for plan in plans:
-        needed = [i for i, _ in enumerate(plan.variants) if not plan.is_dropped(i)]
+        needed = [i for i, _ in enumerate(plan.aspects) if not plan.is_dropped(i)]
         with ready_for(plan, where, client):
             made = make_bases(plan, where, needed, client)
         for i in needed:
-            own = left[plan.representations[plan.variants[i].representation].name]
+            own = left[plan.representations[plan.aspects[i].representation].name]
             if i in made.failed:
                 own.reasons.append(made.failed[i])
             else:

@@ -40,7 +40,7 @@ def fitted(ranks: NumpyArray) -> NumpyArray:
 
 
 @dataclass
-class Kept:
+class ForSolves:
     """What a run of bases brings to the solves of one frequency.
 
     Attributes
@@ -52,7 +52,7 @@ class Kept:
     shrinkage : sequence of (ridges, k) arrays, NumPy
         See `sums.shrinkage_of`.
     parts : sequence of Parts
-        Of columns by segments of the rows, where they are wanted.
+        Of columns by folds of the rows, where they are wanted.
     weight : int
         Real columns of a direction.
     """
@@ -101,13 +101,13 @@ class Kept:
         return found
 
     def parts_of(self, i: int, k: int, size: int) -> tuple[Array, Array]:
-        """Return Grams and sums of the first k directions of a basis by segments; zero from k on."""
+        """Return Grams and sums of the first k directions of a basis by folds; zero from k on."""
         if (i, k, size) not in self._parts:
             self._parts[i, k, size] = self.parts[i].of(k, self.weight, size)
         return self._parts[i, k, size]
 
     def halves_of(self, i: int, k: int, size: int, rows: NumpyArray) -> Halves:
-        """Return what even and odd segments say of the first k directions of a basis; `rows` are in each."""
+        """Return what even and odd folds say of the first k directions of a basis; `rows` are in each."""
         if (i, k, size) not in self._halves:
             self._halves[i, k, size] = Halves(*self.parts_of(i, k, size), k, rows)
         return self._halves[i, k, size]
@@ -198,7 +198,7 @@ class Panel:
         self.kept_powers: NumpyArray = np.asarray(kept_powers)
         self.shrunk4: NumpyArray = np.asarray(shrunk4)
         self.most_kept: NumpyArray = np.sum(self.most * self.weights, axis=1)
-        self._at: tuple[tuple[int, range], Kept] = ((-1, range(0)), Kept(()))
+        self._at: tuple[tuple[int, range], ForSolves] = ((-1, range(0)), ForSolves(()))
 
     @property
     def is_joint(self) -> bool:
@@ -225,13 +225,13 @@ class Panel:
         """Return where the real columns of each basis of a run begin at one frequency; after all of them the end."""
         return np.cumsum([0, *self.widths[run.start : run.stop, f].tolist()])
 
-    def at(self, f: int, run: range) -> Kept:
+    def at(self, f: int, run: range) -> ForSolves:
         """Return what a run of bases brings to the solves of one frequency; of the last one asked for it is kept."""
         if self._at[0] != (f, run):
             stored = (self.packs[self.refs[i].pack].block(self.refs[i].position, f) for i in run)
             blocks = [block.cut(int(self.most[i, f])) for i, block in zip(run, stored, strict=True)]
             spectra, shrinkage = [self._spectra[i][f] for i in run], [self._shrinkage[i][:, f] for i in run]
-            self._at = (f, run), Kept(blocks, spectra, shrinkage)
+            self._at = (f, run), ForSolves(blocks, spectra, shrinkage)
         return self._at[1]
 
     def kept_norms(self, rows: int) -> Iterator[NumpyArray]:

@@ -40,13 +40,13 @@ class CrossBlock:
     ----------
     frequency : int
     x_run, y_run : range
-    products : (columns of x, columns of y) float64, or (segments, columns of x, columns of y) float32
-        Real products of their columns, in all or by segments of the rows, with `sizes.SLACK` or more rows and columns
+    products : (columns of x, columns of y) float64, or (folds, columns of x, columns of y) float32
+        Real products of their columns, in all or by folds of the rows, with `sizes.SLACK` or more rows and columns
         beyond them; only what belongs to wanted pairs is there.
     turned : (bases of x, bases of y)
         How far rounding turns directions, about, where squared correlations differ by 1.
     x_parts, y_parts : list of Parts
-        Of every basis, where products are by segments.
+        Of every basis, where products are by folds.
     """
 
     frequency: int
@@ -76,15 +76,15 @@ def cross_blocks(
     wanted : (bases of x, bases of y) bool
     budget : int
         Bytes.
-    bounds : (segments + 1,) int, optional
-        Where segments of the rows begin: products are then kept apart.
+    bounds : (folds + 1,) int, optional
+        Where folds of the rows begin: products are then kept apart.
     again : bool
         Of few pairs, by products of float64.
     shuffled : Shuffled, optional
         Datapoints of every basis in an order of its own.
     """
-    segments = 0 if bounds is None else len(bounds) - 1
-    for frequencies, most in _groups(x, y, rows, budget, segments):
+    folds = 0 if bounds is None else len(bounds) - 1
+    for frequencies, most in _groups(x, y, rows, budget, folds):
         for x_run in x.runs(frequencies.start, most):
             for y_run in y.runs(frequencies.start, most):
                 here = wanted[x_run.start : x_run.stop, y_run.start : y_run.stop]
@@ -98,18 +98,18 @@ def cross_blocks(
                         products = _multiplied(x, x_run, y, y_run, frequencies, rows, here, shuffled)
                         turned = [np.full(here.shape, TURNED)]
                     else:
-                        yield from _by_segments(x, x_run, y, y_run, frequencies, rows, here, bounds)
+                        yield from _by_folds(x, x_run, y, y_run, frequencies, rows, here, bounds)
                         continue
                     for place, f in enumerate(frequencies):  # not kept here: the next run needs the room
                         yield CrossBlock(f, x_run, y_run, products.pop(0), turned[place % len(turned)], [], [])
 
 
-def _groups(x: Panel, y: Panel, rows: int, budget: int, segments: int) -> Iterator[tuple[range, int]]:
+def _groups(x: Panel, y: Panel, rows: int, budget: int, folds: int) -> Iterator[tuple[range, int]]:
     """Cut the frequencies into groups that fit in the budget, and say how many columns a run may have on each side.
 
     That is all there are, but where one frequency alone does not fit.
     """
-    budget = min(budget - STACKS, APART) if segments else budget
+    budget = min(budget - STACKS, APART) if folds else budget
     of_x, of_y = ([padded(width) for width in panel.widths.sum(axis=0).tolist()] for panel in (x, y))
     a_column = max(x.bytes_a_column, y.bytes_a_column)
     widest = max(int(x.widths.max()), int(y.widths.max()))
@@ -118,8 +118,8 @@ def _groups(x: Panel, y: Panel, rows: int, budget: int, segments: int) -> Iterat
     def needed(group: slice) -> int:
         left, right = of_x[group], of_y[group]
         blocks = solving + int(a_column * (max(left) + max(right)))
-        blocks += parts_bytes(max(left) + max(right), widest, segments)
-        return tile_memory(left, None if x is y else right, rows, blocks, segments)
+        blocks += parts_bytes(max(left) + max(right), widest, folds)
+        return tile_memory(left, None if x is y else right, rows, blocks, folds)
 
     start = 0
     while start < len(of_x):
@@ -129,8 +129,8 @@ def _groups(x: Panel, y: Panel, rows: int, budget: int, segments: int) -> Iterat
         most = max(of_x[start:stop] + of_y[start:stop])
         if needed(slice(start, stop)) > budget:
             while most > SHAPE:
-                blocks = solving + int(2 * a_column * most) + parts_bytes(2 * most, widest, segments)
-                if tile_memory([most], [most], rows, blocks, segments) <= budget:
+                blocks = solving + int(2 * a_column * most) + parts_bytes(2 * most, widest, folds)
+                if tile_memory([most], [most], rows, blocks, folds) <= budget:
                     break
                 most = most * 7 // 8
         yield range(start, stop), most
@@ -156,7 +156,7 @@ def _multiplied(
     return found
 
 
-def _by_segments(
+def _by_folds(
     x: Panel,
     x_run: range,
     y: Panel,
@@ -166,15 +166,15 @@ def _by_segments(
     wanted: NumpyArray,
     bounds: NumpyArray,
 ) -> Iterator[CrossBlock]:
-    """Yield the products of the columns of two runs, and of each basis with itself, segment by segment."""
-    segments = len(bounds) - 1
+    """Yield the products of the columns of two runs, and of each basis with itself, fold by fold."""
+    folds = len(bounds) - 1
     strips = [_strips(x.ends(x_run, f), y.ends(y_run, f), wanted) for f in frequencies]
     found: list[Array] = [None for _ in frequencies]
     begun: set[int] = set()
     itself = x is y and x_run == y_run
     sides = ((x, x_run),) if itself else ((x, x_run), (y, y_run))
     ends = [[panel.ends(run, f) for f in frequencies] for panel, run in sides]
-    parts = [[[Parts(segments, int(w)) for w in np.diff(one)] for one in own] for own in ends]
+    parts = [[[Parts(folds, int(w)) for w in np.diff(one)] for one in own] for own in ends]
     for step, *slabs in read_slabs(x, x_run, y, y_run, frequencies, rows):
         count = step.stop - step.start
         ones = put(mixed_ones(step.start, count)[:, None].astype(np.float32))
@@ -182,21 +182,21 @@ def _by_segments(
             apart = [[unmix(u[:count, :], step.start) for u in every] for every in slabs[itself:]]
             slabs, ones = apart * 2 if itself else apart, unmix(ones, step.start)
         first, last = np.searchsorted(bounds, [step.start, step.stop - 1], side="right") - 1
-        for segment in range(first, last + 1):
-            here = slice(max(0, bounds[segment] - step.start), min(step.stop, bounds[segment + 1]) - step.start)
+        for fold in range(first, last + 1):
+            here = slice(max(0, bounds[fold] - step.start), min(step.stop, bounds[fold + 1]) - step.start)
             own_ones = adjoint(_some_rows(ones, here))
             for place, both in enumerate(zip(*slabs, strict=True)):
                 u_y = _some_rows(both[1], here)
                 u_x = u_y if itself else _some_rows(both[0], here)
                 if found[place] is None:
-                    found[place] = put(np.zeros((segments, u_x.shape[1], u_y.shape[1]), dtype=np.float32))
-                is_first = segment not in begun
-                _add_product(found[place][segment, :, :], u_x, u_y, strips[place], is_first=is_first)
+                    found[place] = put(np.zeros((folds, u_x.shape[1], u_y.shape[1]), dtype=np.float32))
+                is_first = fold not in begun
+                _add_product(found[place][fold, :, :], u_x, u_y, strips[place], is_first=is_first)
                 for own, columns, u in zip(parts, ends, (u_x, u_y), strict=False):
                     sums = (own_ones @ u)[0, :]
                     for one, (start, stop) in zip(own[place], pairwise(columns[place].tolist()), strict=True):
-                        one.add(segment, u[:, start:stop], sums[start:stop])
-            begun.add(segment)
+                        one.add(fold, u[:, start:stop], sums[start:stop])
+            begun.add(fold)
     for place, f in enumerate(frequencies):
         turned = np.full(wanted.shape, TURNED)
         yield CrossBlock(f, x_run, y_run, found.pop(0), turned, parts[0][place], parts[-1][place])

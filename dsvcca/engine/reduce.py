@@ -18,7 +18,7 @@ from dsvcca.maths.moments import Rows
 from dsvcca.maths.views import NEURONS, View, grid_datapoints
 from dsvcca.maths.whiten import InMemory, rounded_rows, whiten
 from dsvcca.maths.wide import Wide, whiten_dual, whiten_randomised
-from dsvcca.plans.passes import reads_tokens, variant_size
+from dsvcca.plans.passes import aspect_size, reads_tokens
 from dsvcca.plans.plan import Plan
 from dsvcca.plans.sizes import (
     Size,
@@ -54,19 +54,19 @@ class ReduceTask:
 
 
 def reduce_tasks(plan: Plan, workspace: str, wanted: Sequence[int], threads: int) -> list[ReduceTask]:
-    """Return the tasks that make the bases of the wanted variants on so many worker threads."""
+    """Return the tasks that make the bases of the wanted aspects on so many worker threads."""
     return [
         ReduceTask(
             workspace,
-            tuple(plan.representations[plan.variants[i].representation] for i in group),
-            tuple(plan.variants[i].view for i in group),
+            tuple(plan.representations[plan.aspects[i].representation] for i in group),
+            tuple(plan.aspects[i].view for i in group),
             tuple(plan.basis_fingerprints[i] for i in group),
             tuple(plan.whitening[i] for i in group),
             plan.widest,
             plan.center,
             plan.budget,
         )
-        for group in plan.reduce_tasks(wanted, threads)
+        for group in plan.task_groups(wanted, threads)
     ]
 
 
@@ -94,7 +94,7 @@ def reduce(task: ReduceTask) -> Reduced:
     receipts: list[Receipt] = []
     failed: list[tuple[str, str]] = []
     both = list(zip(task.representations, task.views, strict=True))
-    sizes = [variant_size(r, view) for r, view in both]
+    sizes = [aspect_size(r, view) for r, view in both]
     n, room = sizes[0].rows, pack_memory(task.budget)
     pack = PackWriter(task.workspace, n, task.rule)
     with ThreadPoolExecutor(2, "dsvcca-io") as io, files.disk_errors(task.workspace):

@@ -30,7 +30,7 @@ from dsvcca.maths.translations import Between
 from dsvcca.maths.views import View, grid_datapoints
 from dsvcca.maths.whiten import Cut, Projection, basis_of, checked_moments, cut, rounded_rows
 from dsvcca.plans.layout import WORST_ROUNDING
-from dsvcca.plans.passes import variant_size
+from dsvcca.plans.passes import aspect_size
 from dsvcca.plans.plan import Plan
 from dsvcca.plans.sizes import check_room, projection_memory
 from dsvcca.storage import files
@@ -108,25 +108,25 @@ def _told(pieces: Iterator[NumpyArray], r: Representation) -> Iterator[NumpyArra
         yield from pieces
 
 
-def segment_tasks(plan: Plan, workspace: str, variants: Sequence[int]) -> list[SegmentTask]:
-    """Return the tasks that add up every segment of large variants, each on its own, or side by side where direct."""
+def segment_tasks(plan: Plan, workspace: str, aspects: Sequence[int]) -> list[SegmentTask]:
+    """Return the tasks that add up every segment of large aspects, each on its own, or side by side where direct."""
     found = []
-    for several in [plan.side_by_side] if plan.direct else [(i,) for i in variants]:
+    for several in [plan.side_by_side] if plan.direct else [(i,) for i in aspects]:
         segments = plan.segments(several)
         for place in range(len(segments)):
             found.append(
                 SegmentTask(
                     workspace=workspace,
                     name=plan.segments_name(several),
-                    representations=tuple(plan.representations[plan.variants[i].representation] for i in several),
-                    views=tuple(plan.variants[i].view for i in several),
+                    representations=tuple(plan.representations[plan.aspects[i].representation] for i in several),
+                    views=tuple(plan.aspects[i].view for i in several),
                     fingerprints=tuple(plan.basis_fingerprints[i] for i in several),
                     rule=plan.widest,
                     center=plan.center,
                     segments=segments,
                     budget=plan.budget,
                     segment=place,
-                    pairs=plan.variant_pairs if plan.direct else (),
+                    pairs=plan.aspect_pairs if plan.direct else (),
                 )
             )
     return found
@@ -154,7 +154,7 @@ def choose(task: SegmentTask) -> str:
         moments, largest = _merged(task)
         [kept] = _cuts(task, moments, largest)
         widths = Projection(kept, kept.mean).widths
-        size, width = variant_size(task.representations[0], task.views[0]), sum(widths)
+        size, width = aspect_size(task.representations[0], task.views[0]), sum(widths)
         what = f"{task.representations[0]} ({size.rows} rows, {size.width} columns, {width} of them kept)"
         check_room(what, projection_memory(size, width), task.budget)
         with files.disk_errors(task.workspace):
@@ -334,9 +334,9 @@ def _committed(task: SegmentTask) -> list[Receipt]:
     return [one for several in own for one in several]
 
 
-def left_behind(plan: Plan, workspace: str, variants: Sequence[int]) -> list[str]:
-    """Return the partial results of variants whose bases are there: of a run killed before it could remove them."""
-    tasks = segment_tasks(plan, workspace, variants) if variants else []
+def left_behind(plan: Plan, workspace: str, aspects: Sequence[int]) -> list[str]:
+    """Return the partial results of aspects whose bases are there: of a run killed before it could remove them."""
+    tasks = segment_tasks(plan, workspace, aspects) if aspects else []
     names = [name for task in tasks if task.segment == 0 for name in _partials(task)]
     return [name for name in names if has_partial(workspace, name)]
 

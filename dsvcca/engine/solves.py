@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dsvcca.engine.panel import Kept, Panel, fitted
+from dsvcca.engine.panel import ForSolves, Panel, fitted
 from dsvcca.engine.products import CrossBlock
 from dsvcca.maths.arrays import Array, NumpyArray, adjoint, from_pairs, like, namespace, to_numpy, windows
 from dsvcca.maths.correlations import corrected
@@ -22,9 +22,9 @@ from dsvcca.maths.sums import (
     MAXIMA,
     OF_CHANCE,
     OF_COVARIANCES,
+    OF_FOLDS,
     OF_GOOGLE,
     OF_RIDGE,
-    OF_SEGMENTS,
     OF_SQUARES,
     OF_VECTORS,
     UNWEIGHTED,
@@ -42,7 +42,7 @@ SOLVED_TOGETHER = 1 << 19
 
 
 @dataclass(frozen=True)
-class Ground:
+class Rows:
     """What pairs that are solved together have in common.
 
     Attributes
@@ -50,8 +50,8 @@ class Ground:
     rows : int
     freedom : int
         Independent ones, less one; 0 where nothing is known of chance.
-    bounds : (segments + 1,) int or None
-        Where segments of them begin, where products are kept apart.
+    bounds : (folds + 1,) int or None
+        Where folds of them begin, where products are kept apart.
     """
 
     rows: int
@@ -60,14 +60,12 @@ class Ground:
 
     @property
     def halves(self) -> NumpyArray:
-        """Rows in even and in odd segments."""
+        """Rows in even and in odd folds."""
         assert self.bounds is not None
         return np.asarray([np.diff(self.bounds)[half::2].sum() for half in (0, 1)])
 
 
-def solve(
-    block: CrossBlock, x: Panel, y: Panel, ground: Ground, wanted: NumpyArray, totals: dict[str, NumpyArray]
-) -> None:
+def solve(block: CrossBlock, x: Panel, y: Panel, over: Rows, wanted: NumpyArray, totals: dict[str, NumpyArray]) -> None:
     """Solve the wanted pairs of a cross block, and add to their totals.
 
     Parameters
@@ -96,7 +94,7 @@ def solve(
             m = windows(block.products, x_starts[a], y_starts[b], height * weight, width * weight)
             m = from_pairs(m) if weight == 2 else m
             sides = _Side(of_x, a, x_ranks[a]), _Side(of_y, b, y_ranks[b])
-            found = _totals(m, *sides, turned[some[0]], widest, ground, len(x.weights), set(totals), block.turned[a, b])
+            found = _totals(m, *sides, turned[some[0]], widest, over, len(x.weights), set(totals), block.turned[a, b])
             same = np.asarray([_are_one(x, x_run.start + i, y, y_run.start + j) for i, j in zip(a, b, strict=True)])
             for rule, numbers in enumerate(found):
                 for name in totals.keys() & numbers.keys():
@@ -118,7 +116,7 @@ def _are_one(x: Panel, i: int, y: Panel, j: int) -> bool:
 class _Side(NamedTuple):
     """One side of stacked pairs: whose bases they are, and how many directions each rule keeps (pairs, rules)."""
 
-    kept: Kept
+    kept: ForSolves
     members: NumpyArray
     ranks: NumpyArray
 
@@ -147,16 +145,16 @@ def _totals(
     y: _Side,
     turned: NumpyArray,
     widest: int,
-    ground: Ground,
+    over: Rows,
     frequencies: int,
     wanted: Set[str],
     turned_by: NumpyArray,
 ) -> list[dict[str, Array]]:
-    """Return the totals of stacked products, some by segments, under every rule; of one size and turned alike."""
+    """Return the totals of stacked products, some by folds, under every rule; of one size and turned alike."""
     beta = 2 if namespace(m).isdtype(m.dtype, "complex floating") else 1
     left, right = (y, x) if turned[widest] else (x, y)
     m = adjoint(m) if turned[widest] else m
-    segments = m
+    folds = m
     if m.ndim == 4:
         xp = namespace(m)
         exact = xp.complex128 if beta == 2 else xp.float64
@@ -170,7 +168,7 @@ def _totals(
         m,
         xp.take(l_sums, of_left, axis=0),
         xp.take(r_sums, of_right, axis=0),
-        ground.rows,
+        over.rows,
         xp.take(l_inverse, of_left, axis=0),
         xp.take(r_inverse, of_right, axis=0),
     )
@@ -202,16 +200,16 @@ def _totals(
         if not wanted.isdisjoint(OF_RIDGE):
             numbers |= totals_of_ridge(corner, one.shrunk(rule, height), other.shrunk(rule, width), wanted)
         if not wanted.isdisjoint(OF_CHANCE):
-            numbers |= totals_of_chance(to_numpy(rho), ranks, ground.freedom, beta, frequencies, wanted)
-        if not wanted.isdisjoint(OF_SEGMENTS):
-            own = segments if turned[rule] == turned[widest] else adjoint(segments)
+            numbers |= totals_of_chance(to_numpy(rho), ranks, over.freedom, beta, frequencies, wanted)
+        if not wanted.isdisjoint(OF_FOLDS):
+            own = folds if turned[rule] == turned[widest] else adjoint(folds)
             own = own[:, :, :height, :width]
             if "jackknife" in wanted:
                 of_one, of_other = one.parts(rule, height), other.parts(rule, width)
                 grams = [part[0] for part in of_one], [part[0] for part in of_other]
                 numbers["jackknife"] = influences(corner, rho, a, own, *grams)
             if "held_out" in wanted:
-                rows = ground.halves
+                rows = over.halves
                 halves = one.halves(rule, height, rows), other.halves(rule, width, rows)
                 numbers["held_out"] = held_out(_masked_parts(own, *ranks), *halves, rows)
         found.append(exchanged(numbers) if turned[rule] else numbers)
@@ -229,10 +227,10 @@ def _masked(m: Array, k_x: NumpyArray, k_y: NumpyArray) -> Array:
 
 
 def _masked_parts(m: Array, k_x: NumpyArray, k_y: NumpyArray) -> Array:
-    """Return stacked products by segments with zeros beyond their own ranks."""
-    b, segments, height, width = m.shape
-    flat = namespace(m).reshape(m, (b * segments, height, width))
-    return namespace(m).reshape(_masked(flat, np.repeat(k_x, segments), np.repeat(k_y, segments)), m.shape)
+    """Return stacked products by folds with zeros beyond their own ranks."""
+    b, folds, height, width = m.shape
+    flat = namespace(m).reshape(m, (b * folds, height, width))
+    return namespace(m).reshape(_masked(flat, np.repeat(k_x, folds), np.repeat(k_y, folds)), m.shape)
 
 
 def _later(x_keys: Sequence[str], y_keys: Sequence[str], i: NumpyArray, j: NumpyArray) -> NumpyArray:

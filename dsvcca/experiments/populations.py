@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,7 +25,8 @@ from dsvcca.errors import DsvccaError
 from dsvcca.experiments.images import Images, load_images
 from dsvcca.experiments.layers import CONVNET, residual_layers
 from dsvcca.experiments.networks import convnet, residual
-from dsvcca.experiments.parallel import make_lacking, steps_at
+from dsvcca.experiments.parallel import claim, make_lacking, read_note
+from dsvcca.experiments.settings import steps_at
 from dsvcca.experiments.training import (
     accuracy,
     cross_entropy,
@@ -35,6 +35,7 @@ from dsvcca.experiments.training import (
     save_weights,
     train_classifier,
 )
+from dsvcca.storage import files
 from dsvcca.torch.probing import Probe
 
 NETWORKS = ("convnet", "residual")
@@ -125,7 +126,9 @@ class ImageSetting:
 Variant = Mapping[str, Any]
 """Fields of a setting in which a network differs from others of its population; labels of what is captured."""
 
-VARYING: dict[str, Any] = {"labels": str, "width": (int, float), "rate": (int, float), "batch": int}
+FLOAT = (int, float)
+
+VARYING: dict[str, Any] = {"labels": str, "width": FLOAT, "rate": FLOAT, "batch": int}
 """Those that there are, and what they may be: all networks of a population see the same images."""
 
 
@@ -199,10 +202,28 @@ WIDTHS = {
 """For networks of several widths: so few images that all but the narrowest learn them by heart."""
 
 RATES = {
-    "small": replace(IMAGES["small"], steps=60, decay=True, probes=300, channels=(4, 8), dense=(24, 16), shares=(1,)),
-    "full": replace(IMAGES["full"], training=2_000, steps=1_500, decay=True, shares=(1,), seeds=8),
+    "small": replace(
+        IMAGES["small"],
+        steps=60,
+        decay=True,
+        probes=300,
+        channels=(4, 8),
+        dense=(24, 16),
+        captured_on="training",
+        shares=(1,),
+    ),
+    "full": replace(
+        IMAGES["full"],
+        training=2_000,
+        steps=1_500,
+        decay=True,
+        width=2.0,
+        captured_on="training",
+        shares=(1,),
+        seeds=8,
+    ),
 }
-"""For many networks that began at several rates and came to rest: all layers, at the end."""
+"""For many networks that began at several rates and came to rest: all layers, at the end, on what they learned from."""
 
 
 @dataclass(frozen=True)
@@ -216,8 +237,8 @@ class Population:
 
     def model(self, network: str, seed: int, **variant: Any) -> nn.Module:
         """Return a network at the end of its training, in evaluation mode."""
-        fresh = replace(self.setting, **variant).fresh(network)
-        return load_weights(fresh, _weights(self.folder, network, variant, seed))
+        own = _plain(variant)
+        return load_weights(replace(self.setting, **own).fresh(network), _weights(self.folder, network, own, seed))
 
     def networks(self) -> list[Labels]:
         """Return the labels of every network: model, seed, and those of its variant."""
@@ -272,7 +293,9 @@ def trained(
     """
     root = Path(folder).absolute()
     root.mkdir(parents=True, exist_ok=True)
+    variants = [_plain(one) for one in variants]
     _check(networks, variants)
+    claim(root, setting)
     create_store(root / "activations.zarr", datapoints=setting.probes)
     every = [
         (network, variant, seed + place * setting.seeds)
@@ -299,21 +322,28 @@ def _check(networks: Sequence[str], variants: Sequence[Variant]) -> None:
             raise DsvccaError(f"variant {dict(variant)} is there twice: leave one out")
 
 
+def _plain(variant: Variant) -> Variant:
+    """Return a variant whose numbers are of one type: 1 is 1.0 where others of its name are 0.5."""
+    floats = {
+        name: float(value) for name, value in variant.items() if VARYING.get(name) is FLOAT and type(value) is int
+    }
+    return {**variant, **floats}
+
+
 def _places(folder: Path, setting: ImageSetting, variants: Sequence[Variant]) -> list[int]:
     """Return the place of every variant among those of a folder, which are kept beside its networks."""
     record = folder / "variants.json"
     with FileLock(folder / "variants.lock"):
-        there: dict[str, Any] = json.loads(record.read_text()) if record.exists() else {}
-        known: list[Variant] = there.get("variants", [])
+        there = read_note(record)
+        known: list[Variant] = [_plain(one) for one in there.get("variants", [])]
         several = [*known, *(dict(one) for one in variants if one not in known)]
         if len(several) > 1 and there.get("seeds", setting.seeds) != setting.seeds:
             raise DsvccaError(
                 f"'{folder}' has {there['seeds']} networks of each variant, and {setting.seeds} were asked for: their "
                 "seeds would be those of others; remove it, or keep these elsewhere"
             )
-        made = record.with_suffix(".making")
-        made.write_text(json.dumps({"seeds": setting.seeds, "variants": several}, indent=1))
-        made.replace(record)
+        if several != known or not there:
+            files.write_json(record, {"seeds": setting.seeds, "variants": several})
     return [several.index(one) for one in variants]
 
 

@@ -13,7 +13,7 @@ from dsvcca.analyses.directions import directions
 from dsvcca.experiments.populations import Population
 from dsvcca.experiments.training import accuracy
 from dsvcca.maths.arrays import NumpyArray
-from dsvcca.maths.correlations import CanonicalCorrelations
+from dsvcca.maths.cca import CanonicalCorrelations
 from dsvcca.torch.restrict import keep_neurons, maximal_neurons, project
 
 DRAWS = 3

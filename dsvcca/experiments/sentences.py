@@ -16,8 +16,8 @@ from torch import nn
 
 from dsvcca.activations.store import Store, create_store, open_store
 from dsvcca.errors import DsvccaError
-from dsvcca.experiments.language import words_of
 from dsvcca.experiments.parallel import make_lacking
+from dsvcca.experiments.texts import words_of
 from dsvcca.experiments.training import reproducible
 from dsvcca.maths.arrays import NumpyArray
 from dsvcca.torch.capture import capture

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -38,3 +38,8 @@ def runs_folder(name: str) -> Path:
     folder = Path("runs") / setting_name() / name
     folder.mkdir(parents=True, exist_ok=True)
     return folder.absolute()
+
+
+def steps_at(shares: Sequence[float], steps: int) -> list[int]:
+    """Return the steps at shares of a training, each once."""
+    return sorted({round(share * steps) for share in shares})

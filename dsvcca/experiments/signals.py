@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from dsvcca.maths.arrays import NumpyArray
-from dsvcca.maths.measures import pwcca, svcca
+from dsvcca.maths.pair import pwcca, svcca
 
 
 def shared_signal(k: int, *, neurons: int, datapoints: int, noise: float, seed: int) -> tuple[NumpyArray, NumpyArray]:

@@ -6,6 +6,7 @@ import time
 
 import numpy as np
 import pandas as pd
+import scipy.linalg
 import xarray as xr
 
 from dsvcca.activations.store import Store
@@ -32,7 +33,7 @@ def textbook_pwcca(x: NumpyArray, y: NumpyArray, variance: float = 1.0) -> float
     """
     centred = [one.astype(np.float64) - one.mean(axis=0, dtype=np.float64) for one in (x, y)]
     kept = [_leading(one, variance) for one in centred]
-    left, rho, right = np.linalg.svd(kept[0].T @ kept[1], full_matrices=False)
+    left, rho, right = _svd(kept[0].T @ kept[1])
     sides = []
     for one, basis, directions in zip(centred, kept, (left, right.T), strict=True):
         weights = np.abs((basis @ directions).T @ one).sum(axis=1)
@@ -78,11 +79,20 @@ def seconds_and_differences(
 
 def _leading(x: NumpyArray, variance: float) -> NumpyArray:
     """Return the left singular vectors that hold a share of the variance; of those of no size none."""
-    u, s, _ = np.linalg.svd(x, full_matrices=False)
+    u, s, _ = _svd(x)
     there = int(np.sum(s > ZERO * s[0]))
     kept = there if variance == 1 else int(np.searchsorted(np.cumsum(s**2), variance * np.sum(s**2))) + 1
     found: NumpyArray = u[:, : min(kept, there)]
     return found
+
+
+def _svd(x: NumpyArray) -> tuple[NumpyArray, NumpyArray, NumpyArray]:
+    """Return the thin SVD; the driver that NumPy takes does not converge for some layers with many dead neurons."""
+    try:
+        u, s, vt = np.linalg.svd(x, full_matrices=False)
+    except np.linalg.LinAlgError:
+        u, s, vt = scipy.linalg.svd(x, full_matrices=False, lapack_driver="gesvd")
+    return u, s, vt
 
 
 def _read(store: Store, labels: dict[str, object]) -> NumpyArray:

@@ -8,8 +8,8 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from dsvcca.activations.foreign_axes import check_not_encoded
 from dsvcca.activations.labels import COLUMNS, SPACE
-from dsvcca.activations.paths import check_not_encoded
 from dsvcca.importing.kinds import MATLAB_73, WHOLE, Array, Format, Other, library, type_name
 from dsvcca.storage import folders
 

@@ -308,6 +308,8 @@ def _table(
     rows: list[dict[str, Any]] = []
     for part in (part for one in planned for part in one):
         own = {**part.labels, **({} if part.part is None else {PART: part.part})}
+        if taken := set(own).intersection(COLUMNS):
+            raise DsvccaError(f"label {min(taken)!r} is a column of the table of an import: call it something else")
         what = "skip" if describe(part.labels) in kept else "write"
         rows.append({**own, **_columns(part.array, part.shape, part.axes, part.nbytes, what)})
     for array in masks.values():

@@ -8,8 +8,9 @@ from itertools import zip_longest
 from math import prod
 from typing import Any
 
+from dsvcca.activations.foreign_axes import axes_of, check_dims_are_used, spelling_of
 from dsvcca.activations.labels import Label, Labels, describe
-from dsvcca.activations.paths import axes_of, check_all_differ, check_dims_are_used, labels_of, natural, spelling_of
+from dsvcca.activations.paths import check_all_differ, labels_of, natural
 from dsvcca.errors import DsvccaError
 from dsvcca.importing.finding import check_readable
 from dsvcca.importing.kinds import EXCLUDE, Array

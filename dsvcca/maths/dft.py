@@ -12,8 +12,9 @@ import numpy as np
 from dsvcca.errors import DsvccaError
 from dsvcca.maths.arrays import Array, NumpyArray, adjoint, as_float64, device, from_pairs, inverse_cholesky, namespace
 from dsvcca.maths.basis import Basis, RankRule
-from dsvcca.maths.correlations import check_excess, checked_array, checked_sides, corrected, warn_of_few_rows, whitening
+from dsvcca.maths.correlations import check_excess, corrected, whitening
 from dsvcca.maths.frequencies import half_spectrum, to_frequencies, to_space, unfolded
+from dsvcca.maths.in_memory import checked_array, checked_sides, warn_of_few_rows
 from dsvcca.maths.moments import grid_steps
 from dsvcca.maths.views import meet, spelled
 from dsvcca.maths.whiten import whiten_in_memory

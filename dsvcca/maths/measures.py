@@ -12,11 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from dsvcca.errors import DsvccaError, nearest
-from dsvcca.maths.arrays import Array, NumpyArray, namespace
-from dsvcca.maths.basis import RankRule
-from dsvcca.maths.correlations import CanonicalCorrelations, cca, correlations_in_memory
+from dsvcca.maths.arrays import Array, NumpyArray
 from dsvcca.maths.resampling import jackknife_error
-from dsvcca.maths.sums import OF_GOOGLE, OF_SQUARES, OF_VECTORS, weighted_mean
+from dsvcca.maths.sums import OF_GOOGLE, OF_SQUARES, OF_VECTORS
 
 Totals = Mapping[str, Array]
 
@@ -341,6 +339,12 @@ RIDGE = 0.01
 DEFAULT = ("svcca", "pwcca_x", "pwcca_y", "r2", "chance")
 """Measures of a plan that names none."""
 
+BY_DATAPOINTS = ("chance", "svcca_debiased", "p_value", "significant", "significant_bartlett")
+"""Those that a law of chance is behind, which counts datapoints."""
+
+RESAMPLED = ("svcca_error", "svcca_held_out", "svcca_shuffled", "p_shuffled")
+"""Those of some of the datapoints, or of datapoints in another order."""
+
 LEAST_SHUFFLES = 19
 """Shuffles below which no p-value can be 5 %."""
 
@@ -403,59 +407,3 @@ def doubt_of(totals: Mapping[str, NumpyArray]) -> NumpyArray:
     """Return by how much PWCCA may be off, from either side, where correlations lie close together; 0 elsewhere."""
     found = [np.sqrt(totals[f"{side}_doubt"]) / np.maximum(totals[f"{side}_weights"], 1e-300) for side in "xy"]
     return np.asarray(np.maximum(*found))
-
-
-def svcca(x: Array, y: Array, *, variance: float = 0.99, criterion: str = "variance") -> float:
-    """Singular vector canonical correlation analysis: the mean canonical correlation of the kept directions.
-
-    Raghu et al. 2017, section 2 (arXiv 1706.05806). Parameters and errors as for `cca`.
-
-    Parameters
-    ----------
-    x, y : (n, p), (n, q)
-        Activations, datapoints first.
-    variance : float, default 0.99
-        Share of variance to keep on each side; 1.0 gives mean CCA.
-    criterion : {"variance", "singular"}, default "variance"
-
-    Returns
-    -------
-    float
-        In [0, 1].
-
-    Examples
-    --------
-    >>> rng = np.random.default_rng(0)
-    >>> x = rng.standard_normal((500, 8))
-    >>> round(svcca(x, 2 * x + 1), 6)
-    1.0
-    """
-    rho = correlations_in_memory(x, y, RankRule(variance, criterion))
-    return float(namespace(rho).mean(rho))
-
-
-def pwcca(x: Array, y: Array, *, variance: float = 1.0, side: str = "x") -> float:
-    """Projection weighted canonical correlation analysis, the definition of Morcos et al. 2018 (section 3).
-
-    Each correlation is weighted by how much of the original neurons of one side its variate accounts for. The weights
-    come from `side`, so exchanging x and y changes the number in the third digit.
-
-    Parameters
-    ----------
-    x, y : (n, p), (n, q)
-        Activations, datapoints first.
-    variance : float, default 1.0
-        Share of variance to keep on each side before the analysis.
-    side : {"x", "y"}, default "x"
-        Whose neurons weight.
-
-    Returns
-    -------
-    float
-        In [0, 1].
-    """
-    if side not in ("x", "y"):
-        raise DsvccaError(f"side={side!r}: use 'x' or 'y', whose neurons are to weight the correlations")
-    found: CanonicalCorrelations = cca(x, y, variance=variance)
-    weights = found.x_weights if side == "x" else found.y_weights
-    return float(weighted_mean(found.correlations, weights))

@@ -6,20 +6,24 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from dsvcca.errors import DsvccaError
 from dsvcca.maths import nulls
 from dsvcca.maths.arrays import Array, NumpyArray, as_float64, namespace, to_numpy
 from dsvcca.maths.basis import RankRule
-from dsvcca.maths.correlations import Maps, check_excess, checked_sides, cross_block, smaller_side, warn_of_few_rows
+from dsvcca.maths.cca import CanonicalCorrelations, cca
+from dsvcca.maths.correlations import check_excess, smaller_side
+from dsvcca.maths.in_memory import Maps, checked_sides, correlations_in_memory, cross_block, warn_of_few_rows
 from dsvcca.maths.measures import DEFAULT, MEASURES, RIDGE, Side, Sides, check_options, expanded
-from dsvcca.maths.resampling import TIED, Halves, held_out, influences, segment_bounds
+from dsvcca.maths.resampling import TIED, Halves, fold_bounds, held_out, influences
 from dsvcca.maths.sums import (
     OF_CHANCE,
+    OF_FOLDS,
     OF_RIDGE,
-    OF_SEGMENTS,
     shrinkage_of,
     totals_of_chance,
     totals_of_google,
     totals_of_ridge,
+    weighted_mean,
 )
 from dsvcca.maths.variants import anatome, check_not_given, variant_of
 
@@ -118,11 +122,68 @@ def measure(
         x=of_both[0], y=of_both[1], rows=n, by_chance=nulls.mean_by_chance(k_x, k_y, n - 1), shuffles=shuffles
     )
     totals |= {name: one[0] for name, one in own.items()}
-    if not set(OF_SEGMENTS).isdisjoint(sums := {name for one in names for name in MEASURES[one].sums}):
-        totals |= _by_segments(c, columns[0], columns[1])
+    if not set(OF_FOLDS).isdisjoint(sums := {name for one in names for name in MEASURES[one].sums}):
+        totals |= _by_folds(c, columns[0], columns[1])
     if "shuffled" in sums:
         totals |= _shuffled(columns[0], columns[1], float(rho.sum()), shuffles)
     return {name: np.asarray(MEASURES[name].value(totals, sides)).item() for name in names}
+
+
+def svcca(x: Array, y: Array, *, variance: float = 0.99, criterion: str = "variance") -> float:
+    """Singular vector canonical correlation analysis: the mean canonical correlation of the kept directions.
+
+    Raghu et al. 2017, section 2 (arXiv 1706.05806). Parameters and errors as for `cca`.
+
+    Parameters
+    ----------
+    x, y : (n, p), (n, q)
+        Activations, datapoints first.
+    variance : float, default 0.99
+        Share of variance to keep on each side; 1.0 gives mean CCA.
+    criterion : {"variance", "singular"}, default "variance"
+
+    Returns
+    -------
+    float
+        In [0, 1].
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> x = rng.standard_normal((500, 8))
+    >>> round(svcca(x, 2 * x + 1), 6)
+    1.0
+    """
+    rho = correlations_in_memory(x, y, RankRule(variance, criterion))
+    return float(namespace(rho).mean(rho))
+
+
+def pwcca(x: Array, y: Array, *, variance: float = 1.0, side: str = "x") -> float:
+    """Projection weighted canonical correlation analysis, the definition of Morcos et al. 2018 (section 3).
+
+    Each correlation is weighted by how much of the original neurons of one side its variate accounts for. The weights
+    come from `side`, so exchanging x and y changes the number: little between layers that are alike, much where one
+    says the same many times (.87 and .14 of twenty noisy copies of one of ten signals, and all ten).
+
+    Parameters
+    ----------
+    x, y : (n, p), (n, q)
+        Activations, datapoints first.
+    variance : float, default 1.0
+        Share of variance to keep on each side before the analysis.
+    side : {"x", "y"}, default "x"
+        Whose neurons weight.
+
+    Returns
+    -------
+    float
+        In [0, 1].
+    """
+    if side not in ("x", "y"):
+        raise DsvccaError(f"side={side!r}: use 'x' or 'y', whose neurons are to weight the correlations")
+    found: CanonicalCorrelations = cca(x, y, variance=variance)
+    weights = found.x_weights if side == "x" else found.y_weights
+    return float(weighted_mean(found.correlations, weights))
 
 
 def _sums(
@@ -169,11 +230,11 @@ def _columns(x: Array, of: Maps) -> NumpyArray:
     return to_numpy(xp.matmul(as_float64(x) - of.mean, xp.matrix_transpose(of.map)))
 
 
-def _by_segments(c: NumpyArray, u_x: NumpyArray, u_y: NumpyArray) -> dict[str, NumpyArray]:
-    """Return `OF_SEGMENTS` of one cross block and the columns of both sides."""
+def _by_folds(c: NumpyArray, u_x: NumpyArray, u_y: NumpyArray) -> dict[str, NumpyArray]:
+    """Return `OF_FOLDS` of one cross block and the columns of both sides."""
     if u_x.shape[1] > u_y.shape[1]:
         c, u_x, u_y = c.T, u_y, u_x
-    bounds = segment_bounds(len(u_x), 1)
+    bounds = fold_bounds(len(u_x), 1)
     both = list(zip(np.split(u_x, bounds[1:-1]), np.split(u_y, bounds[1:-1]), strict=True))
     m = np.stack([a.T @ b for a, b in both])[None]
     grams = [np.stack([pair[side].T @ pair[side] for pair in both]) for side in (0, 1)]

@@ -1,6 +1,6 @@
 """What parts of the datapoints say of a comparison: jackknife errors, and directions of one half scored on the other.
 
-Datapoints are cut into `SEGMENTS` runs. Of every cross block, and of the columns of every basis, the sum of each run is
+Datapoints are cut into `FOLDS` runs. Of every cross block, and of the columns of every basis, the sum of each run is
 known; no datapoint is touched again. Notation as in `dsvcca.sums`; M_g, G_g and u_g are the parts that run g adds to
 the product of the columns of two bases, to the Gram of the columns of one, and to their sums.
 """
@@ -29,7 +29,7 @@ from dsvcca.maths.correlations import smaller_side
 from dsvcca.maths.mixing import BLOCK
 from dsvcca.maths.sums import UNSAFE
 
-SEGMENTS = 20
+FOLDS = 20
 """Runs of datapoints; of fewer datapoints as many as there are."""
 
 TIED = 1e-5
@@ -39,41 +39,41 @@ LEAST = 1e-5
 """Share of a direction's variance that has to lie in half of the rows for it to be found there: far above rounding."""
 
 
-def segment_bounds(rows: int, unit: int) -> NumpyArray:
+def fold_bounds(rows: int, unit: int) -> NumpyArray:
     """Return where runs of rows begin, and their end: of whole datapoints, each of `unit` rows.
 
     And of whole blocks of rows that are stored mixed, where there are enough of them.
 
-    >>> segment_bounds(100, 2)[:3].tolist(), len(segment_bounds(100, 2)), segment_bounds(10_000, 1)[:3].tolist()
+    >>> fold_bounds(100, 2)[:3].tolist(), len(fold_bounds(100, 2)), fold_bounds(10_000, 1)[:3].tolist()
     ([0, 4, 10], 21, [0, 512, 1024])
     """
     together = lcm(unit, BLOCK)
-    together = together if rows >= 2 * SEGMENTS * together else unit
-    count = min(SEGMENTS, rows // together)
+    together = together if rows >= 2 * FOLDS * together else unit
+    count = min(FOLDS, rows // together)
     bounds: NumpyArray = np.round(np.arange(count + 1) * (rows / together) / count).astype(np.int64) * together
     bounds[-1] = rows
     return bounds
 
 
 def are_whole_blocks(bounds: NumpyArray) -> bool:
-    """Return whether segments are of rows that are stored mixed with no others."""
+    """Return whether folds are of rows that are stored mixed with no others."""
     return not (bounds[:-1] % BLOCK).any()
 
 
 class Parts:
-    """Grams (segments, w, w) and sums (segments, w) of the w real columns of one basis at one frequency, in float32."""
+    """Grams (folds, w, w) and sums (folds, w) of the w real columns of one basis at one frequency, in float32."""
 
-    def __init__(self, segments: int, width: int) -> None:
-        self.grams: Array = put(np.zeros((segments, width, width), dtype=np.float32))
-        self.sums: Array = put(np.zeros((segments, width), dtype=np.float32))
+    def __init__(self, folds: int, width: int) -> None:
+        self.grams: Array = put(np.zeros((folds, width, width), dtype=np.float32))
+        self.sums: Array = put(np.zeros((folds, width), dtype=np.float32))
 
-    def add(self, segment: int, columns: Array, sums: Array) -> None:
-        """Add rows of a segment and their sums."""
-        self.grams[segment, :, :] += columns.T @ columns
-        self.sums[segment, :] += sums
+    def add(self, fold: int, columns: Array, sums: Array) -> None:
+        """Add rows of a fold and their sums."""
+        self.grams[fold, :, :] += columns.T @ columns
+        self.sums[fold, :] += sums
 
     def of(self, k: int, weight: int, size: int) -> tuple[Array, Array]:
-        """Return Grams (segments, size size) and sums (segments, size) of the first k directions; zero beyond."""
+        """Return Grams (folds, size size) and sums (folds, size) of the first k directions; zero beyond."""
         width = k * weight
         grams, sums = to_numpy(self.grams[:, :width, :width]), to_numpy(self.sums[:, :width])
         if weight == 2:
@@ -84,7 +84,7 @@ class Parts:
 
 
 def influences(c: Array, rho: Array, a: Array, m: Array, x_grams: Sequence[Array], y_grams: Sequence[Array]) -> Array:
-    """Return what sum(rho) owes to each segment, (b, segments): to first order it moves so much without it, times -1.
+    """Return what sum(rho) owes to each fold, (b, folds): to first order it moves so much without it, times -1.
 
     The derivative of singular values: sum_i [a_i^H M_g b_i - rho_i (a_i^H G_xg a_i + b_i^H G_yg b_i) / 2].
 
@@ -94,8 +94,8 @@ def influences(c: Array, rho: Array, a: Array, m: Array, x_grams: Sequence[Array
         Cross blocks, the smaller side first.
     rho, a : (b, k_x), (b, k_x, k_x)
         Their correlations and left vectors.
-    m : (b, segments, k_x, k_y)
-    x_grams, y_grams : sequence of (segments, k_x k_x), (segments, k_y k_y)
+    m : (b, folds, k_x, k_y)
+    x_grams, y_grams : sequence of (folds, k_x k_x), (folds, k_y k_y)
         Of the two sides of every pair.
     """
     xp = namespace(c)
@@ -121,24 +121,24 @@ def _flat(m: Array, dtype: Any = None) -> Array:
 
 
 def jackknife_error(found: NumpyArray) -> NumpyArray:
-    """Return the standard error of what segments (last axis) add to (Miller 1974), leaving out one at a time."""
+    """Return the standard error of what folds (last axis) add to (Miller 1974), leaving out one at a time."""
     count = found.shape[-1]
     return np.asarray(np.sqrt(count / (count - 1) * np.sum(found**2, axis=-1)))
 
 
 class Halves:
-    """What one basis needs to be scored on the odd segments by directions of the even ones.
+    """What one basis needs to be scored on the odd folds by directions of the even ones.
 
     Attributes
     ----------
     known : bool
-        Whether the even segments have rows enough, and both halves all directions.
+        Whether the even folds have rows enough, and both halves all directions.
     inverse : (size, size)
-        L^-1 of the Gram of its columns in the even segments, centred there; zero where it is not known.
+        L^-1 of the Gram of its columns in the even folds, centred there; zero where it is not known.
     tested : (size, size)
-        The Gram in the odd segments, in the columns that L^-1 makes orthonormal in the even ones.
+        The Gram in the odd folds, in the columns that L^-1 makes orthonormal in the even ones.
     sums : (2, size)
-        Of the columns, in even and in odd segments.
+        Of the columns, in even and in odd folds.
     """
 
     def __init__(self, grams: Array, sums: Array, k: int, rows: NumpyArray) -> None:
@@ -164,16 +164,16 @@ class Halves:
 
 
 def held_out(m: Array, x: Sequence[Halves], y: Sequence[Halves], rows: NumpyArray) -> Array:
-    """Return the sums of the correlations that directions of the even segments have in the odd ones, (b,).
+    """Return the sums of the correlations that directions of the even folds have in the odd ones, (b,).
 
     Parameters
     ----------
-    m : (b, segments, k_x, k_y)
+    m : (b, folds, k_x, k_y)
         The smaller side first.
     x, y : sequence of Halves
         Of the two sides of every pair.
     rows : (2,) int
-        In even and in odd segments.
+        In even and in odd folds.
     """
     xp = namespace(m)
     of_x, of_y = (xp.stack([one.inverse for one in side]) for side in (x, y))

@@ -48,14 +48,11 @@ OF_COVARIANCES = ("covariance2", "nuclear", "x_explained", "y_explained")
 OF_RIDGE = ("ridge", "ridge2")
 """Sum of the singular values of D_x C D_y, and of their squares, (..., ridges): D shrinks every direction."""
 
-OF_SEGMENTS = ("jackknife", "held_out")
-"""What each segment of the datapoints adds to sum(rho), (..., segments); sum(rho) of directions held out."""
+OF_FOLDS = ("jackknife", "held_out")
+"""What each fold of the datapoints adds to sum(rho), (..., folds); sum(rho) of directions held out."""
 
 OF_SHUFFLES = ("shuffled", "exceeded")
 """Mean of sum(rho) over shuffles of the datapoints, and in how many it is not less than that of the data."""
-
-OF_ROWS = ("row_products",)
-"""sum over rows of ||x_i||^2 ||y_i||^2, of centred activations: no cross block knows it."""
 
 OF_CHANCE = ("without_chance", "surprise", "looked_at", "standing_out", "bartlett")
 """sum(rho) without what chance adds; the largest -log of a p-value, and of how many; directions that stand out.

@@ -16,7 +16,7 @@ from dsvcca.maths.measures import DEFAULT
 
 
 @dataclass(frozen=True)
-class Variant:
+class Definition:
     """What another definition changes.
 
     Attributes
@@ -41,19 +41,19 @@ class Variant:
 
 
 VARIANTS = {
-    "google": Variant(
+    "google": Definition(
         "google/svcca (commit 1f3fbf1): CCA of everything, whose mean leaves out what is beyond 98 % of the sum of "
         "correlations, and whose compute_pwcca weights by other directions than the paper's",
         ("svcca_google", "pwcca_google_x", "pwcca_google_y"),
         variance=1.0,
     ),
-    "singular": Variant(
+    "singular": Definition(
         "the letter of Raghu et al. 2017, appendix C: directions are kept by their share of singular values, not of "
         "variance",
         DEFAULT,
         criterion="singular",
     ),
-    "anatome": Variant(
+    "anatome": Definition(
         "moskomule/anatome (commit 2212a8c): 1 - svcca_distance, whose cut is by shares of singular values of "
         "activations that are not centred, and keeps one direction fewer; 1 - pwcca_distance, whose weights are sums "
         "over datapoints",
@@ -66,7 +66,7 @@ VARIANTS = {
 """Other definitions by name."""
 
 
-def variant_of(name: str) -> Variant:
+def variant_of(name: str) -> Definition:
     """Return a variant by its name.
 
     Raises

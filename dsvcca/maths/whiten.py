@@ -7,7 +7,7 @@ the columns.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -25,7 +25,6 @@ from dsvcca.maths.arrays import (
     eigen,
     from_pairs,
     hermitian,
-    inverse_cholesky,
     like,
     namespace,
     real_part,
@@ -455,58 +454,6 @@ def whiten_in_memory(
     rows = Rows(lambda: iter((x,)), tuple(x.shape), view, keep=True, center=center)
     basis = whiten(rows, rule, columns, bits=significand_bits(x.dtype), name=name)
     return columns.array(), basis
-
-
-@dataclass(frozen=True)
-class InMoments:
-    """One side of a comparison in memory, as far as its moments say.
-
-    Attributes
-    ----------
-    moments : Moments
-    spectrum : Spectrum
-    rank : int
-        Kept directions.
-    condition : float
-        Largest over smallest singular value of those.
-    slabs : function
-        Starts a pass over the shifted rows, (m, c) at a time.
-    """
-
-    moments: Moments
-    spectrum: Spectrum
-    rank: int
-    condition: float
-    slabs: Callable[[], Iterator[Array]]
-
-    @property
-    def norms(self) -> Array:
-        """Norms (c,) of the centred columns."""
-        xp = namespace(self.moments.gram)
-        powers = xp.linalg.diagonal(self.moments.comoment(0))
-        return xp.sqrt(xp.maximum(powers, 0.0 * powers))
-
-    def maps(self) -> tuple[Array, Array]:
-        """Return a map (k, c) of centred rows to orthonormal columns, and loadings F (k, c) that give them back."""
-        xp = namespace(self.moments.gram)
-        if self.rank == self.moments.gram.shape[1]:  # any orthonormal basis of all columns will do, and this is cheap
-            cholesky = xp.linalg.cholesky(self.moments.comoment(0))
-            return inverse_cholesky(cholesky), adjoint(cholesky)
-        vectors = adjoint(self.spectrum.vectors[0](self.rank))
-        s = like(self.spectrum.singular_values[0, : self.rank, None], vectors)
-        return vectors / s, vectors * s
-
-
-def in_moments(x: Array, rule: RankRule, name: str, grid: int) -> InMoments:
-    """Return what the moments of activations (n, c) in memory say, `grid` rows at a time."""
-    rows = Rows(lambda: iter((x,)), tuple(x.shape), NEURONS, keep=True, grid=grid)
-    moments = checked_moments([rows], [name])
-    bits = significand_bits(x.dtype)
-    check_numbers(rows.largest, bits, name)
-    spectrum = decompose(moments, ONE, rows.largest, bits)
-    [rank] = kept_directions(rule, spectrum.singular_values, spectrum.nonzero, moments.count, name).tolist()
-    s = spectrum.singular_values[0]
-    return InMoments(moments, spectrum, rank, float(s[0] / s[rank - 1]), lambda: (slab[0, :, :] for slab in rows()))
 
 
 def not_finite(slabs: Iterable[Array], name: str, start: int) -> DsvccaError:

@@ -263,9 +263,8 @@ def _check(wide: Wide, largest: float, power: float) -> None:
 
 @dataclass(frozen=True)
 class _Overview:
-    """What one pass says: a shift (p,) near the mean (p,), norms (p,) and total power of the centred columns."""
+    """What one pass says: the mean (p,), norms (p,) and total power of the centred columns."""
 
-    shift: Array
     mean: Array
     neuron_norms: Array
     power: float
@@ -290,7 +289,7 @@ def _overview(wide: Wide) -> _Overview:
         powers = squares - sums * sums / wide.rows
     _check(wide, largest, float(xp.sum(powers)))
     powers = xp.maximum(powers, 0.0 * powers)
-    return _Overview(shift, shift + sums / wide.rows, xp.sqrt(powers), float(xp.sum(powers)), largest)
+    return _Overview(shift + sums / wide.rows, xp.sqrt(powers), float(xp.sum(powers)), largest)
 
 
 def _covariance(wide: Wide, whole: _Overview, z: Array) -> Array:

@@ -19,12 +19,12 @@ from dsvcca.activations.representations import Representation
 from dsvcca.maths.basis import RankRule
 from dsvcca.maths.frequencies import half_spectrum
 from dsvcca.maths.measures import sums_of
-from dsvcca.maths.resampling import SEGMENTS
-from dsvcca.maths.sums import OF_SEGMENTS
+from dsvcca.maths.resampling import FOLDS
+from dsvcca.maths.sums import OF_FOLDS
 from dsvcca.maths.variants import VARIANTS
 from dsvcca.maths.views import EACH_POSITION, TRANSFORMED
 from dsvcca.plans.pairs import Pairs
-from dsvcca.plans.passes import Pass, Passes, Variant, part_of, reads_tokens, variant_size
+from dsvcca.plans.passes import Aspect, Pass, Passes, aspect_size, part_of, reads_tokens
 from dsvcca.plans.sizes import PROCESS, SEGMENT_BYTES, USABLE, Size, moments_bytes, segment_rows, whitening_route
 from dsvcca.plans.targets import Target
 
@@ -99,7 +99,7 @@ class Layout:
     segment : int
         Bytes of activations in a segment of a representation that is larger than one task, about.
     failed : frozenset of int
-        Variants that have no basis, and could not be given one: nothing is compared with them.
+        Aspects that have no basis, and could not be given one: nothing is compared with them.
     """
 
     store: str
@@ -137,7 +137,7 @@ class Layout:
         )
 
     def without(self, failed: Collection[int]) -> Self:
-        """Return the same plan without what is compared with some variants."""
+        """Return the same plan without what is compared with some aspects."""
         return replace(self, failed=self.failed.union(failed))
 
     @property
@@ -185,7 +185,7 @@ class Layout:
 
     @property
     def target_passes(self) -> list[list[Pass]]:
-        """Of every panel, the variants that meet the targets."""
+        """Of every panel, the aspects that meet the targets."""
         return self._passes.target_passes
 
     @property
@@ -194,9 +194,9 @@ class Layout:
         return self._passes.target_view
 
     @property
-    def variants(self) -> tuple[Variant, ...]:
+    def aspects(self) -> tuple[Aspect, ...]:
         """Of what bases are made: every representation under every view in which it meets another."""
-        return self._passes.variants
+        return self._passes.aspects
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -225,9 +225,9 @@ class Layout:
         return not self.direct and any(size.space for size in self.sizes)
 
     @property
-    def segments_of_rows(self) -> int:
+    def folds(self) -> int:
         """In how many runs of datapoints products are kept apart; 0 where they are not."""
-        return 0 if self.direct or set(OF_SEGMENTS).isdisjoint(sums_of(self.measures)) else SEGMENTS
+        return 0 if self.direct or set(OF_FOLDS).isdisjoint(sums_of(self.measures)) else FOLDS
 
     @property
     def budget(self) -> int:
@@ -257,51 +257,51 @@ class Layout:
             return self.route == "direct"
         if (
             self.targets
-            or any(map(self.is_dropped, range(len(self.variants))))
+            or any(map(self.is_dropped, range(len(self.aspects))))
             or set(self.whitening) != {"covariance"}
-            or any(self._reads_tokens(i) for i in range(len(self.variants)))
+            or any(self._reads_tokens(i) for i in range(len(self.aspects)))
         ):
             return False
-        large = any(self._nbytes(i) > self.segment // 2 for i in range(len(self.variants)))
-        if not large or len({self._passes.ground(v) for v in self.variants}) > 1:
+        large = any(self._nbytes(i) > self.segment // 2 for i in range(len(self.aspects)))
+        if not large or len({self._passes.ground(v) for v in self.aspects}) > 1:
             return False
         precise = all(rule.rank is None and rule.criterion == "variance" for rule in self.rules) and all(
             size.width * EPS / WORST_ROUNDING <= 1 - rule.variance for rule in self.rules for size in self.sizes
         )
         moments = moments_bytes(self.sizes)
-        basis = sum(2 * self._nbytes(i) for i in range(len(self.variants)))
+        basis = sum(2 * self._nbytes(i) for i in range(len(self.aspects)))
         basis += sum(2 * 4 * size.rows * k for size, k in zip(self.sizes, self.assumed_ranks(), strict=True))
-        direct = sum(self._nbytes(i) for i in range(len(self.variants)))
-        direct += 2 * moments * len(self.segments(range(len(self.variants))))
+        direct = sum(self._nbytes(i) for i in range(len(self.aspects)))
+        direct += 2 * moments * len(self.segments(range(len(self.aspects))))
         return precise and moments <= DIRECT_BYTES and direct < basis
 
     @cached_property
     def whitening(self) -> tuple[str, ...]:
-        """How each variant is whitened: "covariance", "dual" or "randomised"."""
+        """How each aspect is whitened: "covariance", "dual" or "randomised"."""
         forced = self.route in ("covariance", "dual", "randomised")
         return tuple(self.route if forced and not size.space else whitening_route(size) for size in self.sizes)
 
-    def _reads_tokens(self, variant: int) -> bool:
-        return reads_tokens(self.representations[self.variants[variant].representation], self.variants[variant].view)
+    def _reads_tokens(self, aspect: int) -> bool:
+        return reads_tokens(self.representations[self.aspects[aspect].representation], self.aspects[aspect].view)
 
-    def _nbytes(self, variant: int) -> int:
-        return self.representations[self.variants[variant].representation].nbytes
+    def _nbytes(self, aspect: int) -> int:
+        return self.representations[self.aspects[aspect].representation].nbytes
 
-    def segments(self, variants: Sequence[int]) -> tuple[tuple[int, int], ...]:
-        """Return the segments of datapoints in which variants are read, on its own or side by side: by shapes alone."""
+    def segments(self, aspects: Sequence[int]) -> tuple[tuple[int, int], ...]:
+        """Return the segments of datapoints in which aspects are read, on its own or side by side: by shapes alone."""
         count = self.representations[0].logical_shape[0]
-        row_bytes = -(-sum(self._nbytes(i) for i in variants) // count)
-        step = segment_rows([self.sizes[i] for i in variants], row_bytes, self.segment)
+        row_bytes = -(-sum(self._nbytes(i) for i in aspects) // count)
+        step = segment_rows([self.sizes[i] for i in aspects], row_bytes, self.segment)
         return tuple((start, min(start + step, count)) for start in range(0, count, step))
 
-    def segments_name(self, variants: Sequence[int]) -> str:
-        """Return what the partial results of variants are called."""
-        content = [[self.basis_fingerprints[i] for i in variants], str(self.widest), self.segments(variants)]
+    def segments_name(self, aspects: Sequence[int]) -> str:
+        """Return what the partial results of aspects are called."""
+        content = [[self.basis_fingerprints[i] for i in aspects], str(self.widest), self.segments(aspects)]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:24]
 
     @cached_property
-    def variant_pairs(self) -> tuple[tuple[int, int], ...]:
-        """The different variants that are compared, as places in `side_by_side`, smaller first."""
+    def aspect_pairs(self) -> tuple[tuple[int, int], ...]:
+        """The different aspects that are compared, as places in `side_by_side`, smaller first."""
         place = {i: k for k, i in enumerate(self.side_by_side)}
         found = set()
         for tile in self.tiles:
@@ -313,17 +313,17 @@ class Layout:
 
     @cached_property
     def side_by_side(self) -> tuple[int, ...]:
-        """The variants in the order in which the direct route puts them together: by content, since bits follow it."""
-        left = (i for i in range(len(self.variants)) if i not in self.failed)
+        """The aspects in the order in which the direct route puts them together: by content, since bits follow it."""
+        left = (i for i in range(len(self.aspects)) if i not in self.failed)
         return tuple(sorted(left, key=lambda i: self._own_fingerprints[i]))
 
     @cached_property
     def basis_fingerprints(self) -> tuple[str, ...]:
-        """What the basis of each variant is made from: it is made again only if this changes."""
+        """What the basis of each aspect is made from: it is made again only if this changes."""
         own = self._own_fingerprints
         if not self.direct:
             return own
-        joint = [[own[i] for i in self.side_by_side], list(self.variant_pairs), "direct"]
+        joint = [[own[i] for i in self.side_by_side], list(self.aspect_pairs), "direct"]
         found = {
             i: hashlib.sha256(json.dumps([joint, place]).encode()).hexdigest()
             for place, i in enumerate(self.side_by_side)
@@ -332,22 +332,22 @@ class Layout:
 
     @cached_property
     def sources(self) -> tuple[int, ...]:
-        """Of what the basis of each variant is made.
+        """Of what the basis of each aspect is made.
 
         Layers that hold the same numbers have one basis, made of the first; of one whose activations were not dropped,
         if there is one.
         """
-        order = sorted(range(len(self.variants)), key=lambda i: (self.is_dropped(i), i), reverse=True)
+        order = sorted(range(len(self.aspects)), key=lambda i: (self.is_dropped(i), i), reverse=True)
         first = {self.basis_fingerprints[i]: i for i in order}
         return tuple(first[name] for name in self.basis_fingerprints)
 
-    def is_dropped(self, variant: int) -> bool:
-        """Return whether a variant is of a representation whose activations were dropped."""
-        return self.representations[self.variants[variant].representation].kept is not None
+    def is_dropped(self, aspect: int) -> bool:
+        """Return whether an aspect is of a representation whose activations were dropped."""
+        return self.representations[self.aspects[aspect].representation].kept is not None
 
-    def said_view(self, variant: int) -> str:
-        """Return the view of a variant, by the word that is asked for."""
-        representation, view = self.variants[variant]
+    def said_view(self, aspect: int) -> str:
+        """Return the view of an aspect, by the word that is asked for."""
+        representation, view = self.aspects[aspect]
         return str(view) if self.representations[representation].position is None else EACH_POSITION
 
     @cached_property
@@ -365,7 +365,7 @@ class Layout:
                     ]
                 ).encode()
             ).hexdigest()
-            for v, route in zip(self.variants, self.whitening, strict=True)
+            for v, route in zip(self.aspects, self.whitening, strict=True)
         )
 
     @cached_property
@@ -400,7 +400,7 @@ class Layout:
     def description(self) -> dict[str, Any]:
         """What else is to be known of a population: which pairs, what is a row, how bases were made."""
         rows = {
-            meeting.name: self._passes.ground(Variant(int(np.argmax(self._passes.kinds == kind)), meeting.x)).rows
+            meeting.name: self._passes.ground(Aspect(int(np.argmax(self._passes.kinds == kind)), meeting.x)).rows
             for (kind, _), meeting in sorted(self._passes.meetings.items())
         }
         return {
@@ -430,8 +430,8 @@ class Layout:
 
     @cached_property
     def sizes(self) -> tuple[Size, ...]:
-        """How large each variant is."""
-        return tuple(variant_size(self.representations[v.representation], v.view) for v in self.variants)
+        """How large each aspect is."""
+        return tuple(aspect_size(self.representations[v.representation], v.view) for v in self.aspects)
 
     def assumed_ranks(self) -> list[int]:
         """Ranks taken before any is known: what was asked for, or a third of the columns (of transformed ones 0.7)."""
@@ -442,20 +442,20 @@ class Layout:
         return [max(1, min(int(size.width * share), most)) for size, most, share in both]
 
     def most_ranks(self) -> list[int]:
-        """Ranks that no variant can pass."""
+        """Ranks that no aspect can pass."""
         asked = self.widest.rank
         return [max(1, min(size.width, size.most - 2, asked or size.most)) for size in self.sizes]
 
     @cached_property
     def large(self) -> tuple[bool, ...]:
-        """Which variants are larger than one task: read in segments, twice."""
+        """Which aspects are larger than one task: read in segments, twice."""
         return tuple(
             route == "covariance" and not self._reads_tokens(i) and len(self.segments((i,))) > 1
             for i, route in enumerate(self.whitening)
         )
 
-    def reduce_tasks(self, wanted: Sequence[int], threads: int = 1) -> list[tuple[int, ...]]:
-        """Cut the variants that need a basis into tasks of a few seconds: alike, and as many for each thread."""
+    def task_groups(self, wanted: Sequence[int], threads: int = 1) -> list[tuple[int, ...]]:
+        """Cut the aspects that need a basis into tasks of a few seconds: alike, and as many for each thread."""
         if not wanted:
             return []
         nbytes = np.asarray([self._nbytes(i) for i in wanted])

@@ -57,10 +57,10 @@ class Machine:
 @cache
 def this_machine() -> Machine:
     """Return what one thread of this machine does, measured once."""
-    return measure()
+    return measure_rates()
 
 
-def measure() -> Machine:
+def measure_rates() -> Machine:
     """Measure one thread of this machine, in a third of a second."""
     rng = np.random.default_rng(0)
     with one_blas_thread():

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dsvcca.maths.measures import DOUBT
+from dsvcca.maths.measures import BY_DATAPOINTS, DOUBT, RESAMPLED
 from dsvcca.maths.views import TRANSFORMED
 from dsvcca.plans.plan import Plan
 from dsvcca.storage.records import LearnedRecord
@@ -19,13 +19,13 @@ ALONE = 0.99
 
 
 def what_misleads(plan: Plan, learned: Sequence[LearnedRecord]) -> list[str]:
-    """Return in words what makes numbers larger, or less sure, than they seem; `learned` is of every variant."""
+    """Return in words what makes numbers larger, or less sure, than they seem; `learned` is of every aspect."""
     ranks = np.asarray([one["deepest"] for one in learned])
     missed = np.asarray([one["missed"] for one in learned])
     sentences = []
     padded = [
         plan.representations[v.representation]
-        for v in plan.variants
+        for v in plan.aspects
         if v.view.name in ("flatten", *TRANSFORMED) and plan.representations[v.representation].mask
     ]
     if padded:
@@ -38,6 +38,7 @@ def what_misleads(plan: Plan, learned: Sequence[LearnedRecord]) -> list[str]:
             "center='dc': the mean of frequencies other than 0 was not subtracted, so an image common to all "
             "datapoints counts as signal, and unrelated layers need not be near the noise floor"
         )
+    sentences += _of_rows_that_belong_together(plan)
     for place, rule in enumerate(plan.rules):
         forced = few = 0
         worst = (-(1 << 62), 0)  # directions - rows, rows
@@ -60,7 +61,7 @@ def what_misleads(plan: Plan, learned: Sequence[LearnedRecord]) -> list[str]:
             )
         cut = np.asarray([one["cut"][place] for one in learned])
         if (cut > UNSURE).any():
-            first = plan.representations[plan.variants[int(cut.argmax())].representation]
+            first = plan.representations[plan.aspects[int(cut.argmax())].representation]
             sentences.append(
                 f"rounding decides which directions {np.count_nonzero(cut > UNSURE)} bases keep ({rule}), since the "
                 f"last one kept and the first left out are too much alike ({first}): another variance, or rank=, that "
@@ -68,18 +69,43 @@ def what_misleads(plan: Plan, learned: Sequence[LearnedRecord]) -> list[str]:
             )
     alone = np.asarray([one["alone"] for one in learned])
     if (alone > ALONE).any():
-        first = plan.representations[plan.variants[int(alone.argmax())].representation]
+        first = plan.representations[plan.aspects[int(alone.argmax())].representation]
         sentences.append(
             f"in {np.count_nonzero(alone > ALONE)} bases {alone.max():.3%} of the variance lies in 64 neighbouring "
             f"rows ({first}): few datapoints decide about all of their numbers"
         )
     if missed.any():
-        worst_of = plan.representations[plan.variants[int(missed.argmax())].representation]
+        worst_of = plan.representations[plan.aspects[int(missed.argmax())].representation]
         sentences.append(
             f"{np.count_nonzero(missed)} bases are made of random sketches, which may have overlooked singular values "
             f"up to {missed.max():.2g} of the largest ({worst_of})"
         )
     return sentences
+
+
+def _of_rows_that_belong_together(plan: Plan) -> list[str]:
+    """Return in words what several rows of one datapoint do to what chance gives, and to what is resampled."""
+    found = []
+    passes = [one for tile in plan.tiles for one in plan.passes(tile)]
+    by_law = [name for name in plan.measures if name in BY_DATAPOINTS]
+    most, counted = max(((one.rows, plan.freedom(one) + 1) for one in passes), default=(0, 0))
+    if by_law and 1 < counted < most:
+        ask = "; measures=['svcca_shuffled'] asks the data" if not plan.direct and all(map(plan.unit, passes)) else ""
+        found.append(
+            f"{', '.join(by_law)}: {counted:,} datapoints are counted and not their {most:,} rows, as if all rows of "
+            f"one were alike; where they are not, chance gives far less, and svcca below it is no less than chance{ask}"
+        )
+    resampled = [name for name in plan.measures if name in RESAMPLED]
+    if resampled and (plan.direct or not all(map(plan.unit, passes))):
+        why = (
+            "rows are all translations"
+            if plan.rows == "translations"
+            else "the direct route keeps no rows (route='bases' does)"
+            if plan.direct
+            else "datapoints differ in their number of rows, as masked sequences do"
+        )
+        found.append(f"{', '.join(resampled)}: NaN where {why}, of which no parts can be taken or exchanged")
+    return found
 
 
 def doubted(worst: float) -> list[str]:

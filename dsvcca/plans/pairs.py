@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from dsvcca.activations.labels import Labels, describe, label_order
+from dsvcca.activations.labels import Labels, describe, label_order, values_of
 from dsvcca.errors import DsvccaError, nearest
 from dsvcca.maths.arrays import NumpyArray
 
@@ -166,7 +166,7 @@ def matching(wanted: Mapping[str, Any], labels: Sequence[Labels]) -> list[int]:
     DsvccaError
         If there is none, or a label or a value is nowhere.
     """
-    several = {name: value if isinstance(value, (list, tuple)) else [value] for name, value in wanted.items()}
+    several = {name: values_of(value) for name, value in wanted.items()}
     found = [i for i, one in enumerate(labels) if all(one.get(name) in values for name, values in several.items())]
     for name, values in several.items():
         if found and len(values) == 1:

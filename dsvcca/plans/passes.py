@@ -1,6 +1,6 @@
 """Passes: who is compared with whom in which view, so that bases that meet share their rows and frequencies.
 
-A representation has one variant, and one basis, for every view in which it meets another.
+A representation has one aspect, and one basis, for every view in which it meets another.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dsvcca.plans.pairs import Pairs
 from dsvcca.plans.sizes import Size, size_of
 
 
-class Variant(NamedTuple):
+class Aspect(NamedTuple):
     """One representation under one view: what one basis is made from."""
 
     representation: int
@@ -37,13 +37,13 @@ class Ground(NamedTuple):
 
 @dataclass(frozen=True)
 class Pass:
-    """Comparisons of one tile that share their ground: which variants of each side, and which pairs of them.
+    """Comparisons of one tile that share their ground: which aspects of each side, and which pairs of them.
 
     Attributes
     ----------
     rows : int
     x, y : tuple of int
-        Variants.
+        Aspects.
     x_members, y_members : tuple of int
         Their representations, by place within the panel.
     space : tuple of int
@@ -68,8 +68,8 @@ class Pass:
         return self._only(self.wanted & missing[np.ix_(self.x_members, self.y_members)])
 
     def without(self, failed: Collection[int]) -> Pass | None:
-        """Return what is left of a pass without some variants; None if nothing is."""
-        x, y = (np.asarray([variant not in failed for variant in side]) for side in (self.x, self.y))
+        """Return what is left of a pass without some aspects; None if nothing is."""
+        x, y = (np.asarray([aspect not in failed for aspect in side]) for side in (self.x, self.y))
         return self._only(self.wanted & x[:, None] & y[None, :])
 
     def _only(self, wanted: NumpyArray) -> Pass | None:
@@ -108,7 +108,7 @@ class Passes:
     everywhere : bool
         Whether they do so at all frequencies, since rows are all translations.
     failed : frozenset of int
-        Variants that have no basis: nothing is compared with them.
+        Aspects that have no basis: nothing is compared with them.
     """
 
     representations: tuple[Representation, ...]
@@ -156,7 +156,7 @@ class Passes:
                     except DsvccaError as error:
                         raise DsvccaError(f"{r} and {s}: {error}; or select() others, or compare other pairs") from None
                     grounds = {
-                        self.ground(Variant(first[kind], view))
+                        self.ground(Aspect(first[kind], view))
                         for kind, view in ((a, found[a, b].x), (b, found[a, b].y))
                     }
                     if len(grounds) > 1:
@@ -174,22 +174,22 @@ class Passes:
         return tuple(sorted({meeting.name for meeting in self.meetings.values()}))
 
     @cached_property
-    def variants(self) -> tuple[Variant, ...]:
+    def aspects(self) -> tuple[Aspect, ...]:
         """Of what bases are made: every representation under every view in which it meets another.
 
         Those that share their ground follow each other.
         """
-        found: set[Variant] = set()
+        found: set[Aspect] = set()
         for i, j in self.tiles:
             x, y = self.panels[i], self.panels[j]
             wanted = self.pairs.mask(x, y)
             x_kinds, y_kinds = self.kinds[x.start : x.stop, None], self.kinds[None, y.start : y.stop]
             for (a, b), meeting in self.meetings.items():
                 here = wanted & (x_kinds == a) & (y_kinds == b)
-                found |= {Variant(x.start + k, meeting.x) for k in np.flatnonzero(here.any(axis=1)).tolist()}
-                found |= {Variant(y.start + k, meeting.y) for k in np.flatnonzero(here.any(axis=0)).tolist()}
+                found |= {Aspect(x.start + k, meeting.x) for k in np.flatnonzero(here.any(axis=1)).tolist()}
+                found |= {Aspect(y.start + k, meeting.y) for k in np.flatnonzero(here.any(axis=0)).tolist()}
         if self.explaining:
-            found |= {Variant(i, self._view_to_targets(r)) for i, r in enumerate(self.representations)}
+            found |= {Aspect(i, self._view_to_targets(r)) for i, r in enumerate(self.representations)}
         return tuple(sorted(found, key=lambda v: (self.ground(v), v.representation)))
 
     def _view_to_targets(self, representation: Representation) -> View:
@@ -218,20 +218,20 @@ class Passes:
 
     @cached_property
     def target_passes(self) -> list[list[Pass]]:
-        """Of every panel, the variants that meet the targets, those that share their ground together; pairs of none."""
+        """Of every panel, the aspects that meet the targets, those that share their ground together; pairs of none."""
         found = []
         for panel in self.panels:
             grounds: dict[Ground, list[int]] = {}
             for i in panel:
-                ground = self.ground(Variant(i, self._view_to_targets(self.representations[i])))
-                if self._variants_at[i, ground] not in self.failed:
+                ground = self.ground(Aspect(i, self._view_to_targets(self.representations[i])))
+                if self._aspects_at[i, ground] not in self.failed:
                     grounds.setdefault(ground, []).append(i)
             none = np.zeros((0, 0), dtype=np.int8)
             found.append(
                 [
                     Pass(
                         ground.rows,
-                        tuple(self._variants_at[i, ground] for i in members),
+                        tuple(self._aspects_at[i, ground] for i in members),
                         (),
                         tuple(self.places[i] for i in members),
                         (),
@@ -247,20 +247,20 @@ class Passes:
     @cached_property
     def grids(self) -> tuple[tuple[int, ...], ...]:
         """The grids whose bins are compared, in the order in which results hold them."""
-        found = {self.ground(variant).space for variant in self.variants} - {()}
+        found = {self.ground(aspect).space for aspect in self.aspects} - {()}
         return tuple(sorted(found, key=lambda grid: (len(grid), grid)))
 
     @cached_property
-    def _variants_at(self) -> dict[tuple[int, Ground], int]:
-        """The variant of a representation on some ground."""
-        return {(v.representation, self.ground(v)): place for place, v in enumerate(self.variants)}
+    def _aspects_at(self) -> dict[tuple[int, Ground], int]:
+        """The aspect of a representation on some ground."""
+        return {(v.representation, self.ground(v)): place for place, v in enumerate(self.aspects)}
 
-    def ground(self, variant: Variant) -> Ground:
-        """Return what the basis of a variant must share with those it meets."""
-        size = variant_size(self.representations[variant.representation], variant.view)
-        representation = self.representations[variant.representation]
-        tokens = variant.view.name == "positions"
-        return Ground(size.space, size.rows, part_of(representation, variant.view) if tokens else "")
+    def ground(self, aspect: Aspect) -> Ground:
+        """Return what the basis of an aspect must share with those it meets."""
+        size = aspect_size(self.representations[aspect.representation], aspect.view)
+        representation = self.representations[aspect.representation]
+        tokens = aspect.view.name == "positions"
+        return Ground(size.space, size.rows, part_of(representation, aspect.view) if tokens else "")
 
     def of_tile(self, tile: tuple[int, int]) -> list[Pass]:
         """Return the comparisons of a tile, those that share their ground together."""
@@ -274,7 +274,7 @@ class Passes:
         grounds = np.full((kinds, kinds), -1)
         known: list[Ground] = []
         for (a, b), meeting in sorted(self.meetings.items()):
-            ground = self.ground(Variant(int(np.argmax(self.kinds == a)), meeting.x))
+            ground = self.ground(Aspect(int(np.argmax(self.kinds == a)), meeting.x))
             if ground not in known:
                 known.append(ground)
             names[a, b], grounds[a, b] = 1 + self.names.index(meeting.name), known.index(ground)
@@ -289,8 +289,8 @@ class Passes:
                 found.append(
                     Pass(
                         ground.rows,
-                        tuple(self._variants_at[x.start + i, ground] for i in x_members.tolist()),
-                        tuple(self._variants_at[y.start + j, ground] for j in y_members.tolist()),
+                        tuple(self._aspects_at[x.start + i, ground] for i in x_members.tolist()),
+                        tuple(self._aspects_at[y.start + j, ground] for j in y_members.tolist()),
                         tuple(self.places[x.start + i] for i in x_members.tolist()),
                         tuple(self.places[y.start + j] for j in y_members.tolist()),
                         ground.space,
@@ -307,7 +307,7 @@ def kind_of(representation: Representation) -> tuple[tuple[int, ...], bool]:
     return representation.logical_shape[1:-1], representation.is_sequence
 
 
-def variant_size(representation: Representation, view: View) -> Size:
+def aspect_size(representation: Representation, view: View) -> Size:
     """Return how large a representation is under a view."""
     mask = representation.mask
     size = size_of(representation.logical_shape, view, mask.rows if mask else None)

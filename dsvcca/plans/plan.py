@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, prod
 
 import numpy as np
 from dask.utils import format_bytes
@@ -17,7 +17,7 @@ from dsvcca.activations.representations import Representation
 from dsvcca.errors import DsvccaError
 from dsvcca.maths.arrays import NumpyArray
 from dsvcca.maths.measures import BY_RIDGE, sums_of
-from dsvcca.maths.sums import OF_RIDGE
+from dsvcca.maths.sums import OF_RIDGE, OF_VECTORS
 from dsvcca.maths.views import GRID
 from dsvcca.maths.wide import POWERS
 from dsvcca.plans.layout import NUMERICS, Layout
@@ -58,7 +58,7 @@ class Plan(Layout):
     """Comparisons that were chosen, cut and priced; made by `plan_comparisons`. Its fields are those of `Layout`."""
 
     def price(self, ranks: Sequence[int] | None = None, machine: Machine | None = None) -> Price:
-        """Return what the plan costs, for known ranks of the variants or for assumed ones.
+        """Return what the plan costs, for known ranks of the aspects or for assumed ones.
 
         Parameters
         ----------
@@ -71,17 +71,17 @@ class Plan(Layout):
         return price(self.work(ranks, machine.threads), machine)
 
     def work(self, ranks: Sequence[int] | None = None, threads: int = 1) -> Work:
-        """Return the plan as integers, for known ranks of the variants or for assumed ones."""
+        """Return the plan as integers, for known ranks of the aspects or for assumed ones."""
         k = np.asarray(list(ranks or self.assumed_ranks()))
-        variants = tuple(
+        aspects = tuple(
             BasisWork(size, self._nbytes(i), self._times_read(i, int(k[i])), int(k[i]), self.whitening[i])
             for i, size in enumerate(self.sizes)
             if not self.is_dropped(i)  # its basis is there
         )
-        read = sum(one.nbytes * one.times_read for one in variants)
-        written = sum(4 * one.size.rows * one.rank for one in variants)
+        read = sum(one.nbytes * one.times_read for one in aspects)
+        written = sum(4 * one.size.rows * one.rank for one in aspects)
         if self.direct:
-            written = moments_bytes(self.sizes) * len(self.segments(range(len(self.variants))))
+            written = moments_bytes(self.sizes) * len(self.segments(range(len(self.aspects))))
             read += written
         memory = max(self._reduce_memory(i, int(q)) for i, q in enumerate(k))
         if self.targets:
@@ -104,12 +104,12 @@ class Plan(Layout):
         return Work(
             comparisons=self.pairs.count,
             itself=self.pairs.itself,
-            variants=variants,
+            aspects=aspects,
             reduce_tasks=self._reduce_task_count(threads),
             tiles=len(self.tiles),
             passes=tuple(passes),
             rules=len(self.rules),
-            vectors=any(m.startswith("pwcca") for m in self.measures),
+            vectors=not set(OF_VECTORS).isdisjoint(sums),
             spectra=sum(SPECTRA.get(name, 0) * (len(self.ridges) if name in OF_RIDGE else 1) for name in sums),
             products=1 + self.shuffles,
             direct=self.direct,
@@ -133,13 +133,13 @@ class Plan(Layout):
         # On the direct route cross blocks are there already, and no columns.
         rows = 0 if self.direct else one.rows
         right = None if one.x == one.y else columns[1]
-        if not self.segments_of_rows:
+        if not self.folds:
             return tile_memory(columns[0], right, rows, blocks)
-        segments, widest = self.segments_of_rows, padded(max(largest))
-        parts = parts_bytes(2 * widest, widest, segments)
-        least = tile_memory([widest], [widest], rows, blocks + parts, segments)
-        parts = parts_bytes(max(columns[0]) + (0 if right is None else max(right)), widest, segments)
-        return min(tile_memory(columns[0], right, rows, blocks + parts, segments), max(least, APART)) + STACKS
+        folds, widest = self.folds, padded(max(largest))
+        parts = parts_bytes(2 * widest, widest, folds)
+        least = tile_memory([widest], [widest], rows, blocks + parts, folds)
+        parts = parts_bytes(max(columns[0]) + (0 if right is None else max(right)), widest, folds)
+        return min(tile_memory(columns[0], right, rows, blocks + parts, folds), max(least, APART)) + STACKS
 
     def _together(self, one: Pass, x: NumpyArray, y: NumpyArray) -> Together:
         """Return comparisons that share their ground as integers; x and y are the ranks of both sides."""
@@ -157,39 +157,39 @@ class Plan(Layout):
             rank=max(1, int((x.mean() + y.mean()) / 2 / size.frequencies)),
         )
 
-    def _times_read(self, variant: int, width: int) -> int:
-        """Return how often the activations of a variant are read, of which `width` columns are kept."""
-        size = self.sizes[variant]
+    def _times_read(self, aspect: int, width: int) -> int:
+        """Return how often the activations of an aspect are read, of which `width` columns are kept."""
+        size = self.sizes[aspect]
         if self.direct:
             return 1
-        if self.whitening[variant] == "dual":
+        if self.whitening[aspect] == "dual":
             return sum(-(-size.columns // columns_at_once(size, self.budget, k)) for k in (1, width))
-        if self.whitening[variant] == "randomised":
+        if self.whitening[aspect] == "randomised":
             return POWERS + 3  # an overview, the covariance once more than its powers, the columns
-        return 2 if self.large[variant] or not holds_whole(size, self.budget) else 1
+        return 2 if self.large[aspect] or not holds_whole(size, self.budget) else 1
 
-    def _reduce_memory(self, variant: int, width: int) -> int:
+    def _reduce_memory(self, aspect: int, width: int) -> int:
         """Return the bytes of arrays that making one basis takes, of which `width` columns are kept."""
-        size = self.sizes[variant]
-        if self.is_dropped(variant):
+        size = self.sizes[aspect]
+        if self.is_dropped(aspect):
             return 0
         if self.direct:
             return segment_memory(self.sizes)
-        if self.large[variant]:
+        if self.large[aspect]:
             return max(segment_memory([size]), projection_memory(size, width))
-        return basis_memory(size, width, self.budget, self.whitening[variant], self.widest.rank)
+        return basis_memory(size, width, self.budget, self.whitening[aspect], self.widest.rank)
 
     def _reduce_task_count(self, threads: int) -> int:
         """Return how many tasks it takes until every basis is there, or every cross block."""
         if self.direct:
-            return len(self.segments(range(len(self.variants)))) + 1
-        there = [i for i in range(len(self.variants)) if not self.is_dropped(i)]
+            return len(self.segments(range(len(self.aspects)))) + 1
+        there = [i for i in range(len(self.aspects)) if not self.is_dropped(i)]
         small = [i for i in there if not self.large[i]]
         segments = [len(self.segments((i,))) for i in there if self.large[i]]
-        return len(self.reduce_tasks(small, threads)) + sum(2 * count + 2 for count in segments)
+        return len(self.task_groups(small, threads)) + sum(2 * count + 2 for count in segments)
 
     def check(self, ranks: Sequence[int] | None = None) -> None:
-        """Raise if a task cannot be done in the plan's memory; `ranks` are those of the variants, once known."""
+        """Raise if a task cannot be done in the plan's memory; `ranks` are those of the aspects, once known."""
         if self.budget <= 0:
             raise DsvccaError(
                 f"memory={format_bytes(self.memory)} a worker is too little: the process alone takes "
@@ -207,23 +207,23 @@ class Plan(Layout):
                 f"{format_bytes(self.budget)} that memory={format_bytes(self.memory)} leaves: raise memory, or give "
                 "fewer targets at once"
             )
-        for i, (variant, size) in enumerate(zip(self.variants, self.sizes, strict=True)):
+        for i, (aspect, size) in enumerate(zip(self.aspects, self.sizes, strict=True)):
             needed = self._reduce_memory(i, 1 if ranks is None else ranks[i])
             if ranks is not None:  # one basis against another at one frequency is the least there is to do
                 k = min(ranks[i], size.columns)
                 weight = 2 if size.space else 1
                 blocks = 2 * block_bytes(k, size.columns, weight) + solve_bytes(k * weight, k * weight)
-                width, segments = k * weight, self.segments_of_rows
-                blocks += parts_bytes(2 * width, width, segments)
-                needed = max(needed, tile_memory([width], [width], size.rows, blocks, segments))
-            representation = self.representations[variant.representation]
+                width, folds = k * weight, self.folds
+                blocks += parts_bytes(2 * width, width, folds)
+                needed = max(needed, tile_memory([width], [width], size.rows, blocks, folds))
+            representation = self.representations[aspect.representation]
             other = "; or use route='bases'" if self.direct and self.route == "auto" else ""
             if 3 * size.unit > self.budget // 2:
                 other = (
                     f"; or cut it along datapoints once, now {format_bytes(size.unit)} have to be read together:\n"
                     f"    python -c {_rechunking(representation)!r}"
                 )
-            what = f"{representation} ({size.rows} rows, {size.width} columns as view '{variant.view}')"
+            what = f"{representation} ({size.rows} rows, {size.width} columns as view '{aspect.view}')"
             check_room(what, needed, self.budget, other)
 
     def check_kept(self) -> None:
@@ -237,7 +237,7 @@ class Plan(Layout):
         lacking = [i for i, source in enumerate(self.sources) if self.is_dropped(source) and not self._is_kept(i)]
         if not lacking:
             return
-        first = self.representations[self.variants[lacking[0]].representation]
+        first = self.representations[self.aspects[lacking[0]].representation]
         assert first.kept is not None
         if self.direct:
             why = "route='direct' reads them"
@@ -249,16 +249,16 @@ class Plan(Layout):
             how = "" if route == "covariance" else f", route={route!r}"
             asked = f"view {self.said_view(lacking[0])!r} with {self.widest}{center}{how}"
             why = f"this plan needs {asked}; what was kept is {first.kept}{other}"
-        others = len({self.variants[i].representation for i in lacking}) - 1
+        others = len({self.aspects[i].representation for i in lacking}) - 1
         raise DsvccaError(
             f"{first}{f' and {others} more' if others else ''}: activations were dropped, and {why}: plan within what "
             f"was kept (view={first.kept.bases[0].view!r}), select() others, or write it again with if_exists='replace'"
         )
 
-    def _is_kept(self, variant: int) -> bool:
-        """Return whether the basis of a variant was kept when its activations were dropped."""
-        kept = self.representations[self.variants[variant].representation].kept
-        name, rule = self.basis_fingerprints[variant], self.widest
+    def _is_kept(self, aspect: int) -> bool:
+        """Return whether the basis of an aspect was kept when its activations were dropped."""
+        kept = self.representations[self.aspects[aspect].representation].kept
+        name, rule = self.basis_fingerprints[aspect], self.widest
         return kept is not None and any(one.fingerprint == name and one.serves(rule) for one in kept.bases)
 
     def __str__(self) -> str:
@@ -278,12 +278,12 @@ class Plan(Layout):
         machine : Machine, default one thread of this one
             What it is priced for: see `dsvcca.machine_of`.
         ranks : sequence of int or None, optional
-            Those of the variants, where they are known.
+            Those of the aspects, where they are known.
         """
         rules = "; ".join(str(rule) for rule in self.rules)
         what = RULES.get(self.pairs.name, f"a list of {len(self.pairs.listed):,}")
         known = "the same ids" if self.ids else "in the same order, which no ids prove"
-        known_ranks = list(ranks or [None] * len(self.variants))
+        known_ranks = list(ranks or [None] * len(self.aspects))
         taken = [mine or assumed for mine, assumed in zip(known_ranks, self.assumed_ranks(), strict=True)]
         count = self.representations[0].logical_shape[0]
         found = self.price(taken, machine)
@@ -301,6 +301,20 @@ class Plan(Layout):
                 *self._what_is_assumed(found.memory, machine, known_ranks),
             ]
         )
+
+    def freedom(self, one: Pass) -> int:
+        """Return how many independent rows a pass has, less one: those of a datapoint are one. 0: nothing is known."""
+        if one.space and self.center == "dc":
+            return 0
+        rows = min(one.rows, self.representations[0].logical_shape[0])
+        return rows // (prod(one.space) if self.rows == "translations" else 1) - 1
+
+    def unit(self, one: Pass) -> int:
+        """Return how many rows of a pass a datapoint has; 0 where numbers differ, or it is not known whose rows are."""
+        aspect = self.aspects[one.x[0]]
+        shape = self.representations[aspect.representation].logical_shape
+        whole = prod(shape[:-1]) if aspect.view.name == "positions" else shape[0]
+        return one.rows // shape[0] if one.rows == whole and self.rows != "translations" else 0
 
     def _what_is_assumed(self, memory: int, machine: Machine | None, ranks: Sequence[int | None]) -> list[str]:
         """Return in words what a price, with that memory, takes for granted, and what it is at most."""
@@ -329,7 +343,7 @@ class Plan(Layout):
     def _how_it_goes(self) -> str:
         """Return which way from activations to cross blocks was chosen."""
         if self.direct:
-            count = len(self.segments(range(len(self.variants))))
+            count = len(self.segments(range(len(self.aspects))))
             return f"direct: activations are read once, side by side in {count} segments, and no basis is kept"
         large = sum(self.large)
         segments = sum(len(self.segments((i,))) for i, is_large in enumerate(self.large) if is_large)
@@ -340,7 +354,7 @@ class Plan(Layout):
         }
         ways_taken = Counter(self.whitening)
         how = ", ".join(f"{number} {ways[way]}" for way, number in sorted(ways_taken.items()))
-        gone = len({v.representation for i, v in enumerate(self.variants) if self.is_dropped(i)})
+        gone = len({v.representation for i, v in enumerate(self.aspects) if self.is_dropped(i)})
         return (
             f"bases, kept for other plans: {how}"
             + (f"; {large} too large for a task in {segments} segments" if large else "")

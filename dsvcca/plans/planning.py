@@ -150,6 +150,7 @@ def plan_comparisons(
                     f"{r}: {r.logical_shape[0]} rows cannot be all {prod(space)} translations of some images of "
                     f"{spelled(space)}: leave rows= out"
                 )
+    measures = expanded(measures)
     if variant is not None:
         own = variant_of(variant)
         if own.needs_rows:
@@ -166,7 +167,6 @@ def plan_comparisons(
         raise DsvccaError(f"route={route!r} is unknown: {nearest(route, ROUTES)}")
     if center not in ("all", "dc"):
         raise DsvccaError(f"center={center!r} is unknown: use 'all' or 'dc'")
-    measures = expanded(measures)
     is_list = not isinstance(variance, (int, float))
     rules, ridges = rules_of(variance, criterion, rank), _several("ridge", ridge, "number")
     check_options(measures, ridges, shuffles)
@@ -193,7 +193,7 @@ def plan_comparisons(
         raise DsvccaError(f"keep={list(kept)}: nothing is compared by frequency here, see print(plan): leave it out")
     if wanted and route == "direct":
         raise DsvccaError("route='direct' keeps no basis that could explain targets: leave one of them out")
-    if plan.direct and any(reads_tokens(found[v.representation], v.view) for v in plan.variants):
+    if plan.direct and any(reads_tokens(found[v.representation], v.view) for v in plan.aspects):
         raise DsvccaError(
             "route='direct' takes datapoints as they are, and sequences are seen token by token: use route='bases'"
         )
@@ -282,7 +282,8 @@ def each_position(representations: Sequence[Representation]) -> list[Representat
         if r.mask is not None and r.mask.rows < datapoints * positions:
             raise DsvccaError(
                 f"{r}: the mask calls {datapoints * positions - r.mask.rows} of its positions padding, and every "
-                "position needs the same rows: use view='positions', or a store of sequences of one length"
+                "position needs the same rows: view='positions' compares all tokens; for positions one by one write "
+                "those that all sequences have, counted from their ends for instance, into a store without a mask"
             )
         if "position" in r.labels:
             raise DsvccaError(f"{r} has a label 'position' already: select() others, or use view='positions'")

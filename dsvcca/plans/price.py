@@ -68,7 +68,7 @@ class Work:
 
     comparisons: int
     itself: int
-    variants: tuple[BasisWork, ...]
+    aspects: tuple[BasisWork, ...]
     reduce_tasks: int
     tiles: int
     passes: tuple[Together, ...]
@@ -147,7 +147,7 @@ def spelled_time(seconds: float) -> str:
 def price(work: Work, machine: Machine) -> Price:
     """Return what some work costs on a machine."""
     flops = seconds = 0.0
-    for one in work.variants:
+    for one in work.aspects:
         own = reduce_flops(one.size, 0 if work.direct else one.rank, one.route)
         flops += own + one.times_read * transform_flops(one.size)
         seconds += own / machine.double
@@ -156,8 +156,8 @@ def price(work: Work, machine: Machine) -> Price:
     reducing = seconds / machine.threads
     seconds = 0.0
     if work.direct:
-        columns = [one.size.columns for one in work.variants]
-        first = work.variants[0].size
+        columns = [one.size.columns for one in work.aspects]
+        first = work.aspects[0].size
         cross = 4.0 * first.rows * first.frequencies * (sum(columns) ** 2 - sum(c * c for c in columns))
         flops += cross
         seconds += cross / machine.double

@@ -28,10 +28,10 @@ STRIP = 512
 """Columns of one side in one matrix product."""
 
 APART = 400 << 20
-"""Bytes of arrays up to which products are kept apart by segments: more of them cost more to come by than they save."""
+"""Bytes of arrays up to which products are kept apart by folds: more of them cost more to come by than they save."""
 
 STACKS = 16 << 20
-"""Bytes of products by segments that are solved together."""
+"""Bytes of products by folds that are solved together."""
 
 PROCESS = 184 << 20
 """Bytes of a worker process before it holds any array."""
@@ -133,7 +133,7 @@ def projection_memory(size: Size, width: int) -> int:
 
 
 def whitening_route(size: Size) -> str:
-    """Return how a variant of one frequency is whitened: through the Gram of the fewer, or a sketch if both are many.
+    """Return how an aspect of one frequency is whitened: through the Gram of the fewer, or a sketch if both are many.
 
     >>> [whitening_route(Size(n, p, (), 0, 0)) for n, p in ((5000, 300), (5000, 50_000), (100_000, 50_000))]
     ['covariance', 'dual', 'randomised']
@@ -241,7 +241,7 @@ def padded(columns: int) -> int:
     return -(-(columns + SLACK) // SHAPE) * SHAPE
 
 
-def tile_memory(x: Sequence[int], y: Sequence[int] | None, n: int, blocks: int = 0, segments: int = 0) -> int:
+def tile_memory(x: Sequence[int], y: Sequence[int] | None, n: int, blocks: int = 0, folds: int = 0) -> int:
     """Return the bytes of arrays that correlating so many columns at some frequencies takes, n rows of them.
 
     Parameters
@@ -250,13 +250,13 @@ def tile_memory(x: Sequence[int], y: Sequence[int] | None, n: int, blocks: int =
         Columns of both sides at each frequency; y None if both sides are one.
     blocks : int
         Bytes of what belongs to the columns of both sides at one frequency.
-    segments : int
+    folds : int
         Of rows, of which products are kept apart; 0 where they are not.
     """
     right = x if y is None else y
     slabs = 4 * min(n, 2 * GRID) * (sum(x) + (0 if y is None else sum(y)))  # one in use, one being read
     strip = min(STRIP, max(x)) * (8 * max(right) + 4 * min(n, GRID))  # its product, its copy
-    products = (4 * segments or 8) * sum(i * j for i, j in zip(x, right, strict=True))
+    products = (4 * folds or 8) * sum(i * j for i, j in zip(x, right, strict=True))
     return max(slabs + strip, blocks) + products + (48 << 20)  # blocks are for the solves; a chunk as read, stacks
 
 
@@ -279,9 +279,9 @@ def solve_bytes(k_x: int, k_y: int) -> int:
     return 8 * 14 * k_x * k_y
 
 
-def parts_bytes(columns: int, widest: int, segments: int) -> int:
-    """Return the bytes of Grams by segments, twice, of bases with so many columns together, `widest` each at most."""
-    return 2 * 4 * segments * columns * widest
+def parts_bytes(columns: int, widest: int, folds: int) -> int:
+    """Return the bytes of Grams by folds, twice, of bases with so many columns together, `widest` each at most."""
+    return 2 * 4 * folds * columns * widest
 
 
 def transform_flops(size: Size) -> float:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from dsvcca.analyses.training import COLUMNS
+from dsvcca.analyses.over_training import COLUMNS
 from dsvcca.errors import DsvccaError
 from dsvcca.plot.figures import new_figure
 

@@ -18,7 +18,7 @@ from dsvcca.errors import RunError
 from dsvcca.maths.arrays import NumpyArray
 from dsvcca.maths.measures import MEASURES, exchanged_name
 from dsvcca.results.dataset import BETWEEN, FLOOR, LABELS_CHUNK, R2, RANKS, inner_dims, stored_dims
-from dsvcca.storage import files, folders, records
+from dsvcca.storage import chunked, files, folders, records
 
 COMMITS, BETWEEN_MARKER = "commits", "between"
 
@@ -85,7 +85,7 @@ def read_tile(sheet: Sheet) -> dict[str, NumpyArray]:
     """Return the numbers of the version before, as `write_tile` takes them: with what exchanges in the mirror."""
     found = {}
     for name in sheet.variables:
-        array = files.open_array(folders.at(sheet.out, "results") / name)
+        array = chunked.open_array(folders.at(sheet.out, "results") / name)
         blocks = {name: np.asarray(array[sheet.side(0), sheet.side(1)])}
         if MIRRORED.get(name, name) not in sheet.variables:
             blocks[MIRRORED[name]] = np.asarray(array[sheet.side(1), sheet.side(0)]).swapaxes(0, 1)
@@ -114,7 +114,7 @@ def write_tile(sheet: Sheet, values: Mapping[str, NumpyArray], doubt: float) -> 
     """
     root = folders.at(sheet.out, "results")
     for name in sheet.variables:
-        block, array = values[name], files.open_array(root / name)
+        block, array = values[name], chunked.open_array(root / name)
         mirror = values[MIRRORED.get(name, name)].swapaxes(0, 1)
         rows, columns = sheet.side(0), sheet.side(1)
         targets = ((block, (rows, columns)), (mirror, (columns, rows)))
@@ -126,7 +126,7 @@ def write_tile(sheet: Sheet, values: Mapping[str, NumpyArray], doubt: float) -> 
 def read_targets(sheet: Sheet) -> dict[str, NumpyArray]:
     """Return what the version before says of targets, as `write_targets` takes it."""
     root = folders.at(sheet.out, "results")
-    found = {name: np.asarray(files.open_array(root / name)[sheet.side(0)]) for name in sheet.variables}
+    found = {name: np.asarray(chunked.open_array(root / name)[sheet.side(0)]) for name in sheet.variables}
     return {name: block if "variance" in sheet.listed else block[..., None] for name, block in found.items()}
 
 
@@ -139,7 +139,7 @@ def write_targets(sheet: Sheet, values: Mapping[str, NumpyArray]) -> None:
         `r2_target` (rows, targets, variances) and `r2_target_floor` (rows, variances).
     """
     for name in sheet.variables:
-        files.open_array(folders.at(sheet.out, "results") / name)[sheet.side(0)] = (
+        chunked.open_array(folders.at(sheet.out, "results") / name)[sheet.side(0)] = (
             values[name] if "variance" in sheet.listed else values[name][..., 0]
         )
     _commit(folders.at(sheet.out, "results"), sheet, panel_keys(sheet))
@@ -149,10 +149,10 @@ def write_off_block(root: Path, values: NumpyArray) -> None:
     """Write `off_block` and `off_block_floor` (places, 2); NaN where there is none."""
     keys = between_keys(len(values))
     version = hashlib.sha256(values.tobytes()).hexdigest()[:24]
-    there = read_marker(root, BETWEEN_MARKER, keys, tail_of=files.sound_tail)
+    there = read_marker(root, BETWEEN_MARKER, keys, tail_of=chunked.sound_tail)
     if there is None or there["version"] != version:
         for name, column in zip(BETWEEN, values.T, strict=True):
-            files.open_array(root / name)[:] = column
+            chunked.open_array(root / name)[:] = column
         _commit_chunks(
             root, BETWEEN_MARKER, keys, {"version": version, "rows": len(values), "digests": "", "doubt": 0.0}
         )
@@ -198,7 +198,7 @@ def _commit_chunks(root: Path, name: str, keys: Sequence[str], about: Mapping[st
         folders.sync(root / key)
     for folder in dict.fromkeys((root / key).parent for key in keys):
         folders.sync_folder(folder)
-    chunks = {key: files.chunk_tail(root / key) for key in keys}
+    chunks = {key: chunked.chunk_tail(root / key) for key in keys}
     files.write_json(root / COMMITS / f"{name}.json", records.signed({**about, "chunks": chunks}))
 
 
@@ -211,7 +211,7 @@ def doubt_before(sheet: Sheet) -> float:
 def is_committed(sheet: Sheet, keys: Sequence[str]) -> bool:
     """Return whether this very version of a tile, or of a panel, is there and sound."""
     root = folders.at(sheet.out, "results")
-    marker = read_marker(root, sheet.name, keys, tail_of=files.sound_tail)
+    marker = read_marker(root, sheet.name, keys, tail_of=chunked.sound_tail)
     return marker is not None and marker["version"] == sheet.version
 
 
@@ -220,11 +220,11 @@ def read_marker(
     name: str,
     keys: Sequence[str] | None = None,
     *,
-    tail_of: Callable[[Path], str | None] = files.chunk_tail,
+    tail_of: Callable[[Path], str | None] = chunked.chunk_tail,
 ) -> records.Marker | None:
     """Return a commit marker if it is there and every chunk is the one it names; else None.
 
-    Of chunks the checksums at their ends are read; `files.sound_tail` reads everything.
+    Of chunks the checksums at their ends are read; `chunked.sound_tail` reads everything.
     """
     try:
         marker = files.read_json(root / COMMITS / f"{name}.json")

@@ -22,7 +22,7 @@ from dsvcca.maths.measures import BY_RIDGE, MEASURES
 from dsvcca.maths.views import DEFINITIONS, spelled
 from dsvcca.plans.plan import Plan
 from dsvcca.plans.targets import target_names
-from dsvcca.storage import files, folders
+from dsvcca.storage import chunked, folders
 
 RANKS = ("rank_x", "rank_y")
 
@@ -115,14 +115,14 @@ def columns_of(plan: Plan, labels: Sequence[Labels], views: Sequence[str]) -> li
 def fit(root: Path, columns: Sequence[Column]) -> tuple[dict[str, str], dict[str, str]]:
     """Make every array, or grow it; return what describes each (SHA-256) and the checksum of each given chunk."""
     for one in columns:
-        array = files.fit_array(root / one.name, one.shape, one.chunks, one.dtype, one.dims, one.attributes)
+        array = chunked.fit_array(root / one.name, one.shape, one.chunks, one.dtype, one.dims, one.attributes)
         if one.values is not None:
             array[...] = one.values
     checksums: dict[str, str] = {}
     for one in columns:
         if one.values is not None:
             for key in _keys(one):
-                tail = files.chunk_tail(root / one.name / key)
+                tail = chunked.chunk_tail(root / one.name / key)
                 if tail is None:
                     raise OSError(errno.EIO, "what was written is not there", str(root / one.name / key))
                 checksums[f"{one.name}/{key}"] = tail
@@ -134,7 +134,7 @@ def fit(root: Path, columns: Sequence[Column]) -> tuple[dict[str, str], dict[str
 
 def described(root: Path, names: Sequence[str]) -> dict[str, str]:
     """Return the SHA-256 of what describes each array, "" where it is gone."""
-    content = {name: files.content_of(root / name / "zarr.json") for name in names}
+    content = {name: chunked.content_of(root / name / "zarr.json") for name in names}
     return {name: hashlib.sha256(one).hexdigest() if one else "" for name, one in content.items()}
 
 

@@ -20,11 +20,12 @@ import numpy as np
 from dsvcca.activations.labels import Labels, check_same_types
 from dsvcca.errors import DsvccaError, RunError
 from dsvcca.maths.arrays import NumpyArray
+from dsvcca.plans.passes import Pass
 from dsvcca.plans.plan import Plan
 from dsvcca.results.commits import COMMITS, Sheet, packed, panel_keys, read_marker, tile_keys
 from dsvcca.results.dataset import FLOOR, R2, RANKS, Column, columns_of, fit
 from dsvcca.results.opening import BASES, has_commits, learned_of, record_of, says_what_was_written, variables_of
-from dsvcca.storage import files, folders, records
+from dsvcca.storage import chunked, files, folders, records
 from dsvcca.storage.records import (
     KEY,
     LIBRARIES,
@@ -58,6 +59,12 @@ class Begun:
     count: int
     tiles: list[Missing]
     panels: list[Missing]
+
+    def passes_of(self, missing: Missing) -> list[Pass]:
+        """Return the comparisons that a tile lacks."""
+        i, j = missing.sheet.places
+        passes = (one.only(missing.wanted) for one in self.plan.passes((i, j)))
+        return [one for one in passes if one is not None]
 
 
 @contextmanager
@@ -162,7 +169,7 @@ def begin(out: str | os.PathLike[str], plan: Plan, about: Mapping[str, Any]) -> 
     return Begun(root, laid, tuple(record["views"]), len(members), tiles, panels)
 
 
-def read_bases(root: Path, rules: int) -> dict[str, LearnedRecord]:
+def read_learned(root: Path, rules: int) -> dict[str, LearnedRecord]:
     """Return what was learned of every basis under so many rules; what cannot be read is learned again."""
     return {
         name: one
@@ -171,9 +178,9 @@ def read_bases(root: Path, rules: int) -> dict[str, LearnedRecord]:
     }
 
 
-def write_bases(root: Path, learned: Mapping[str, LearnedRecord], rules: int) -> None:
+def write_learned(root: Path, learned: Mapping[str, LearnedRecord], rules: int) -> None:
     """Keep what was learned of bases, by their fingerprints, beside what was known before."""
-    before = read_bases(root, rules)
+    before = read_learned(root, rules)
     if any(before.get(name) != one for name, one in learned.items()):
         files.write_json(root / BASES, signed({"bases": {**before, **learned}}))
 
@@ -309,7 +316,7 @@ def _missing_tiles(
             version=hashlib.sha256(own + packed(wanted)).hexdigest()[:24],
             digests=own,
         )
-        marker = read_marker(root, sheet.name, tile_keys(sheet), tail_of=files.sound_tail)
+        marker = read_marker(root, sheet.name, tile_keys(sheet), tail_of=chunked.sound_tail)
         if marker is not None and marker["version"] != sheet.version:
             compared, same = _compared(sheet, marker)
             done = compared & same
@@ -345,7 +352,7 @@ def _compared(sheet: Sheet, marker: Marker) -> tuple[NumpyArray, NumpyArray]:
         _same(before[old_rows:], now[rows:]),
     ]
     there = np.zeros(sheet.shape, dtype=bool)  # and nowhere else, where the array is about to grow
-    ranks = np.asarray(files.open_array(folders.at(sheet.out, "results") / RANKS[0])[sheet.side(0), sheet.side(1)])
+    ranks = np.asarray(chunked.open_array(folders.at(sheet.out, "results") / RANKS[0])[sheet.side(0), sheet.side(1)])
     there[: ranks.shape[0], : ranks.shape[1]] = ranks.reshape(*ranks.shape[:2], -1).any(axis=2)
     return there, same[0][:, None] & same[1][None, :]
 
@@ -379,10 +386,10 @@ def _missing_panels(root: Path, plan: Plan, record: ResultsRecord) -> tuple[dict
             version=hashlib.sha256(own + packed(wanted)).hexdigest()[:24],
             digests=own,
         )
-        there = read_marker(root, sheet.name, panel_keys(sheet), tail_of=files.sound_tail)
+        there = read_marker(root, sheet.name, panel_keys(sheet), tail_of=chunked.sound_tail)
         if there is not None and there["version"] != sheet.version:
             before, now = (np.frombuffer(one, "V8") for one in (bytes.fromhex(there["digests"]), own))
-            floors = np.asarray(files.open_array(root / FLOOR)[sheet.side(0)])
+            floors = np.asarray(chunked.open_array(root / FLOOR)[sheet.side(0)])
             done = _same(before, now)
             done[: len(floors)] &= np.isfinite(floors.reshape(len(floors), -1)).all(axis=1)
             done[len(floors) :] = False

@@ -30,7 +30,7 @@ from dsvcca.errors import DsvccaError, DsvccaWarning, RunError
 from dsvcca.maths.measures import MEASURES
 from dsvcca.results.commits import BETWEEN_MARKER, COMMITS, between_keys, read_marker
 from dsvcca.results.dataset import BETWEEN, BY_FREQUENCY, EXPLAINED, RANKS, VIEW, described
-from dsvcca.storage import files, folders
+from dsvcca.storage import chunked, files, folders
 from dsvcca.storage.records import (
     KEY,
     Learned,
@@ -70,7 +70,7 @@ def open_results(out: str | os.PathLike[str]) -> xr.Dataset:
         )
     there = _committed(root, record)
     sound = {key for marker in there.values() for key in marker["chunks"]}
-    store = files.Only(files.zarr_store(root), sound.union(record["checksums"]))
+    store = chunked.Only(chunked.zarr_store(root), sound.union(record["checksums"]))
     try:
         found: xr.Dataset = xr.open_zarr(store, consolidated=False, chunks=None, mask_and_scale=False, zarr_format=3)
     except Exception as error:  # whatever Zarr or the library of a URL raises
@@ -157,7 +157,7 @@ def _wrong_descriptions(root: Path, record: ResultsRecord) -> Iterator[tuple[str
         if digest != metadata[name]:
             yield f"{name}/zarr.json", f"is gone or was changed: {do}"
     for key, checksum in record["checksums"].items():
-        if files.sound_tail(root / key) != checksum:
+        if chunked.sound_tail(root / key) != checksum:
             yield key, f"is missing or not what was written: {do}"
 
 
@@ -231,7 +231,7 @@ def findings(root: Path) -> Iterator[tuple[str, str, str]]:
         wrong: list[str] = []
 
         def tail_of(path: Path, wrong: list[str] = wrong) -> str | None:
-            if (tail := files.sound_tail(path)) is None:
+            if (tail := chunked.sound_tail(path)) is None:
                 wrong.append(path.relative_to(root).as_posix())
             return tail
 

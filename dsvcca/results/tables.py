@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from dsvcca.activations.labels import values_of
 from dsvcca.errors import DsvccaError, nearest
 from dsvcca.maths.arrays import NumpyArray
 from dsvcca.maths.measures import MEASURES
@@ -50,7 +51,7 @@ def select(
                 known = [str(c)[2:] for c in results.coords if str(c).startswith(f"{side}_")]
                 raise DsvccaError(f"results have no label {name!r}: {nearest(name, known)}")
             have = results[coordinate].values.astype(object)  # compared as Python does: floats and integers exactly
-            values = [value] if np.ndim(value) == 0 else list(value)
+            values = values_of(value)
             for one in values:
                 if not (have == one).any():
                     raise DsvccaError(f"nothing in these results has {name}={one!r}: {nearest(one, have.tolist())}")

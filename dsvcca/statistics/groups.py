@@ -13,13 +13,20 @@ from dsvcca.activations.labels import Label
 from dsvcca.errors import DsvccaError, nearest
 from dsvcca.maths.arrays import NumpyArray
 from dsvcca.results.tables import select
-from dsvcca.statistics.exchanging import exchanged, first_minus_second, left_out, means_within, within_minus_between
+from dsvcca.statistics.doubts import warn_of_groups
 from dsvcca.statistics.like_layers import ALL, of_like_layers
 from dsvcca.statistics.networks import (
     DISTANCES,
     Networks,
     Numbers,
     described,
+)
+from dsvcca.statistics.permutations import (
+    first_minus_second,
+    jackknife,
+    means_within,
+    permutation_test,
+    within_minus_between,
 )
 
 
@@ -37,7 +44,7 @@ def group_test(
     """Return whether networks of one group are more alike than networks of different groups.
 
     Each layer is compared with its like in all other networks. If groups mean nothing, networks can exchange them: the
-    p-value is the share of all ways to assign them that show a `difference` at least as large. Of more than
+    p-value is the share of all ways to assign them that show a `difference` at least as large (one-sided). Of more than
     `permutations` ways so many are drawn, and what was observed counts as one more.
 
     Parameters
@@ -71,13 +78,20 @@ def group_test(
     ------
     DsvccaError
         If a pair has no number, a network lacks a layer or a group, or a group has one network only.
+
+    Warns
+    -----
+    DsvccaWarning
+        If groups keep unlike numbers of directions, or networks that differ in their group alone are more alike than
+        others of different groups: those that began at the same weights cannot exchange their groups.
     """
     networks, numbers = of_like_layers(results, measure, network, layer, variance)
     codes = _groups(numbers, networks, group)
+    warn_of_groups(networks, numbers, group, codes)
     values = _and_their_mean(networks, numbers)
     same, others = codes[:, None] == codes[None, :], ~np.eye(len(codes), dtype=bool)
     sign = -1 if measure in DISTANCES else 1
-    found = exchanged(values, codes, lambda *given: sign * within_minus_between(*given), permutations, seed)
+    found = permutation_test(values, codes, lambda *given: sign * within_minus_between(*given), permutations, seed)
     shown = {"within": values[:, same & others].mean(axis=1), "between": values[:, ~same].mean(axis=1)}
     return pd.DataFrame({**shown, **found}, index=pd.Index([*networks.layers, ALL], name=layer))
 
@@ -108,7 +122,8 @@ def cohesion_test(
     group : str
         A label of networks; two networks or more of each of both.
     first, second : label
-        Its values: are networks of `first` more alike among themselves than networks of `second`?
+        Its values: are networks of `first` more alike among themselves than networks of `second`? One-sided: choose
+        before you look.
 
     Returns
     -------
@@ -129,6 +144,11 @@ def cohesion_test(
     ------
     DsvccaError
         If a pair has no number, a network lacks a layer, or a group is not there or has one network only.
+
+    Warns
+    -----
+    DsvccaWarning
+        As `group_test`.
     """
     for name, value in (("first", first), ("second", second)):
         if not isinstance(value, (str, int, float, bool, np.generic)):
@@ -140,12 +160,13 @@ def cohesion_test(
     own = [numbers.labels[group][places[0]] for places in networks.places]
     codes = _groups(numbers, networks, group)
     codes = (codes != codes[own.index(first)]).astype(np.int64)
+    warn_of_groups(networks, numbers, group, codes)
     values = _and_their_mean(networks, numbers)
     sign = -1 if measure in DISTANCES else 1
-    found = exchanged(values, codes, lambda *given: sign * first_minus_second(*given), permutations, seed)
+    found = permutation_test(values, codes, lambda *given: sign * first_minus_second(*given), permutations, seed)
     shown = dict(zip(("first", "second"), means_within(values, codes[None, :]), strict=True))
     shown = {name: means[0] for name, means in shown.items()}
-    found["error"] = left_out(values, codes, first_minus_second)
+    found["error"] = jackknife(values, codes, first_minus_second)
     order = ["first", "second", "difference", "error", "p_value", "p_family", "assignments"]
     return pd.DataFrame({**shown, **found}, index=pd.Index([*networks.layers, ALL], name=layer))[order]
 

@@ -48,15 +48,18 @@ class Numbers:
     values : (representation, representation) float64
     views : (representation, representation) object
         How they were looked at; "" where they were not.
-    failed : bool
-        Whether some representations could not be compared.
+    ranks : (representation, representation) float64
+        How many directions the first of two keeps, where they meet.
+    failed : tuple of str
+        Which representations could not be compared, and why.
     """
 
     measure: str
     labels: dict[str, list[Any]]
     values: NumpyArray
     views: NumpyArray
-    failed: bool
+    ranks: NumpyArray
+    failed: tuple[str, ...]
 
     def named(self, place: int) -> str:
         """Return the labels of a representation as people write them."""
@@ -137,7 +140,8 @@ def numbers_of(results: xr.Dataset, measure: str, variance: float | None, *, sid
     if VIEW in results:
         meanings = np.asarray(["", *results[VIEW].attrs["flag_meanings"].split()], dtype=object)
         views = meanings[results[VIEW].transpose("x", "y").values[:, order]]
-    return Numbers(measure, sides[0], values, views, bool(results.attrs.get("failed")))
+    ranks = _of_variance(results, "rank_x", variance).transpose("x", "y").values.astype(np.float64)[:, order]
+    return Numbers(measure, sides[0], values, views, ranks, tuple(results.attrs.get("failed", ())))
 
 
 def networks_of(labels: Mapping[str, list[Any]], network: str | Sequence[str] | None, layer: str) -> Networks:
@@ -188,10 +192,14 @@ def check_there(numbers: Numbers, needed: NumpyArray) -> None:
     holes = np.triu(needed & ~(np.isfinite(numbers.values) & np.isfinite(numbers.values.T)))
     if holes.any():
         a, b = (numbers.named(i) for i in np.argwhere(holes)[0])
-        failed = " (attrs['failed'] of the results says what failed)" if numbers.failed else ""
+        do = "compare them too, for instance with pairs='all', or select() what was all compared"
+        if numbers.failed:
+            do = (
+                f"{len(numbers.failed)} could not be compared ({numbers.failed[0]}): mend them and compare again, "
+                "select() the others, or plan with a store.select() that leaves them out"
+            )
         raise DsvccaError(
-            f"{holes.sum()} of {np.triu(needed).sum()} pairs have no {numbers.measure}, the first is {a} with {b}"
-            f"{failed}: compare them too, for instance with pairs='all', or select() what was all compared"
+            f"{holes.sum()} of {np.triu(needed).sum()} pairs have no {numbers.measure}, the first is {a} with {b}: {do}"
         )
 
 

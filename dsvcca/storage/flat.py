@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from dsvcca.maths.arrays import Array, NumpyArray, as_pairs, to_numpy
-from dsvcca.storage import files
+from dsvcca.storage import chunked
 
 
 def write_flat(folder: Path, parts: Iterable[Array], chunk: int) -> None:
@@ -17,10 +17,10 @@ def write_flat(folder: Path, parts: Iterable[Array], chunk: int) -> None:
     flat = [as_pairs(np.ascontiguousarray(to_numpy(part))).ravel() for part in parts]
     size = sum(part.size for part in flat)
     chunk = min(chunk, max(size, 1))
-    files.create_array(folder, (size,), chunk, "float64", ("value",))
+    chunked.create_array(folder, (size,), chunk, "float64", ("value",))
     for place, stretch in enumerate(_stretches(flat, chunk)):
         short = chunk - stretch.size
-        files.write_chunk(
+        chunked.write_chunk(
             folder / f"c.{place}", np.pad(stretch, (0, short), constant_values=np.nan) if short else stretch
         )
 
@@ -57,7 +57,7 @@ class Flat:
             if self._last is None or self._last[0] != chunk:
                 key = f"c.{chunk}"
                 checksum = self._checksums.get(f"{self._folder.name}/{key}")
-                self._last = chunk, files.read_chunk(self._folder / key, "float64", (self._chunk,), checksum)
+                self._last = chunk, chunked.read_chunk(self._folder / key, "float64", (self._chunk,), checksum)
             start = chunk * self._chunk
             part = self._last[1][max(0, wanted.start - start) : wanted.stop - start]
             begin = max(start - wanted.start, 0)

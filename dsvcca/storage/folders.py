@@ -290,15 +290,28 @@ def remove(folder: Path) -> None:
 
 
 def read(path: Path, most: int | None = None) -> bytes:
-    """Return the content of a file; where it is larger than `most` bytes, that is an error."""
+    """Return the content of a file; where it is larger than `most` bytes, that is an error, and no more are read."""
     if is_remote(path):
         with _reached(path):
-            return bytes(path.read_bytes())
+            return bytes(path.read_bytes()) if most is None else _read_at_most(cast(Any, path), most)
     with opened(path) as file:
         size = os.fstat(file.fileno()).st_size
         if most is not None and size > most:
             raise OSError(errno.EINVAL, f"{size} bytes are too many", str(path))
         return file.read()
+
+
+def _read_at_most(path: Any, most: int) -> bytes:
+    """Return the content of a file at a URL in one request; that it has more than `most` bytes is an error."""
+    try:
+        content = bytes(path.fs.cat_file(path.path, end=most + 1))
+    except OSError as error:
+        if "range" not in str(error).lower():
+            raise
+        return bytes(path.read_bytes())  # there is no first byte
+    if len(content) > most:
+        raise OSError(errno.EINVAL, f"more than {most} bytes are too many", str(path))
+    return content
 
 
 def write(path: Path, content: bytes) -> None:

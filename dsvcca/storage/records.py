@@ -230,7 +230,7 @@ class Marker(TypedDict):
 
 
 class LearnedRecord(TypedDict):
-    """What results keep of one basis (see `compare.learn`)."""
+    """What results keep of one basis (see `dsvcca.engine.bases.learn`)."""
 
     ranks: Annotated[list[Count], Field(min_length=1)]
     deepest: Annotated[list[Count], Field(min_length=1)]

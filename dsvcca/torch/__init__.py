@@ -6,9 +6,9 @@ except ImportError as error:
     raise ImportError("dsvcca.torch needs PyTorch: pip install 'dsvcca[torch]'") from error
 
 from dsvcca.torch.capture import capture as capture
-from dsvcca.torch.compressing import Cost as Cost
 from dsvcca.torch.compressing import compress as compress
-from dsvcca.torch.compressing import cost as cost
+from dsvcca.torch.flops import Cost as Cost
+from dsvcca.torch.flops import cost as cost
 from dsvcca.torch.freezing import FreezeTraining as FreezeTraining
 from dsvcca.torch.probing import Probe as Probe
 from dsvcca.torch.restrict import keep_neurons as keep_neurons

@@ -6,7 +6,7 @@ input that caused it, so that shuffled or randomly transformed data cannot pass 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -26,7 +26,17 @@ from dsvcca.torch.ids import row_ids
 from dsvcca.torch.keeping import Bases, checked_bases, keep_captured
 from dsvcca.torch.masks import ONE_LENGTH, Mask, Tokens
 from dsvcca.torch.outputs import Dims, Layer, Output, found_in, joined
-from dsvcca.torch.running import check_runnable, device_of, hooks, left_as_found, moved, named_layers, run, unwrapped
+from dsvcca.torch.running import (
+    Forward,
+    check_runnable,
+    device_of,
+    hooks,
+    left_as_found,
+    moved,
+    named_layers,
+    run,
+    unwrapped,
+)
 
 BATCH = 256
 """Datapoints of a batch where the data are one tensor."""
@@ -42,7 +52,7 @@ def capture(
     /,
     *,
     layers: Iterable[str] | Mapping[str, Dims | None],
-    forward: Callable[[Any, Any], Any] | None = None,
+    forward: Forward | None = None,
     mask: Mask | None = None,
     positions: int | None = None,
     bases: Bases | None = None,
@@ -114,7 +124,7 @@ def _write(
     data: Any,
     store: Store,
     wanted: Sequence[Layer],
-    forward: Callable[[Any, Any], Any] | None,
+    forward: Forward | None,
     mask: Mask | None,
     positions: int | None,
     if_exists: str,

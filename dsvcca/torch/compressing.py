@@ -8,28 +8,24 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from math import prod
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from dsvcca.activations.labels import COLUMNS
 from dsvcca.errors import DsvccaError, DsvccaWarning
 from dsvcca.maths.arrays import like, to_numpy
-from dsvcca.maths.correlations import CanonicalCorrelations
+from dsvcca.maths.cca import CanonicalCorrelations
 from dsvcca.torch.axes import told_dims
-from dsvcca.torch.flops import copied, not_fused
 from dsvcca.torch.narrow import CONVOLUTIONS, Narrow, Subspace, narrow_convolution, narrow_linear
-from dsvcca.torch.outputs import tensors_in
-from dsvcca.torch.restrict import affine, along, changed, is_count, of_side, tensor_of
-from dsvcca.torch.running import device_of, left_as_found, module_named, moved, run
+from dsvcca.torch.outputs import tensor_of, tensors_in
+from dsvcca.torch.restrict import affine, along, changed, is_count, of_side
+from dsvcca.torch.running import Forward, copied, device_of, left_as_found, module_named, moved, run
 
 PASSING = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.Flatten, nn.Identity, nn.Unflatten)
 """Modules that give in evaluation what they take."""
-
-Forward = Callable[[Any, Any], Any]
 
 
 def compress(
@@ -96,30 +92,6 @@ def compress(
     for name, subspace in subspaces.items():
         _compress_one(small, name, subspace, batch, forward)
     return small
-
-
-class Cost(NamedTuple):
-    """Parameters of a model, shared ones once, and multiply-adds of one batch."""
-
-    parameters: int
-    multiply_adds: int
-
-
-def cost(model: nn.Module, example: Any, /, *, forward: Forward | None = None) -> Cost:
-    """Return how large a model is and what one batch costs: matrix products, convolutions and attention.
-
-    Parameters
-    ----------
-    model : torch.nn.Module
-        Left as it was found.
-    example : batch
-        As for `compress`; multiply-adds are those of all its datapoints.
-    forward : callable, optional
-        As for `compress`.
-    """
-    with left_as_found(model), not_fused(), FlopCounterMode(display=False) as counter:
-        run(model, moved(example, device_of(model)), forward)
-    return Cost(sum(one.numel() for one in model.parameters()), counter.get_total_flops() // 2)
 
 
 def _subspace(name: str, given: Any, side: str, bias_fix: bool) -> Subspace:

@@ -1,19 +1,17 @@
-"""Floating point operations of a forward and a backward pass, as autograd does them."""
+"""What a model costs: parameters, and floating point operations of a forward and a backward pass."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from copy import deepcopy
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from dsvcca.errors import DsvccaError
 from dsvcca.torch.outputs import tensors_in
-from dsvcca.torch.running import random_numbers_kept
+from dsvcca.torch.running import Forward, copied, device_of, left_as_found, moved, random_numbers_kept, run
 
 
 def flops_of_training(
@@ -49,21 +47,30 @@ def flops_of_training(
     return found
 
 
-def copied(model: nn.Module) -> nn.Module:
-    """Return a copy of a model.
+class Cost(NamedTuple):
+    """Parameters of a model, shared ones once, and multiply-adds of one batch."""
 
-    Raises
-    ------
-    DsvccaError
-        If it cannot be copied.
+    parameters: int
+    multiply_adds: int
+
+
+def cost(model: nn.Module, example: Any, /, *, forward: Forward | None = None) -> Cost:
+    """Return how large a model is and what one batch costs: matrix products, convolutions and attention.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Left as it was found.
+    example : batch
+        As for `compress`; multiply-adds are those of all its datapoints.
+    forward : callable, optional
+        As for `compress`.
     """
-    try:
-        return deepcopy(model)
-    except Exception as error:  # whatever a part of the model raises
-        raise DsvccaError(
-            f"the model ({type(model).__name__}) cannot be copied ({type(error).__name__}: {error}), and this works on "
-            "a copy: make copy.deepcopy(model) work"
-        ) from error
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with left_as_found(model), not_fused(), FlopCounterMode(display=False) as counter:
+        run(model, moved(example, device_of(model)), forward)
+    return Cost(sum(one.numel() for one in model.parameters()), counter.get_total_flops() // 2)
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -132,3 +132,32 @@ def joined(runs: Sequence[Output], layer: Layer) -> Output:
             "modules that run once"
         )
     return runs[0]
+
+
+def tensor_of(output: Any, module: nn.Module, name: str) -> tuple[torch.Tensor, Callable[[torch.Tensor], Any]]:
+    """Return the tensor in an output, of a tuple or list the first, and what puts another in its place."""
+    what = f"layer {name!r} ({type(module).__name__}) gives"
+    several = isinstance(output, (tuple, list)) and bool(output)
+    first = output[0] if several else output
+    if not isinstance(first, torch.Tensor) or not first.is_floating_point() or first.layout != torch.strided:
+        kind = (
+            f"a {type(output).__name__}" if first is not output or not isinstance(first, torch.Tensor) else first.dtype
+        )
+        raise DsvccaError(
+            f"{what} {kind}, not a tensor of floating point numbers or a tuple that begins with one: name a module "
+            "that does"
+        )
+    if not several:
+        return first, lambda tensor: tensor
+    alike = [one for one in output[1:] if isinstance(one, torch.Tensor) and one.shape == first.shape]
+    if alike and not isinstance(module, (nn.RNNBase, nn.MultiheadAttention)):
+        raise DsvccaError(
+            f"{what} {len(alike) + 1} tensors of the shape {tuple(first.shape)}, and which of them is meant cannot be "
+            "told: name a module that gives one"
+        )
+
+    def packed(tensor: torch.Tensor) -> Any:
+        rest = (tensor, *output[1:])
+        return type(output)(*rest) if hasattr(output, "_fields") else type(output)(rest)
+
+    return first, packed

@@ -16,6 +16,7 @@ from dsvcca.torch.capture import capture, check_options, checked_layers
 from dsvcca.torch.keeping import Bases, checked_bases
 from dsvcca.torch.masks import Mask
 from dsvcca.torch.outputs import Dims
+from dsvcca.torch.running import Forward
 
 
 class Probe:
@@ -55,7 +56,7 @@ class Probe:
         *,
         layers: Iterable[str] | Mapping[str, Dims | None],
         steps: Collection[int] | Callable[[int], bool],
-        forward: Callable[[Any, Any], Any] | None = None,
+        forward: Forward | None = None,
         mask: Mask | None = None,
         positions: int | None = None,
         bases: Bases | None = None,

@@ -19,10 +19,11 @@ from torch import nn
 from dsvcca.activations.labels import COLUMNS, checked_dims, to_datapoints_first
 from dsvcca.errors import DsvccaError
 from dsvcca.maths.arrays import Array, NumpyArray, namespace, to_numpy
-from dsvcca.maths.correlations import CanonicalCorrelations, checked_array
+from dsvcca.maths.cca import CanonicalCorrelations
 from dsvcca.maths.dft import FrequencyCorrelations
+from dsvcca.maths.in_memory import checked_array
 from dsvcca.torch.axes import examples_of, told_dims
-from dsvcca.torch.outputs import Dims
+from dsvcca.torch.outputs import Dims, tensor_of
 from dsvcca.torch.running import module_named
 
 Change = Callable[[torch.Tensor], torch.Tensor]
@@ -298,32 +299,3 @@ def changed(model: nn.Module, layer: str, change: Callable[[torch.Tensor, nn.Mod
             "of the context, and name a module that runs by itself (not one that was compiled, or whose weights alone "
             "are used)"
         )
-
-
-def tensor_of(output: Any, module: nn.Module, name: str) -> tuple[torch.Tensor, Callable[[torch.Tensor], Any]]:
-    """Return the tensor in an output, of a tuple or list the first, and what puts another in its place."""
-    what = f"layer {name!r} ({type(module).__name__}) gives"
-    several = isinstance(output, (tuple, list)) and bool(output)
-    first = output[0] if several else output
-    if not isinstance(first, torch.Tensor) or not first.is_floating_point() or first.layout != torch.strided:
-        kind = (
-            f"a {type(output).__name__}" if first is not output or not isinstance(first, torch.Tensor) else first.dtype
-        )
-        raise DsvccaError(
-            f"{what} {kind}, not a tensor of floating point numbers or a tuple that begins with one: name a module "
-            "that does"
-        )
-    if not several:
-        return first, lambda tensor: tensor
-    alike = [one for one in output[1:] if isinstance(one, torch.Tensor) and one.shape == first.shape]
-    if alike and not isinstance(module, (nn.RNNBase, nn.MultiheadAttention)):
-        raise DsvccaError(
-            f"{what} {len(alike) + 1} tensors of the shape {tuple(first.shape)}, and which of them is meant cannot be "
-            "told: name a module that gives one"
-        )
-
-    def packed(tensor: torch.Tensor) -> Any:
-        rest = (tensor, *output[1:])
-        return type(output)(*rest) if hasattr(output, "_fields") else type(output)(rest)
-
-    return first, packed

@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from copy import deepcopy
 from itertools import chain
 from typing import Any, TypeVar, cast
 
@@ -21,6 +22,9 @@ from torch.utils.data import DataLoader
 from dsvcca.errors import DsvccaError, nearest
 
 Kept = TypeVar("Kept")
+
+Forward = Callable[[Any, Any], Any]
+"""What runs a model on a batch, where calling it is not enough."""
 
 SHARDED = {"DTensor", "FSDPModule", "FullyShardedDataParallel"}
 """Classes of parameters and modules of which a process has a part only; by name, as importing them takes a while."""
@@ -183,7 +187,7 @@ def hooks(
         yield outputs
 
 
-def run(model: nn.Module, batch: Any, forward: Callable[[Any, Any], Any] | None = None) -> Any:
+def run(model: nn.Module, batch: Any, forward: Forward | None = None) -> Any:
     """Return what the model gives for one batch."""
     if forward is not None:
         return forward(model, batch)
@@ -209,3 +213,20 @@ def moved(batch: Any, device: torch.device | None) -> Any:
         parts = [moved(value, device) for value in batch]
         return type(batch)(*parts) if hasattr(batch, "_fields") else type(batch)(parts)
     return batch
+
+
+def copied(model: nn.Module) -> nn.Module:
+    """Return a copy of a model.
+
+    Raises
+    ------
+    DsvccaError
+        If it cannot be copied.
+    """
+    try:
+        return deepcopy(model)
+    except Exception as error:  # whatever a part of the model raises
+        raise DsvccaError(
+            f"the model ({type(model).__name__}) cannot be copied ({type(error).__name__}: {error}), and this works on "
+            "a copy: make copy.deepcopy(model) work"
+        ) from error

@@ -14,7 +14,7 @@ from torch import nn
 from dsvcca.activations.labels import COLUMNS
 from dsvcca.errors import DsvccaError, DsvccaWarning, nearest
 from dsvcca.maths.arrays import NumpyArray
-from dsvcca.maths.measures import pwcca, svcca
+from dsvcca.maths.pair import pwcca, svcca
 from dsvcca.torch.axes import axes_of
 from dsvcca.torch.flops import flops_of_training
 from dsvcca.torch.outputs import Dims, Layer, Output, found_in

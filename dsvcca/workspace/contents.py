@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from secrets import token_hex
 
 from dsvcca.errors import DsvccaError
-from dsvcca.storage import files, folders
+from dsvcca.storage import chunked, files, folders
 from dsvcca.storage.records import (
     ONLY_ONES,
     PackRecord,
@@ -56,7 +57,7 @@ def findings_of_pack(root: Path, name: str) -> Iterator[tuple[str, str, str]]:
         return
     do = ONLY_ONES if held else f"remove '{root / name}', it is made again"
     for key, checksum in record["checksums"].items():
-        if files.sound_tail(root / name / key) != checksum:
+        if chunked.sound_tail(root / name / key) != checksum:
             yield name, key, f"is missing or not what was committed: {do}"
 
 
@@ -79,3 +80,8 @@ def ensure_workspace(workspace: str) -> None:
             write_record(root, {"format": 1, "kind": "workspace", "id": token_hex(16)})  # as no other has
     if read_record(root, WorkspaceRecord) is None:  # another process may have made it meanwhile
         raise DsvccaError(f"workspace '{root}' is a folder of something else, or a file: choose another workspace=")
+
+
+def workspace_beside(store: str, workspace: str | os.PathLike[str] | None) -> str:
+    """Return where the bases of a store are kept: by default beside it."""
+    return str(folders.reach(workspace or f"{store.rstrip('/')}.workspace", "workspace"))

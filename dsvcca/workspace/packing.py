@@ -14,7 +14,7 @@ import zarr
 from dsvcca.maths.arrays import Array, NumpyArray, library, to_numpy
 from dsvcca.maths.basis import Basis, RankRule
 from dsvcca.maths.views import GRID
-from dsvcca.storage import files, folders
+from dsvcca.storage import chunked, files, folders, staging
 from dsvcca.storage.flat import write_flat
 from dsvcca.storage.records import (
     HELD,
@@ -51,14 +51,14 @@ class PackWriter:
 
     def stream(self, columns: int, step: int) -> None:
         """Begin to write the columns of the only basis of this pack, by `append`, `step` rows at a time."""
-        self._folder = files.stage(self._root)
+        self._folder = staging.stage(self._root)
         self._array = _create_columns(self._folder, self._rows, columns, step)
         self._step, self._written = step, 0
 
     def append(self, rows: NumpyArray) -> None:
         """Write the next rows of columns that are streamed."""
         assert self._folder is not None
-        files.write_rows(self._array, self._folder / COLUMNS, self._written, rows)
+        chunked.write_rows(self._array, self._folder / COLUMNS, self._written, rows)
         self._written += len(rows)
 
     def add(self, fingerprint: str, basis: Basis, columns: Array | None) -> None:
@@ -71,11 +71,11 @@ class PackWriter:
         """Write, seal and publish the pack; return where each basis is. Nothing is left of a pack without bases."""
         if not self._bases and self._folder is None:
             return []
-        folder = self._folder or files.stage(self._root)
+        folder = self._folder or staging.stage(self._root)
         try:
             return self._commit(folder) if self._bases else []
         finally:
-            files.discard(folder)
+            staging.discard(folder)
 
     def _commit(self, folder: Path) -> list[Receipt]:
         if self._held:
@@ -83,7 +83,7 @@ class PackWriter:
             order = self._order()
             for start in range(0, self._rows, GRID):
                 rows = np.concatenate([held[start : start + GRID] for held in self._held], axis=1)
-                files.write_rows(array, folder / COLUMNS, start, rows if order is None else rows[:, order])
+                chunked.write_rows(array, folder / COLUMNS, start, rows if order is None else rows[:, order])
         chunks = _column_chunks(self._rows, self.columns, self._step)
         return _commit(folder, self._root, self._bases, self._rule, self._library, chunks=chunks)
 
@@ -114,18 +114,18 @@ class Filled:
     def begin(cls, workspace: str, name: str, rows: int, widths: Sequence[int], step: int) -> None:
         """Make the array of columns, `step` rows of which are written at once; nothing where it is there already."""
         root = folders.at(workspace, "workspace")
-        folder = files.stage(root)
+        folder = staging.stage(root)
         try:
             _create_columns(folder, rows, sum(widths), step)
-            files.publish(folder, root / f"filling-{name}")
+            staging.publish(folder, root / f"filling-{name}")
         finally:
-            files.discard(folder)
+            staging.discard(folder)
 
     def write(self, start: int, rows: NumpyArray) -> None:
         """Write rows; `start` is a multiple of the step."""
         if self._array is None:
-            self._array = files.open_array(self._folder / COLUMNS)
-        files.write_rows(self._array, self._folder / COLUMNS, start, rows)
+            self._array = chunked.open_array(self._folder / COLUMNS)
+        chunked.write_rows(self._array, self._folder / COLUMNS, start, rows)
 
     def discard(self) -> None:
         """Remove what was written, if it was not committed."""
@@ -148,12 +148,12 @@ def commit_joint(
 ) -> list[Receipt]:
     """Commit bases without columns, and the cross blocks of some pairs of them, by frequency and then by pair."""
     root = folders.at(workspace, "workspace")
-    folder = files.stage(root)
+    folder = staging.stage(root)
     try:
         write_flat(folder / CROSS, cross, PARTS)
         return _commit(folder, root, list(zip(fingerprints, bases, strict=True)), rule, library(), pairs=pairs)
     finally:
-        files.discard(folder)
+        staging.discard(folder)
 
 
 def mark_held(pack: Path) -> None:
@@ -195,15 +195,15 @@ def _commit(
         "library": made_by,
         "bases": about,
         "pairs": None if pairs is None else [list(pair) for pair in pairs],
-        "checksums": files.seal(folder),
+        "checksums": chunked.seal(folder),
     }
     write_record(folder, record)
     name = "pack-" + hashlib.sha256(repr((FORMAT, about)).encode()).hexdigest()[:24]
-    if not files.publish(folder, root / name) and read_record(root / name, PackRecord) is None:
+    if not staging.publish(folder, root / name) and read_record(root / name, PackRecord) is None:
         if is_held(root / name):
             mark_held(folder)
         folders.remove(root / name)  # what is left of a pack is none
-        files.publish(folder, root / name)
+        staging.publish(folder, root / name)
     # If it is there already, it is the same.
     return receipts_of(name, about)
 
@@ -226,7 +226,7 @@ def _column_chunks(rows: int, columns: int, step: int) -> tuple[int, int]:
 def _create_columns(folder: Path, rows: int, columns: int, step: int) -> zarr.Array[Any]:
     """Create the array of columns of a pack, of which `step` rows are written at once."""
     height, width = _column_chunks(rows, columns, step)
-    return files.create_array(folder / COLUMNS, (rows, columns), height, "float32", ("row", "direction"), (width,))
+    return chunked.create_array(folder / COLUMNS, (rows, columns), height, "float32", ("row", "direction"), (width,))
 
 
 def _write_parts(folder: Path, bases: Sequence[Basis]) -> None:

@@ -5,8 +5,9 @@
         columns                      (n, all real columns) float32, the orthonormal columns U side by side: of all bases
                                    those of the first frequency, then those of the next
         parts                        what else belongs to each basis (`dsvcca.maths.basis.Basis`), end to end, float64
-      cross                        instead of columns: the cross blocks of the pairs that are compared
-    filling-<name>/                a pack whose columns are being written by many tasks
+        cross                        instead of columns: the cross blocks of the pairs that are compared
+      filling-<name>/                a pack whose columns are being written by many tasks
+      partial-<name>/                what is merged into packs, or explained (`dsvcca.workspace.partials`)
 
 Packs are immutable and may be removed at any time: a plan that needs them makes them again. But not those with a file
 kept.json: activations of theirs were dropped (`dsvcca.keep_bases`).
@@ -29,7 +30,7 @@ from dsvcca.maths.arrays import NumpyArray
 from dsvcca.maths.basis import Basis, Block, RankRule
 from dsvcca.maths.frequencies import half_spectrum
 from dsvcca.maths.translations import OffBlock
-from dsvcca.storage import files, folders
+from dsvcca.storage import chunked, folders
 from dsvcca.storage.flat import Flat, Stretch
 from dsvcca.storage.records import (
     ONLY_ONES,
@@ -178,7 +179,7 @@ class Pack:
 
     def _read(self, key: str, dtype: str, shape: tuple[int, ...]) -> NumpyArray:
         with self._sound(key):
-            return files.read_chunk(self._folder / key, dtype, shape, self._checksums.get(key))
+            return chunked.read_chunk(self._folder / key, dtype, shape, self._checksums.get(key))
 
     @contextmanager
     def _sound(self, key: str) -> Iterator[None]:

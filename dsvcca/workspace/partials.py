@@ -1,4 +1,4 @@
-"""Partial results of one representation that is too large for one task: named arrays, kept until they are merged.
+"""Partial results: of a representation too large for one task, or targets; named arrays, kept until they are merged.
 
     <workspace>/partial-<name>/    group; its zarr.json is the commit record, written last
       numbers                      all arrays end to end, float64
@@ -8,14 +8,16 @@ They are immutable, and whoever has merged them removes them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from math import prod
 from pathlib import Path
 from typing import Any
 
 from dsvcca.errors import DsvccaError
 from dsvcca.maths.arrays import Array, NumpyArray, to_numpy
-from dsvcca.storage import files, folders
+from dsvcca.progress import say
+from dsvcca.storage import chunked, folders, staging
 from dsvcca.storage.flat import Flat, Stretch, write_flat
 from dsvcca.storage.records import PartialRecord, read_record, write_record
 
@@ -28,7 +30,7 @@ CHUNK = 1 << 20
 def write_partial(workspace: str, name: str, arrays: Mapping[str, Array], about: Mapping[str, Any]) -> None:
     """Commit arrays of float64 or complex128 under a name; `about` is kept with them."""
     target = _folder(workspace, name)
-    folder = files.stage(folders.at(workspace, "workspace"))
+    folder = staging.stage(folders.at(workspace, "workspace"))
     try:
         numbers = {key: to_numpy(value) for key, value in arrays.items()}
         write_flat(folder / NUMBERS, numbers.values(), CHUNK)
@@ -40,15 +42,15 @@ def write_partial(workspace: str, name: str, arrays: Mapping[str, Array], about:
                 {"name": key, "shape": list(value.shape), "pairs": value.dtype.kind == "c"}
                 for key, value in numbers.items()
             ],
-            "checksums": files.seal(folder),
+            "checksums": chunked.seal(folder),
         }
         write_record(folder, record)
-        if not files.publish(folder, target) and read_record(target, PartialRecord) is None:
+        if not staging.publish(folder, target) and read_record(target, PartialRecord) is None:
             folders.remove(target)  # what is left of one is none
-            files.publish(folder, target)
+            staging.publish(folder, target)
         # If it is there already, it is the same.
     finally:
-        files.discard(folder)
+        staging.discard(folder)
 
 
 def has_partial(workspace: str, name: str) -> bool:
@@ -88,3 +90,14 @@ def remove_partials(workspace: str, names: Iterable[str]) -> None:
 
 def _folder(workspace: str, name: str) -> Path:
     return folders.at(workspace, "workspace") / f"partial-{name}"
+
+
+@contextmanager
+def partials_held(workspace: str) -> Iterator[None]:
+    """Hold the partial results of a workspace; wait while another run has them."""
+
+    def waiting() -> None:
+        say(f"another run makes large bases, or targets, in '{workspace}': waiting for it")
+
+    with folders.held(folders.at(workspace, "workspace"), waiting):
+        yield

@@ -15,12 +15,12 @@ from distributed import Client
 
 from dsvcca.activations.labels import Labels, describe, label_order
 from dsvcca.activations.store import Store
-from dsvcca.analyses.stored import Stored, basis_of_each, cross_of
+from dsvcca.analyses.stored_bases import Stored, basis_of_each, cross_of, plan_of_bases
 from dsvcca.errors import DsvccaError, nearest
 from dsvcca.maths.arrays import NumpyArray
 from dsvcca.maths.correlations import check_excess
 from dsvcca.maths.nulls import mean_by_chance
-from dsvcca.plans.planning import ALL_BUT_NOISE, plan_comparisons
+from dsvcca.plans.planning import ALL_BUT_NOISE
 
 EARLY = 0.1
 """Share of the last step near which directions are taken, unless a step is given."""
@@ -98,21 +98,11 @@ def signal_and_noise(
     """
     if isinstance(store, Store):  # plan_comparisons says what else it may be
         _trainings([r.labels for r in store.representations])
-    if not isinstance(variance, (int, float)):
-        raise DsvccaError(f"variance={variance!r}: directions are those of one share, give one number")
     for name, value, least in (("k", k, 1), ("draws", draws, 0)):
         if value is not None and (not isinstance(value, (int, np.integer)) or value < least):
             raise DsvccaError(f"{name}={value!r}: give how many, {least} or more")
-    plan = plan_comparisons(
-        store,
-        "over_training",
-        variance=variance,
-        criterion=criterion,
-        rank=rank,
-        view=view,
-        memory=memory,
-        measures="svcca",
-        route="bases",
+    plan = plan_of_bases(
+        store, "over_training", variance=variance, criterion=criterion, rank=rank, view=view, memory=memory
     )
     labels = [plan.representations[i].labels for i in plan.shown]
     chosen = [(own, *_chosen(own, early, against)) for own in _trainings(labels)]

@@ -21,7 +21,7 @@ MOST = 1_000_000
 """Ways to assign groups that may be looked at."""
 
 
-def exchanged(
+def permutation_test(
     values: NumpyArray,
     codes: NumpyArray,
     difference: Callable[[NumpyArray, NumpyArray], NumpyArray],
@@ -64,7 +64,7 @@ def exchanged(
     return {"difference": observed[0], "p_value": p_values, "p_family": family, "assignments": len(assigned)}
 
 
-def left_out(
+def jackknife(
     values: NumpyArray, codes: NumpyArray, difference: Callable[[NumpyArray, NumpyArray], NumpyArray]
 ) -> NumpyArray:
     """Return the standard error of a difference between groups, (layer,): networks left out one by one (jackknife).

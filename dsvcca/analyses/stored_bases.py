@@ -9,13 +9,16 @@ import os
 from collections.abc import Collection, Iterator
 from dataclasses import replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from distributed import Client
 
-from dsvcca.engine.bases import make_bases, ready_for, workspace_of
+from dsvcca.activations.store import Store
+from dsvcca.engine.bases import make_bases
 from dsvcca.engine.panel import Panel
 from dsvcca.engine.products import cross_blocks
+from dsvcca.engine.readiness import ready_for, workspace_of
 from dsvcca.errors import DsvccaError
 from dsvcca.maths.arrays import NumpyArray, from_pairs, inverse_cholesky, to_numpy
 from dsvcca.maths.basis import RankRule
@@ -24,6 +27,7 @@ from dsvcca.maths.mixing import BLOCK, unmix
 from dsvcca.maths.moments import grid_steps
 from dsvcca.maths.views import GRID
 from dsvcca.plans.plan import Plan
+from dsvcca.plans.planning import plan_comparisons
 from dsvcca.workspace.packs import BasisRef
 
 
@@ -118,6 +122,13 @@ def cross_of(x: Stored, y: Stored, budget: int) -> list[NumpyArray]:
     return found
 
 
+def plan_of_bases(store: Store, pairs: Any, *, variance: Any, **options: Any) -> Plan:
+    """Return a plan that leaves bases of one share of variance; options as `plan_comparisons` takes them."""
+    if not isinstance(variance, (int, float)):
+        raise DsvccaError(f"variance={variance!r}: directions are those of one share, give one number")
+    return plan_comparisons(store, pairs, variance=variance, measures="svcca", route="bases", **options)
+
+
 def stored_bases(
     plan: Plan,
     workspace: str | os.PathLike[str] | None = None,
@@ -125,7 +136,7 @@ def stored_bases(
     client: Client | None = None,
     wanted: Collection[int] | None = None,
 ) -> dict[int, Stored]:
-    """Return the bases of the variants of a plan, under its widest rule, after making those that are missing.
+    """Return the bases of the aspects of a plan, under its widest rule, after making those that are missing.
 
     Raises
     ------
@@ -133,7 +144,7 @@ def stored_bases(
         If one cannot be made.
     """
     where = workspace_of(plan, workspace)
-    needed = range(len(plan.variants)) if wanted is None else wanted
+    needed = range(len(plan.aspects)) if wanted is None else wanted
     with ready_for(plan, where, client):
         made = make_bases(plan, where, list(needed), client)
     if made.failed:
@@ -151,20 +162,20 @@ def basis_of_each(
     DsvccaError
         If representations are seen by frequency, or one of them in several views; or if a basis cannot be made.
     """
-    variant: dict[int, int] = {}
-    for i, (own, size) in enumerate(zip(plan.variants, plan.sizes, strict=True)):
+    aspect: dict[int, int] = {}
+    for i, (own, size) in enumerate(zip(plan.aspects, plan.sizes, strict=True)):
         representation = plan.representations[own.representation]
         if size.space:
             raise DsvccaError(
                 f"{representation} is seen by frequency (view {own.view.name!r}), where directions of different "
                 "frequencies do not meet: give view='mean', or another that does not transform"
             )
-        if own.representation in variant:
-            other = plan.variants[variant[own.representation]].view.name
+        if own.representation in aspect:
+            other = plan.aspects[aspect[own.representation]].view.name
             raise DsvccaError(
                 f"{representation} is seen as {other!r} by some and as {own.view.name!r} by others, which are other "
                 "directions: give one view= that fits all, such as 'mean', or select() layers of one kind"
             )
-        variant[own.representation] = i
+        aspect[own.representation] = i
     found = stored_bases(plan, workspace, client=client)
-    return [found[variant[i]] for i in range(len(plan.representations))]
+    return [found[aspect[i]] for i in range(len(plan.representations))]

@@ -1,0 +1,74 @@
+"""Objects made where nobody sees them, and published whole."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import socket
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+
+from dsvcca.errors import DsvccaError
+from dsvcca.storage import folders
+
+STAGING = ".uncommitted"
+"""Folder of a store in which objects are made; they exist once they are renamed out of it."""
+
+
+def stage(root: Path) -> Path:
+    """Return a new folder below `root` in which an object can be made unseen, after sweeping dead ones."""
+    folder = root / STAGING / f"{_machine()}-{os.getpid()}-{secrets.token_hex(6)}"
+    for _ in range(100):
+        with suppress(FileNotFoundError):  # another process may remove the empty staging folder in between
+            folders.make(folder)
+            sweep(folder.parent)
+            return folder
+    raise DsvccaError(f"'{folder.parent}' vanishes as often as it is made: is something cleaning '{root}'?")
+
+
+def sweep(staging: Path) -> None:
+    """Remove what processes of this machine left uncommitted when they ended."""
+    mine = f"{_machine()}-"
+    for name in folders.names(staging):
+        pid = name.removeprefix(mine).split("-")[0]
+        if name.startswith(mine) and pid.isdigit() and not _alive(int(pid)):
+            folders.remove(staging / name)
+
+
+def publish(folder: Path, target: Path) -> bool:
+    """Move a finished, sealed `folder` to `target` in one step; False if another process was there first."""
+    moved = folders.move(folder, target)
+    if moved:
+        discard(folder)
+    return moved
+
+
+def discard(folder: Path) -> None:
+    """Remove a staging folder, and the folder of all staging once it is empty."""
+    folders.remove(folder)
+    if not folders.is_remote(folder):
+        with suppress(OSError):  # others are still writing
+            folder.parent.rmdir()
+
+
+@cache
+def _machine() -> str:
+    """Return what tells processes that see each other's ids from all others: this start of a host, a container."""
+    said = [socket.gethostname()]
+    with suppress(OSError):
+        said.append(os.readlink("/proc/self/ns/pid"))
+    with suppress(OSError):  # which no other host has, whatever its name
+        said.append(Path("/proc/sys/kernel/random/boot_id").read_text())
+    return hashlib.sha256(" ".join(said).encode()).hexdigest()[:16]
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
