@@ -10,6 +10,7 @@ import xarray as xr
 
 from dsvcca import statistics
 from dsvcca.results.tables import select
+from dsvcca.statistics.permutations import jackknife
 
 Apart = Mapping[str, pd.DataFrame]
 """Of every layer how far networks are apart: a table with their labels on both axes."""
@@ -76,18 +77,11 @@ def with_errors(statistic: Callable[[Apart], pd.Series], apart: Apart, group: st
     """
     labels = next(iter(apart.values())).index
     apart = {layer: table.loc[labels, labels] for layer, table in apart.items()}
-    groups = labels.get_level_values(group).to_numpy()
     every = statistic(apart)
-    squares = pd.Series(0.0, index=every.index)
-    for own in pd.unique(groups):
-        places = np.flatnonzero(groups == own)
-        left = pd.DataFrame([statistic(_without(apart, int(place))) for place in places])
-        few = np.nan if len(places) < 3 else 1  # two have no pair once one is left out
-        squares += few * (len(places) - 1) / len(places) * ((left - left.mean()) ** 2).sum()
-    return pd.DataFrame({"mean": every, "error": np.sqrt(squares)})
 
+    def of(kept: np.ndarray) -> np.ndarray:
+        found = statistic({layer: table.iloc[kept, kept] for layer, table in apart.items()})
+        return found.reindex(every.index).to_numpy(np.float64)
 
-def _without(apart: Apart, place: int) -> dict[str, pd.DataFrame]:
-    """Return the distances without one network."""
-    kept = [i for i in range(len(next(iter(apart.values())))) if i != place]
-    return {layer: table.iloc[kept, kept] for layer, table in apart.items()}
+    errors = jackknife(labels.get_level_values(group).to_numpy(), of)
+    return pd.DataFrame({"mean": every, "error": errors})

@@ -166,7 +166,9 @@ def cohesion_test(
     found = permutation_test(values, codes, lambda *given: sign * first_minus_second(*given), permutations, seed)
     shown = dict(zip(("first", "second"), means_within(values, codes[None, :]), strict=True))
     shown = {name: means[0] for name, means in shown.items()}
-    found["error"] = jackknife(values, codes, first_minus_second)
+    found["error"] = jackknife(
+        codes, lambda kept: first_minus_second(values[:, kept][:, :, kept], codes[None, kept])[0]
+    )
     order = ["first", "second", "difference", "error", "p_value", "p_family", "assignments"]
     return pd.DataFrame({**shown, **found}, index=pd.Index([*networks.layers, ALL], name=layer))[order]
 

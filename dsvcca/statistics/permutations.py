@@ -64,23 +64,27 @@ def permutation_test(
     return {"difference": observed[0], "p_value": p_values, "p_family": family, "assignments": len(assigned)}
 
 
-def jackknife(
-    values: NumpyArray, codes: NumpyArray, difference: Callable[[NumpyArray, NumpyArray], NumpyArray]
-) -> NumpyArray:
-    """Return the standard error of a difference between groups, (layer,): networks left out one by one (jackknife).
+def jackknife(groups: NumpyArray, statistic: Callable[[NumpyArray], NumpyArray]) -> NumpyArray:
+    """Return the standard errors of what pairs of networks say: networks are left out one by one.
 
-    Groups are samples of their own, whose errors add up; NaN where one has fewer than three networks.
+    Parameters
+    ----------
+    groups : (network,) array
+        Groups are samples of their own, whose errors add up.
+    statistic : callable
+        From the places of networks that are kept to numbers.
+
+    Returns
+    -------
+    array
+        As many; NaN where a group has fewer than three networks, since two have no pair once one is left out.
     """
-    squares = np.zeros(len(values))
-    for code in range(codes.max() + 1):
-        places = np.flatnonzero(codes == code)
-        if len(places) < 3:
-            return np.full(len(values), np.nan)
-        kept = [np.delete(np.arange(len(codes)), place) for place in places]
-        without = [difference(values[:, one][:, :, one], codes[None, one])[0] for one in kept]
-        squares += (len(places) - 1) * np.var(without, axis=0)
-    found: NumpyArray = np.sqrt(squares)
-    return found
+    every = np.arange(len(groups))
+    members = [np.flatnonzero(groups == own) for own in dict.fromkeys(groups.tolist())]
+    if min(map(len, members)) < 3:
+        return np.full(np.shape(statistic(every)), np.nan)
+    without = [[statistic(np.delete(every, place)) for place in places] for places in members]
+    return np.asarray(np.sqrt(sum((len(own) - 1) * np.var(own, axis=0) for own in without)))
 
 
 def within_minus_between(values: NumpyArray, assigned: NumpyArray) -> NumpyArray:
