@@ -266,6 +266,13 @@ def test_only_what_was_asked_for_is_filled(population, results, tmp_path, pairs)
     assert plan.pairs.count == np.triu(wanted).sum()
 
 
+def test_labels_of_pairs_are_one_value_or_any_list_of_them(population):
+    store = population[0]
+    every = [({"layer": "a", "seed": several}, {"layer": "a"}) for several in ([0, 1], (0, 1), np.arange(2), range(2))]
+    plans = [dsvcca.plan_comparisons(store, [one]) for one in every]
+    assert len({plan.pairs.listed for plan in plans}) == 1
+
+
 def test_a_list_of_pairs(population, results, tmp_path):
     plan = dsvcca.plan_comparisons(
         population[0], [({"seed": 0, "layer": "a"}, {"seed": 1, "step": 10})], variance=[0.9, 0.99, 1.0]

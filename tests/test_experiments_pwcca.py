@@ -94,6 +94,29 @@ def test_variants_of_a_folder_keep_their_seeds_whatever_is_asked_for_later(tmp_p
         trained(dataclasses.replace(setting, seeds=3), tmp_path, ["convnet"], [{"rate": 0.05}])
 
 
+def test_who_is_refused_changes_nothing_of_a_folder(tmp_path):
+    setting = dataclasses.replace(TINY, training=64, probes=8, tests=8, only=("out",), steps=1, seeds=2)
+    trained(setting, tmp_path, ["convnet"], [{"rate": 0.05}])
+    record = tmp_path / "variants.json"
+    before = record.read_text()
+    with pytest.raises(dsvcca.DsvccaError, match="networks of another setting"):
+        trained(dataclasses.replace(setting, steps=2), tmp_path, ["convnet"], [{"rate": 0.1}])
+    assert record.read_text() == before
+    record.write_text("{")
+    with pytest.raises(dsvcca.DsvccaError, match=r"variants.json' is damaged, .*: remove the folder"):
+        trained(setting, tmp_path, ["convnet"], [{"rate": 0.05}])
+
+
+def test_whole_and_broken_numbers_of_a_variant_are_of_one_type(tmp_path):
+    setting = dataclasses.replace(TINY, training=64, probes=8, tests=8, only=("out",), steps=1, seeds=1)
+    population = trained(setting, tmp_path, ["convnet"], [{"width": 1}, {"width": 0.5}])
+    assert [own["width"] for own in population.networks()] == [1.0, 0.5]
+    assert all(type(own["width"]) is float for own in population.networks())
+    again = trained(setting, tmp_path, ["convnet"], [{"width": 1.0}])
+    assert [own["seed"] for own in again.networks()] == [0]
+    assert population.model("convnet", 0, width=1) is not None
+
+
 @pytest.mark.parametrize(
     ("networks", "variants", "message"),
     [

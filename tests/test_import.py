@@ -809,6 +809,8 @@ def test_labels_axes_and_datapoints_are_checked_before_anything_is_written(folde
     refused(folder, store, "have the same labels", layer="x", dims="ntd")
     refused(folder, store, "was given for all arrays", layer="x", labels="{layer}", dims="ntd")
     refused(folder, store, "if_exists='never' is unknown", if_exists="never")
+    words = "label 'file' is a column of the table of an import"
+    refused(folder, store, words, labels="{file}", exclude="b*", dims="ntd", layer="x")
     np.savez(folder / "a.npz", X)
     (folder / "a").mkdir()
     np.save(folder / "a" / "arr_0.npy", X)

@@ -36,6 +36,18 @@ def s3(tmp_path_factory):
             fsspec.config.conf.update(before)
 
 
+def test_a_file_at_a_url_is_never_read_beyond_its_size(s3):
+    place, empty, none = (folders.at(f"s3://{BUCKET}/{name}", "store", s3) for name in ("large", "empty", "none"))
+    folders.write(place, b"0123456789")
+    assert folders.read(place) == folders.read(place, 10) == b"0123456789"
+    with pytest.raises(OSError, match="more than 9 bytes are too many"):
+        folders.read(place, 9)
+    folders.write(empty, b"")
+    assert folders.read(empty, 10) == b""
+    with pytest.raises(FileNotFoundError):
+        folders.read(none, 10)
+
+
 def write(store, seeds):
     for seed in seeds:
         store.write(activations(seed), layer="a", seed=seed)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import dsvcca
+from dsvcca.maths.measures import DEFAULT
 from dsvcca.maths.variants import VARIANTS
 
 RECORDS = json.loads((Path(__file__).parent / "values_of_tools.json").read_text())
@@ -201,6 +202,12 @@ def test_variants_of_several_variances_and_maps(tmp_path):
 def test_variants_that_cannot_be_are_refused(tmp_path, options, message):
     with pytest.raises(dsvcca.DsvccaError, match=message):
         dsvcca.plan_comparisons(population(tmp_path, "centred"), **options)
+
+
+def test_measures_that_are_those_of_every_plan_are_none_that_were_given(tmp_path):
+    store = population(tmp_path, "centred")
+    said, default = (dsvcca.plan_comparisons(store, variant="google", measures=one) for one in (list(DEFAULT), DEFAULT))
+    assert said.measures == default.measures
 
 
 def test_variants_in_memory_are_checked_as_those_of_plans():
