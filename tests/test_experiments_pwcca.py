@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import shutil
 import sys
 
 import numpy as np
@@ -105,6 +106,23 @@ def test_who_is_refused_changes_nothing_of_a_folder(tmp_path):
     record.write_text("{")
     with pytest.raises(dsvcca.DsvccaError, match=r"variants.json' is damaged, .*: remove the folder"):
         trained(setting, tmp_path, ["convnet"], [{"rate": 0.05}])
+
+
+def test_networks_whose_layers_or_weights_are_gone_are_trained_again_and_are_the_same(tmp_path):
+    setting = dataclasses.replace(TINY, training=64, probes=8, tests=8, only=("out",), steps=1, seeds=2)
+    first = trained(setting, tmp_path, ["convnet"])
+    own = first.networks()[1]
+    layers = {seed: first.store.read(seed=seed, layer="out", step=1) for seed in range(2)}
+    shutil.rmtree(tmp_path / "activations.zarr")
+    weights = tmp_path / "convnet-1.pt"
+    weights.write_bytes(weights.read_bytes()[:100])
+    with pytest.raises(dsvcca.DsvccaError, match=r"convnet-1.pt' holds no weights of this network .*: remove it"):
+        first.model("convnet", own["seed"])
+    weights.unlink()
+    again = trained(setting, tmp_path, ["convnet"])
+    for seed, values in layers.items():
+        assert np.array_equal(again.store.read(seed=seed, layer="out", step=1), values)
+    assert again.networks() == first.networks()
 
 
 def test_whole_and_broken_numbers_of_a_variant_are_of_one_type(tmp_path):

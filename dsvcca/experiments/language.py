@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from dsvcca.activations.store import Store, create_store, open_store
-from dsvcca.experiments.parallel import make_lacking
+from dsvcca.experiments.parallel import captured, make_lacking
 from dsvcca.experiments.settings import steps_at
 from dsvcca.experiments.texts import words_of
 from dsvcca.experiments.training import load_weights, reproducible, save_weights
@@ -120,8 +120,14 @@ def trained_language_models(setting: LanguageSetting, folder: str | os.PathLike[
     root.mkdir(parents=True, exist_ok=True)
     create_store(root / "activations.zarr", datapoints=setting.probes)
 
-    seeds = range(setting.seeds)
-    make_lacking(partial(_train, setting, root), seeds, root, setting, made=lambda seed: _weights(root, seed).exists())
+    seeds, seen = range(setting.seeds), captured(root / "activations.zarr", "seed")
+    make_lacking(
+        partial(_train, setting, root),
+        seeds,
+        root,
+        setting,
+        made=lambda seed: _weights(root, seed).exists() and seen(seed),
+    )
     return open_store(root / "activations.zarr").select(seed=list(seeds), step=setting.captured)
 
 

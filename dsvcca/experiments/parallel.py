@@ -6,12 +6,14 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, fields
+from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, TypeVar
 
 from filelock import FileLock
 
+from dsvcca.activations.store import open_store
 from dsvcca.errors import DsvccaError
 from dsvcca.progress import track
 from dsvcca.storage import files
@@ -51,6 +53,16 @@ def make_lacking(
         with track("train", len(lacking)) as advance:
             for _ in _side_by_side(make, lacking, setting.workers):
                 advance()
+
+
+def captured(store: Path, *names: str) -> Callable[..., bool]:
+    """Return what tells whether a store holds something with these values of labels; it looks once, when asked."""
+
+    @cache
+    def there() -> set[tuple[Any, ...]]:
+        return {tuple(r.labels.get(name) for name in names) for r in open_store(store).representations}
+
+    return lambda *values: values in there()
 
 
 def claim(folder: Path, setting: Any) -> None:

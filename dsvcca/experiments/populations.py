@@ -25,7 +25,7 @@ from dsvcca.errors import DsvccaError
 from dsvcca.experiments.images import Images, load_images
 from dsvcca.experiments.layers import CONVNET, residual_layers
 from dsvcca.experiments.networks import convnet, residual
-from dsvcca.experiments.parallel import claim, make_lacking, read_note
+from dsvcca.experiments.parallel import captured, claim, make_lacking, read_note
 from dsvcca.experiments.settings import steps_at
 from dsvcca.experiments.training import (
     accuracy,
@@ -303,7 +303,14 @@ def trained(
         for place, variant in zip(_places(root, setting, variants), variants, strict=True)
         for seed in range(setting.seeds)
     ]
-    make_lacking(partial(_train, setting, root), every, root, setting, made=lambda one: _weights(root, *one).exists())
+    seen = captured(root / "activations.zarr", "model", "seed")
+    make_lacking(
+        partial(_train, setting, root),
+        every,
+        root,
+        setting,
+        made=lambda one: _weights(root, *one).exists() and seen(one[0], one[2]),
+    )
     seeds = sorted({seed for _, _, seed in every})
     store = open_store(root / "activations.zarr").select(model=list(networks), seed=seeds)
     return Population(setting, root, images_of(setting), store)

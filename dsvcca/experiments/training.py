@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from torch import nn
@@ -112,6 +113,16 @@ def save_weights(model: nn.Module, path: Path) -> None:
 
 
 def load_weights(model: nn.Module, path: Path) -> nn.Module:
-    """Return a model with the weights of a file, in evaluation mode."""
-    model.load_state_dict(torch.load(path, weights_only=True))
+    """Return a model with the weights of a file, in evaluation mode.
+
+    Raises
+    ------
+    DsvccaError
+        If the file holds none, or others.
+    """
+    try:
+        model.load_state_dict(torch.load(path, weights_only=True))
+    except (RuntimeError, EOFError, UnpicklingError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise DsvccaError(f"'{path}' holds no weights of this network ({first}): remove it, and train again") from error
     return model.eval()
