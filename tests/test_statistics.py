@@ -636,6 +636,7 @@ def test_groups_that_keep_unlike_numbers_of_directions_are_warned_of(tmp_path):
         cohesion_test(results, group="group", first="few", second="many", variance=0.95)
     group_test(results, group="group", variance=1.0)
     group_test(results, "cka", group="group", variance=0.95)  # looks at all directions
+    group_test(results[["svcca"]], group="group", variance=0.95)  # does not know
 
 
 def test_random_assignments_count_what_was_observed_too():

@@ -33,7 +33,7 @@ def warn_of_groups(networks: Networks, numbers: Numbers, group: str, codes: Nump
 
 def _of_ranks(networks: Networks, numbers: Numbers, group: str, codes: NumpyArray, names: dict[int, object]) -> str:
     """Return in words that groups keep unlike numbers of directions; nothing where they do not."""
-    if not MEASURES[numbers.measure].of_kept:
+    if not MEASURES[numbers.measure].of_kept or np.isnan(numbers.ranks).all():
         return ""
     others = ~np.eye(len(codes), dtype=bool)
     worst, said = UNLIKE, ""

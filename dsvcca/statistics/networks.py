@@ -49,7 +49,7 @@ class Numbers:
     views : (representation, representation) object
         How they were looked at; "" where they were not.
     ranks : (representation, representation) float64
-        How many directions the first of two keeps, where they meet.
+        How many directions the first of two keeps, where they meet; NaN where results do not say so.
     failed : tuple of str
         Which representations could not be compared, and why.
     """
@@ -140,7 +140,9 @@ def numbers_of(results: xr.Dataset, measure: str, variance: float | None, *, sid
     if VIEW in results:
         meanings = np.asarray(["", *results[VIEW].attrs["flag_meanings"].split()], dtype=object)
         views = meanings[results[VIEW].transpose("x", "y").values[:, order]]
-    ranks = _of_variance(results, "rank_x", variance).transpose("x", "y").values.astype(np.float64)[:, order]
+    ranks = np.full(values.shape, np.nan)
+    if "rank_x" in results:
+        ranks = _of_variance(results, "rank_x", variance).transpose("x", "y").values.astype(np.float64)[:, order]
     return Numbers(measure, sides[0], values, views, ranks, tuple(results.attrs.get("failed", ())))
 
 
