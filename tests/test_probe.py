@@ -235,6 +235,7 @@ def lightning_model(accumulate=1):
 
 
 lightning_talks = pytest.mark.filterwarnings(
+    "ignore:The `srun` command is available",
     "ignore:The 'train_dataloader' does not have many workers",
     "ignore:The number of training batches",
     "ignore:.*LeafSpec.* is deprecated",
