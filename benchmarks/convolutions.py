@@ -25,7 +25,7 @@ from common import about_this_machine, peak_memory, seconds, show_and_keep
 from scipy.linalg.blas import zherk
 
 import dsvcca
-from dsvcca.engine.cluster import local_client
+from dsvcca.clusters.local import local_client
 from dsvcca.maths.frequencies import CACHED, half_spectrum
 
 BATCH = 100

@@ -24,7 +24,7 @@ from common import about_this_machine, show_and_keep, warm
 from population import make_population
 
 import dsvcca
-from dsvcca.engine.cluster import local_client
+from dsvcca.clusters.local import local_client
 from dsvcca.results import commits
 from dsvcca.storage import files, records
 

@@ -19,7 +19,7 @@ from common import about_this_machine, show_and_keep, warm
 from population import make_population
 
 import dsvcca
-from dsvcca.engine.cluster import local_client
+from dsvcca.clusters.local import local_client
 
 
 def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:

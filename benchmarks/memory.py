@@ -20,7 +20,7 @@ import numpy as np
 from common import about_this_machine, peak_memory, read_ranks, show_and_keep
 
 import dsvcca
-from dsvcca.engine.cluster import local_client
+from dsvcca.clusters.local import local_client
 from dsvcca.plans.sizes import SEGMENT_BYTES
 
 Make = Callable[[np.random.Generator, int], Any]

@@ -36,7 +36,8 @@ from common import (
 from dask.utils import parse_bytes
 
 import dsvcca
-from dsvcca.engine.cluster import local_client, machine_of
+from dsvcca.clusters.local import local_client
+from dsvcca.engine.cluster import machine_of
 
 
 def make_population(

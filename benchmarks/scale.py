@@ -26,7 +26,8 @@ from common import about_this_machine, limit, peak_memory, rates, read_ranks, sh
 from population import make_population
 
 import dsvcca
-from dsvcca.engine.cluster import local_client, machine_of
+from dsvcca.clusters.local import local_client
+from dsvcca.engine.cluster import machine_of
 
 MIXED = [64, 64, 128, 128, 256, 256, 512, 512]
 

@@ -16,12 +16,14 @@ from typing import Annotated, Any, ParamSpec, TypeVar
 
 import typer
 from dask.utils import format_bytes
-from distributed import Client, Security
+from distributed import Client
 
 from dsvcca.activations.labels import Label, describe, label_order
 from dsvcca.activations.paths import numbers
 from dsvcca.activations.representations import Representation
 from dsvcca.activations.store import Store, open_store
+from dsvcca.clusters.address import connected_to
+from dsvcca.clusters.local import local_client
 from dsvcca.engine import cluster
 from dsvcca.engine.bases import known_ranks
 from dsvcca.engine.compare import compare as compare_plan
@@ -323,7 +325,7 @@ def plan(
     options = _options(view, variance, criterion, rank, measures, variant, ridge, shuffles, center, keep, route, memory)
     chosen = _plan(_opened(store, where, labels, dims), pairs, targets, options)
     if scheduler:
-        with _connected(scheduler, (tls_ca, tls_cert, tls_key)) as client:
+        with connected_to(scheduler, (tls_ca, tls_cert, tls_key)) as client:
             machine = cluster.machine_of(client)
     else:
         machine = cluster.machine_of(workers=workers)
@@ -500,36 +502,8 @@ def _client(
     """Return the cluster that was asked for, until the stack is left; None for this process."""
     if not scheduler and not workers:
         return None
-    client: Client = stack.enter_context(
-        _connected(scheduler, tls) if scheduler else cluster.local_client(workers, memory)
-    )
+    client: Client = stack.enter_context(connected_to(scheduler, tls) if scheduler else local_client(workers, memory))
     return client
-
-
-def _connected(address: str, tls: Sequence[Path | None]) -> Client:
-    """Connect to a scheduler; by TLS if its address or a certificate asks for it, and then not otherwise."""
-    given = {option: str(path) for option, path in zip(TLS, tls, strict=True) if path is not None}
-    security = Security(require_encryption=True if given else None, **{TLS[option]: given[option] for option in given})
-    try:
-        secured = security.get_connection_args("client").get("ssl_context") is not None
-    except OSError as error:
-        raise DsvccaError(
-            f"{', '.join(given.values()) or 'the certificates'} cannot be used ({error}): check the paths"
-        ) from error
-    if secured != address.startswith("tls://"):
-        raise DsvccaError(
-            f"{address!r} and what is known of TLS do not fit: a scheduler at tls:// needs {', '.join(TLS)} (or "
-            "distributed.comm.tls in Dask's configuration); with them nothing else will do"
-        )
-    try:
-        cluster.ask_scheduler(address, security)
-    except OSError as error:
-        raise DsvccaError(f"no Dask scheduler answers at {address!r} ({error}): check the address, start it") from error
-    return Client(address, timeout=cluster.CONNECT, security=security, set_as_default=False)
-
-
-TLS = {"--tls-ca": "tls_ca_file", "--tls-cert": "tls_client_cert", "--tls-key": "tls_client_key"}
-"""What Dask calls the options of TLS."""
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from distributed import Client
 
 from dsvcca.activations.pieces import read_pieces
 from dsvcca.activations.store import Store, create_store
-from dsvcca.engine.cluster import local_client
+from dsvcca.clusters.local import local_client
 from dsvcca.engine.compare import compare
 from dsvcca.errors import DsvccaError
 from dsvcca.experiments.images import Images, load_images

@@ -63,6 +63,7 @@ HOUSE = {
         "misleading",
     ),
     "results": ("dataset", "commits", "opening", "filling", "tables"),
+    "clusters": ("local", "address"),
     "engine": (
         "cluster",
         "execute",
@@ -95,8 +96,8 @@ FACE = ("demo", "cli")
 
 ALLOWED = {
     "zarr": {"storage", "workspace", "activations"},
-    "dask": {"plans", "engine", "demo", "cli"},
-    "distributed": {"engine", "analyses", "demo", "cli"},
+    "dask": {"plans", "clusters", "engine", "demo", "cli"},
+    "distributed": {"clusters", "engine", "analyses", "demo", "cli"},
     "torch": {"demo", *EXTRAS},
     "lightning": {"torch"},
     "pytorch_lightning": {"torch"},

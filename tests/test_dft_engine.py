@@ -9,7 +9,8 @@ import scipy.signal
 
 import dsvcca
 from dsvcca import DsvccaError, DsvccaWarning
-from dsvcca.engine import cluster, execute
+from dsvcca.clusters.local import local_client
+from dsvcca.engine import execute
 from dsvcca.engine.bases import make_bases
 from dsvcca.engine.correlate import correlate, tile_tasks
 from dsvcca.plans.sizes import PROCESS, holds_whole, streams
@@ -99,7 +100,7 @@ def test_the_panel_changes_no_bit(plan, results, tmp_path, panel):
 
 def test_chunks_and_workers_change_no_bit(results, tmp_path):
     plan = dsvcca.plan_comparisons(write(tmp_path / "s.zarr", chunk=90), view="dft", variance=[0.9, 1.0])
-    with cluster.local_client(2, "1 GiB") as client:
+    with local_client(2, "1 GiB") as client:
         assert same_bits(dsvcca.compare(plan, tmp_path / "r.zarr", client=client), results)
 
 

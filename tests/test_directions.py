@@ -270,7 +270,7 @@ def test_directions_that_cannot_be_are_refused(store, x, y, options, message):
 
 def test_workers_that_make_missing_bases_are_checked(store, tmp_path):
     """And the numbers are those that this process finds."""
-    from dsvcca.engine.cluster import local_client
+    from dsvcca.clusters.local import local_client
 
     refused = pytest.raises(dsvcca.DsvccaError, match="the cluster's smallest has 0.50 GiB")
     with local_client(1, "512 MiB") as client, refused:

@@ -27,6 +27,8 @@ from scipy.linalg import hadamard
 
 import dsvcca
 from dsvcca import DsvccaError, DsvccaWarning
+from dsvcca.clusters import local
+from dsvcca.clusters.local import local_client
 from dsvcca.engine import cluster, execute
 from dsvcca.engine.bases import make_bases
 from dsvcca.engine.correlate import tile_tasks
@@ -42,7 +44,7 @@ from tests.populations import activations, same_bits, write_population
 
 @pytest.fixture(scope="module", params=[1, 2], ids=["one worker", "two workers"])
 def client(request):
-    with cluster.local_client(request.param, "1.5 GiB") as client:
+    with local_client(request.param, "1.5 GiB") as client:
         yield client
 
 
@@ -684,8 +686,8 @@ def end_or_wait(task):
 
 
 def test_what_waited_with_a_task_that_kills_is_done(monkeypatch):
-    monkeypatch.setitem(cluster.ON_ONE_MACHINE, "distributed.scheduler.allowed-failures", 0)  # all are suspects at once
-    with warnings.catch_warnings(), cluster.local_client(1, "1 GiB") as client:
+    monkeypatch.setitem(local.ON_ONE_MACHINE, "distributed.scheduler.allowed-failures", 0)  # all are suspects at once
+    with warnings.catch_warnings(), local_client(1, "1 GiB") as client:
         warnings.simplefilter("ignore")
         receipts, failures = execute.run(end_or_wait, list(range(7)), client=client, title="dying")
     assert sorted(receipts) == [0, 2, 4, 6]

@@ -24,6 +24,8 @@ from typer.testing import CliRunner
 
 import dsvcca
 from dsvcca import DsvccaError, DsvccaWarning, cli
+from dsvcca.clusters import local
+from dsvcca.clusters.local import local_client
 from dsvcca.engine import cluster, execute
 from tests.populations import activations, same_bits
 
@@ -123,7 +125,7 @@ MOMENTS = ["reducing", "committing_a_pack", "correlating", "committing_a_tile"]
 )
 def test_a_killed_worker_costs_only_its_task(store, whole, tmp_path, moment):
     watched = Watched(tmp_path)
-    with cluster.local_client(2, "1.5 GiB") as client:
+    with local_client(2, "1.5 GiB") as client:
         victim = workers_of(client)[0]
         found, done = run_and(planned(store), watched, client, moment, lambda: os.kill(victim, signal.SIGKILL))
     assert same_bits(found, whole)
@@ -133,7 +135,7 @@ def test_a_killed_worker_costs_only_its_task(store, whole, tmp_path, moment):
 @fault("SIGKILL of every worker at once", "others are started, the same bits")
 def test_when_every_worker_is_killed_others_go_on(store, whole, tmp_path):
     watched = Watched(tmp_path)
-    with cluster.local_client(2, "1.5 GiB") as client:
+    with local_client(2, "1.5 GiB") as client:
         pids = workers_of(client)
         found, done = run_and(
             planned(store), watched, client, "correlating", lambda: [os.kill(p, signal.SIGKILL) for p in pids]
@@ -145,7 +147,7 @@ def test_when_every_worker_is_killed_others_go_on(store, whole, tmp_path):
 @fault("a worker that freezes (SIGSTOP), and thaws when all is done", "its tasks go to others, the same bits")
 def test_what_a_frozen_worker_had_is_done_by_others(store, whole, tmp_path):
     watched = Watched(tmp_path)
-    with dask.config.set({"distributed.scheduler.worker-ttl": "3s"}), cluster.local_client(2, "1.5 GiB") as client:
+    with dask.config.set({"distributed.scheduler.worker-ttl": "3s"}), local_client(2, "1.5 GiB") as client:
         victim = workers_of(client)[0]
         try:
             found, _ = run_and(planned(store), watched, client, "correlating", lambda: os.kill(victim, signal.SIGSTOP))
@@ -371,7 +373,7 @@ def deadly():
         numcodecs.register_codec(codec)
     preload = [PRELOAD.format(root=str(Path(__file__).parent.parent))]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(cluster.ON_ONE_MACHINE, "distributed.worker.preload", preload)
+        patch.setitem(local.ON_ONE_MACHINE, "distributed.worker.preload", preload)
         yield
     for codec in (Deadly, Hungry):
         numcodecs.registry.codec_registry.pop(codec.codec_id)
@@ -404,7 +406,7 @@ def test_a_representation_that_kills_its_workers_fails_alone(tmp_path, deadly, c
     good = store.select(seed=[0, 1, 3, 4])
     alone = dsvcca.compare(dsvcca.plan_comparisons(good), tmp_path / "good.zarr", workspace=tmp_path / "w0")
     plan, told = dsvcca.plan_comparisons(store), "seed=2, layer='a': .* was on a worker that died, 2 times over"
-    with cluster.local_client(1, "1 GiB") as client, pytest.warns(DsvccaWarning, match=told):
+    with local_client(1, "1 GiB") as client, pytest.warns(DsvccaWarning, match=told):
         found = dsvcca.compare(plan, tmp_path / "r.zarr", client=client, workspace=tmp_path / "w")
     seeds = {"seed": [0, 1, 3, 4]}
     assert same_bits(dsvcca.select(found, x=seeds, y=seeds), alone)

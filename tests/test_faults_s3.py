@@ -19,7 +19,7 @@ import s3fs
 
 import dsvcca
 from dsvcca import DsvccaError, DsvccaWarning
-from dsvcca.engine.cluster import local_client
+from dsvcca.clusters.local import local_client
 from dsvcca.storage import folders
 from dsvcca.storage.staging import STAGING
 from dsvcca.workspace import contents

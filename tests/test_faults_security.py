@@ -17,7 +17,8 @@ from typer.testing import CliRunner
 
 import dsvcca
 from dsvcca import DsvccaError, cli
-from dsvcca.engine import cluster, execute
+from dsvcca.clusters.local import local_client
+from dsvcca.engine import execute
 from dsvcca.storage import folders
 from tests.populations import activations, same_bits, write_population
 
@@ -97,7 +98,7 @@ def test_secrets_are_in_no_log(caplog):
     before = dict(fsspec.config.conf)
     try:
         fsspec.config.conf["s3"] = {"secret": SECRET}
-        with cluster.local_client(1, "1 GiB") as client:
+        with local_client(1, "1 GiB") as client:
             _, failures = execute.run(failing, [1, 2], client=client, title="failing")
             logs = str(client.get_worker_logs()) + str(client.get_scheduler_logs())
     finally:
@@ -209,7 +210,7 @@ def test_tls_that_was_asked_for_is_never_left_out(request, encrypted, certificat
 @pytest.mark.skipif(not os.path.exists("/proc/net/tcp"), reason="no list of sockets here")
 def test_local_clusters_listen_on_loopback_alone():
     before = listening()
-    with cluster.local_client(1, "1 GiB"):
+    with local_client(1, "1 GiB"):
         found = listening() - before
     assert found
     assert {address for address, _ in found} == {"0100007F"}

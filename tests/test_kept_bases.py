@@ -19,7 +19,7 @@ import dsvcca
 from dsvcca import DsvccaError, DsvccaWarning
 from dsvcca.activations.pieces import read_pieces
 from dsvcca.cli import app
-from dsvcca.engine.cluster import local_client
+from dsvcca.clusters.local import local_client
 from dsvcca.engine.keeping import keep, wanted_bases
 from dsvcca.storage.records import signed
 from dsvcca.workspace.contents import find_bases

@@ -11,7 +11,7 @@ import zarr
 
 import dsvcca
 from dsvcca import DsvccaError, DsvccaWarning
-from dsvcca.engine import cluster
+from dsvcca.clusters.local import local_client
 from dsvcca.storage import folders
 from dsvcca.storage.staging import STAGING
 from tests.populations import activations, same_bits
@@ -90,7 +90,7 @@ def test_results_at_a_url_grow_and_are_resumed(s3, tmp_path):
 def test_workers_reach_what_the_driver_was_told_to_reach(s3, tmp_path):
     store = dsvcca.create_store(f"s3://{BUCKET}/cluster.zarr", datapoints=600, storage_options=s3)
     write(store, range(4))
-    with cluster.local_client(2, "1 GiB") as client:
+    with local_client(2, "1 GiB") as client:
         found = dsvcca.compare(dsvcca.plan_comparisons(store), f"s3://{BUCKET}/cluster.results", client=client)
     local = dsvcca.compare(dsvcca.plan_comparisons(store), tmp_path / "r.zarr", workspace=tmp_path / "w")
     assert same_bits(found, local)

@@ -10,7 +10,8 @@ import pytest
 import dsvcca
 from dsvcca import DsvccaError
 from dsvcca.activations.pieces import read_pieces
-from dsvcca.engine import cluster, execute, segments
+from dsvcca.clusters.local import local_client
+from dsvcca.engine import execute, segments
 from dsvcca.workspace.contents import ensure_workspace
 from dsvcca.workspace.partials import read_partial, write_partial
 from tests.populations import same_bits
@@ -71,7 +72,7 @@ def test_a_lost_tile_of_the_direct_route_is_made_from_all_representations(store,
 def test_who_does_which_segment_changes_no_bit(store, tmp_path, route):
     plan = planned(store, route=route)
     one = dsvcca.compare(plan, tmp_path / "r1.zarr", workspace=tmp_path / "w1")
-    with cluster.local_client(2, "1 GiB") as client:
+    with local_client(2, "1 GiB") as client:
         two = dsvcca.compare(plan, tmp_path / "r2.zarr", workspace=tmp_path / "w2", client=client)
     assert same_bits(one, two)
     assert same_bits(dsvcca.compare(replace(plan, panel=1), tmp_path / "r3.zarr", workspace=tmp_path / "w1"), one)

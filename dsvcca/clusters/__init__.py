@@ -1,0 +1,1 @@
+"""Clusters that are started or joined: of this machine, of SLURM, of anybody by an address."""
