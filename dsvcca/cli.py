@@ -24,6 +24,7 @@ from dsvcca.activations.representations import Representation
 from dsvcca.activations.store import Store, open_store
 from dsvcca.clusters.address import connected_to
 from dsvcca.clusters.local import local_client
+from dsvcca.clusters.slurm import read_slurm, slurm_client
 from dsvcca.engine import cluster
 from dsvcca.engine.bases import known_ranks
 from dsvcca.engine.compare import compare as compare_plan
@@ -95,6 +96,10 @@ Targets = Annotated[
         "--target",
         help="Layers to be explained: LABEL=VALUE; repeat to say more. With --pairs to_targets: nothing else.",
     ),
+]
+SlurmFile = Annotated[
+    Path | None,
+    typer.Option(help="Workers as jobs of SLURM instead: a file that says what they are like."),
 ]
 TlsCa = Annotated[Path | None, typer.Option(help="Certificate of who signed those of a cluster at tls://.")]
 TlsCert = Annotated[Path | None, typer.Option(help="Certificate to show to such a cluster.")]
@@ -267,6 +272,7 @@ def keep_bases_(
     memory: Memory = "1 GiB",
     workers: Annotated[int, typer.Option(min=0, help="Local Dask workers; 0 works in this process.")] = 0,
     scheduler: Annotated[str | None, typer.Option(help="Address of a Dask scheduler to use instead.")] = None,
+    slurm: SlurmFile = None,
     tls_ca: TlsCa = None,
     tls_cert: TlsCert = None,
     tls_key: TlsKey = None,
@@ -274,7 +280,7 @@ def keep_bases_(
 ) -> None:
     """Make the bases of representations, then drop their activations for good; exit status 1 if some have none."""
     tls = (tls_ca, tls_cert, tls_key)
-    _check_cluster(workers, scheduler, tls)
+    _check_cluster(workers, scheduler, tls, slurm)
     opened = _opened(store, where, None, None)
     before = int(opened.index.bytes.sum())
     with ExitStack() as stack:
@@ -287,7 +293,7 @@ def keep_bases_(
             center=center,
             route=route,
             memory=memory,
-            client=_client(stack, workers, scheduler, tls, bytes_of(memory)),
+            client=_client(stack, workers, scheduler, tls, slurm, bytes_of(memory)),
             workspace=workspace,
         )
     print(f"{store}: {format_bytes(before)} before, {format_bytes(int(opened.index.bytes.sum()))} now")
@@ -354,6 +360,7 @@ def compare(
     memory: Memory = "1 GiB",
     workers: Annotated[int, typer.Option(min=0, help="Local Dask workers; 0 works in this process.")] = 0,
     scheduler: Annotated[str | None, typer.Option(help="Address of a Dask scheduler to use instead.")] = None,
+    slurm: SlurmFile = None,
     tls_ca: TlsCa = None,
     tls_cert: TlsCert = None,
     tls_key: TlsKey = None,
@@ -368,12 +375,12 @@ def compare(
     if table is not None and table.is_dir():
         raise DsvccaError(f"--table {table} is a folder: name a file in it")
     tls = (tls_ca, tls_cert, tls_key)
-    _check_cluster(workers, scheduler, tls)
+    _check_cluster(workers, scheduler, tls, slurm)
     options = _options(view, variance, criterion, rank, measures, variant, ridge, shuffles, center, keep, route, memory)
     chosen = _plan(_opened(store, where, labels, dims), pairs, targets, options)
     with ExitStack() as stack:
-        client = _client(stack, workers, scheduler, tls, chosen.memory)
-        machine = cluster.machine_of(client if scheduler else None, workers=workers or 1)
+        client = _client(stack, workers, scheduler, tls, slurm, chosen.memory)
+        machine = cluster.machine_of(client if scheduler or slurm else None, workers=workers or 1)
         print(chosen.describe(machine, known_ranks(chosen, workspace)), flush=True)
         found = compare_plan(chosen, out, client=client, workspace=workspace)
     if table is not None:
@@ -489,20 +496,32 @@ def _plan(store: Store, pairs: str, targets: list[str] | None, options: dict[str
     return plan_comparisons(store, pairs, **options)
 
 
-def _check_cluster(workers: int, scheduler: str | None, tls: Sequence[Path | None]) -> None:
-    if workers and scheduler:
-        raise DsvccaError("--workers starts a cluster and --scheduler names one: give one of them")
+def _check_cluster(workers: int, scheduler: str | None, tls: Sequence[Path | None], slurm: Path | None) -> None:
+    given = {"--workers": workers, "--scheduler": scheduler, "--slurm": slurm}
+    if len(several := [name for name, value in given.items() if value]) > 1:
+        raise DsvccaError(f"{' and '.join(several)} say each on their own where the work is done: give one of them")
     if not scheduler and any(tls):
         raise DsvccaError("certificates were given and no --scheduler to show them to: give its tls:// address")
 
 
 def _client(
-    stack: ExitStack, workers: int, scheduler: str | None, tls: Sequence[Path | None], memory: int
+    stack: ExitStack,
+    workers: int,
+    scheduler: str | None,
+    tls: Sequence[Path | None],
+    slurm: Path | None,
+    memory: int,
 ) -> Client | None:
     """Return the cluster that was asked for, until the stack is left; None for this process."""
-    if not scheduler and not workers:
+    if not (slurm or scheduler or workers):
         return None
-    client: Client = stack.enter_context(connected_to(scheduler, tls) if scheduler else local_client(workers, memory))
+    client: Client = stack.enter_context(
+        slurm_client(read_slurm(slurm))
+        if slurm
+        else connected_to(scheduler, tls)
+        if scheduler
+        else local_client(workers, memory)
+    )
     return client
 
 

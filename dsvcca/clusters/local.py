@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from multiprocessing import resource_tracker
 
 import dask
-from distributed import Client, LocalCluster, SpecCluster
+from distributed import Client, LocalCluster
 
 from dsvcca.errors import RunError
 
@@ -43,7 +43,7 @@ ON_ONE_MACHINE = {
 
 
 LOOK = 5
-"""Seconds after which it is looked whether a cluster of this machine has all its workers."""
+"""Seconds after which it is looked whether a cluster has all its workers."""
 
 
 @contextmanager
@@ -71,7 +71,7 @@ def local_client(workers: int, memory: int | str | None = None) -> Iterator[Clie
                         "and processes enough (ulimit -a)?"
                     ) from error
             stack.enter_context(cluster)
-            stack.enter_context(kept_at(cluster, workers))
+            stack.enter_context(kept_at(lambda: cluster.scale(workers)))
             client = stack.enter_context(Client(cluster, set_as_default=False))
             try:
                 yield client
@@ -83,13 +83,13 @@ def local_client(workers: int, memory: int | str | None = None) -> Iterator[Clie
 
 
 @contextmanager
-def kept_at(cluster: SpecCluster, workers: int) -> Iterator[None]:
-    """Keep so many workers: one that dies as it starts takes with it what would start it again."""
+def kept_at(scale: Callable[[], object]) -> Iterator[None]:
+    """Ask for workers again and again: others come for those that are lost, also for one that dies as it starts."""
     done = threading.Event()
 
     def look() -> None:
         while not done.wait(LOOK):
-            cluster.scale(workers)
+            scale()
 
     looking = threading.Thread(target=look, name="dsvcca-keep", daemon=True)
     looking.start()

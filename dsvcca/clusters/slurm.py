@@ -1,0 +1,226 @@
+"""Workers as jobs of SLURM: so many of them, and others where one has ended, for as long as a run takes.
+
+What a job is like stands in a file that `dask_jobqueue` reads as well, and what it does not know of beside it:
+
+    jobqueue:
+      slurm: {queue: main, cores: 1, processes: 1, memory: 4 GiB, walltime: "01:00:00", ...}
+    dsvcca: {jobs: 8}
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dask
+import yaml
+from distributed import Client
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from dsvcca.clusters.local import LOOK, ON_ONE_MACHINE, WORKER_ENVIRONMENT, kept_at
+from dsvcca.errors import DsvccaError, RunError, nearest
+from dsvcca.progress import say
+
+log = logging.getLogger("dsvcca")
+
+MARGIN = 60
+"""Seconds before the end of its job, at least, after which a worker takes no more tasks."""
+
+SHARE = 0.1
+"""Share of the time of a job in which workers end one after another, so that not all are gone at once."""
+
+WALLTIME = re.compile(r"(?:(\d+)-)?(\d+(?::\d+){0,2})")
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class Wanted(_Strict):
+    """What a run wants of SLURM that `dask_jobqueue` has no word for."""
+
+    jobs: int = Field(ge=1)
+
+
+class Queue(_Strict):
+    """What `dask_jobqueue` reads."""
+
+    slurm: dict[str, Any]
+
+
+class SlurmFile(_Strict):
+    """The whole of a file."""
+
+    jobqueue: Queue
+    dsvcca: Wanted
+
+
+@dataclass(frozen=True)
+class SlurmSettings:
+    """What stands in a file for SLURM, checked.
+
+    Attributes
+    ----------
+    path : str
+    jobs : int
+        How many at a time.
+    options : dict
+        Those of ``jobqueue.slurm``.
+    """
+
+    path: str
+    jobs: int
+    options: dict[str, Any]
+
+    @property
+    def seconds(self) -> int:
+        """Seconds that a job has."""
+        return seconds_of(str(self.options["walltime"]))
+
+
+def read_slurm(path: str | os.PathLike[str]) -> SlurmSettings:
+    """Return what stands in a file for SLURM.
+
+    Raises
+    ------
+    DsvccaError
+        If there is none, it is no YAML, or it says what nobody understands.
+    """
+    try:
+        found = SlurmFile.model_validate(yaml.safe_load(Path(path).read_text()))
+    except OSError as error:
+        raise DsvccaError(
+            f"'{path}' cannot be read ({error.strerror}): name a file that says what jobs are like"
+        ) from error
+    except yaml.YAMLError as error:
+        raise DsvccaError(f"'{path}' is no YAML ({error}): see deploy/slurm/dsvcca.yaml for one that is") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the file"
+        raise DsvccaError(f"'{path}': {where}: {first['msg']}: see deploy/slurm/dsvcca.yaml") from error
+    options = {name.replace("_", "-"): value for name, value in found.jobqueue.slurm.items()}
+    known = _defaults()
+    for name in options:
+        if name not in known:
+            raise DsvccaError(f"'{path}': jobqueue.slurm knows no {name!r}: {nearest(name, known)}")
+    for name in ("cores", "memory", "walltime"):
+        if not options.get(name):
+            raise DsvccaError(f"'{path}' does not say jobqueue.slurm.{name}: a job needs cores, memory and walltime")
+    settings = SlurmSettings(str(path), found.dsvcca.jobs, options)
+    if settings.seconds <= 2 * MARGIN:
+        raise DsvccaError(f"'{path}': a walltime of {settings.seconds} s is gone before work is done: give 10 minutes")
+    return settings
+
+
+def seconds_of(walltime: str) -> int:
+    """Return the seconds of a time as SLURM writes it.
+
+    >>> [seconds_of(one) for one in ("90", "90:30", "01:00:00", "2-00", "2-01:30")]
+    [5400, 5430, 3600, 172800, 178200]
+
+    Raises
+    ------
+    DsvccaError
+        If it is none.
+    """
+    found = WALLTIME.fullmatch(walltime)
+    if found is None:
+        raise DsvccaError(f"walltime {walltime!r} is none: write it as SLURM does, '01:00:00' or '2-12:00:00'")
+    days, rest = found.groups()
+    parts = [int(part) for part in rest.split(":")]
+    read = {1: (0, *parts, 0), 2: (0, *parts), 3: (*parts,)}[len(parts)]  # minutes first, where there are no days
+    hours, minutes, seconds = (*parts, 0, 0)[:3] if days else read
+    return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + seconds
+
+
+def _jobqueue() -> Any:
+    try:
+        import dask_jobqueue
+    except ImportError as error:
+        raise DsvccaError("workers by SLURM need dask-jobqueue: pip install 'dsvcca[slurm]'") from error
+    return dask_jobqueue
+
+
+def _defaults() -> dict[str, Any]:
+    """Return the options of `dask_jobqueue` for SLURM, as they are where a file says nothing."""
+    defaults = Path(_jobqueue().__file__).parent / "jobqueue.yaml"
+    found: dict[str, Any] = yaml.safe_load(defaults.read_text())["jobqueue"]["slurm"]
+    return found
+
+
+@contextmanager
+def slurm_client(settings: SlurmSettings) -> Iterator[Client]:
+    """Run a scheduler in this process, and workers as jobs of SLURM, and cancel them at the end.
+
+    A worker takes no more tasks a while before the time of its job is over; where a job has ended another one is sent.
+
+    Raises
+    ------
+    RunError
+        If SLURM refuses the jobs, or they end before a worker comes.
+    """
+    queue = _jobqueue()
+    lifetime = settings.seconds - max(MARGIN, int(SHARE * settings.seconds))
+    own = [str(one) for one in settings.options.get("worker-extra-args") or []]
+    if "--lifetime" not in own:
+        own += ["--lifetime", f"{lifetime}s", "--lifetime-stagger", f"{int(SHARE * lifetime / 2)}s"]
+    exports = [f"export {name}={value}" for name, value in WORKER_ENVIRONMENT.items()]
+    before = [*exports, *(settings.options.get("job-script-prologue") or [])]
+    options = {**_defaults(), **settings.options, "worker-extra-args": own, "job-script-prologue": before}
+    config = {**ON_ONE_MACHINE, "distributed.scheduler.allowed-failures": 3, "jobqueue.slurm": options}
+    with dask.config.set(config), ExitStack() as stack:
+        try:
+            cluster = stack.enter_context(queue.SLURMCluster())
+        except (TypeError, ValueError, OSError, RuntimeError) as error:
+            raise RunError(f"the scheduler for the jobs of '{settings.path}' did not start: {error}") from error
+        _try(cluster.job_script(), settings)
+        client: Client = stack.enter_context(Client(cluster, set_as_default=False))
+        cluster.scale(jobs=settings.jobs)
+        stack.enter_context(kept_at(lambda: cluster.scale(jobs=settings.jobs)))
+        _wait_for_the_first(cluster, client, settings)
+        yield client
+
+
+def _try(script: str, settings: SlurmSettings) -> None:
+    """Let SLURM look at a job before any is sent."""
+    with tempfile.NamedTemporaryFile("w", suffix=".sh") as file:
+        file.write(script)
+        file.flush()
+        try:
+            found = subprocess.run(["sbatch", "--test-only", file.name], capture_output=True, text=True, check=False)
+        except OSError as error:
+            raise RunError(f"sbatch cannot be run ({error.strerror}): is this a machine that SLURM knows?") from error
+    if found.returncode:
+        raise RunError(f"SLURM refuses the jobs of '{settings.path}': {found.stderr.strip()}")
+
+
+def _wait_for_the_first(cluster: Any, client: Client, settings: SlurmSettings) -> None:
+    """Wait until a worker has come, however long the queue is; that all jobs end before one has come is an error."""
+    say(f"{settings.jobs} jobs were sent to SLURM: waiting for the first to start")
+    seen: set[str] = set()
+    while not client.scheduler_info(n_workers=1)["workers"]:
+        time.sleep(min(LOOK, 1))
+        seen |= {str(job.job_id) for job in cluster.workers.values() if getattr(job, "job_id", None)}
+        if seen and not _queued(seen):
+            raise RunError(
+                f"all {len(seen)} jobs of '{settings.path}' ended before a worker came: look at their logs"
+                + (f" in '{settings.options['log-directory']}'" if settings.options.get("log-directory") else "")
+            )
+
+
+def _queued(jobs: set[str]) -> set[str]:
+    """Return those of some jobs that wait or run."""
+    if not jobs:
+        return set()
+    asked = ["squeue", "--noheader", "--format=%i", "--jobs", ",".join(sorted(jobs))]
+    found = subprocess.run(asked, capture_output=True, text=True, check=False)
+    return jobs.intersection(found.stdout.split())
