@@ -51,11 +51,16 @@ export SLURM_CONF="$at/slurm.conf"
 end() {
   status=$?
   scancel --quiet --user "$(id -un)" 2> /dev/null || true
-  for daemon in slurmd slurmctld munge/pid; do
-    pid=$(cat "$at/${daemon%.pid}.pid" 2> /dev/null || cat "$at/$daemon" 2> /dev/null) && kill "$pid" 2> /dev/null || true
+  for file in slurmd.pid slurmctld.pid munge/pid; do
+    pid=$(cat "$at/$file" 2> /dev/null) || continue
+    kill "$pid" 2> /dev/null || true
+    for _ in $(seq 20); do
+      if [ -z "$(ps --no-headers -o stat= -p "$pid" | grep -v Z)" ]; then break; fi
+      sleep 0.5
+    done
   done
   if [ "$status" != 0 ]; then tail -n 20 "$at"/slurm*.log >&2 || true; fi
-  rm -rf "$at"
+  rm -rf "$at" || true
   exit "$status"
 }
 trap end EXIT

@@ -24,7 +24,7 @@ from typer.testing import CliRunner
 
 import dsvcca
 from dsvcca import DsvccaError, DsvccaWarning, cli
-from dsvcca.clusters import local
+from dsvcca.clusters import address, local
 from dsvcca.clusters.local import local_client
 from dsvcca.engine import cluster, execute
 from tests.populations import activations, same_bits
@@ -287,7 +287,7 @@ def test_a_scheduler_that_does_not_answer_is_given_up(store, whole, tmp_path, pr
 @fault("something else, or nothing that answers, at the address of a scheduler", "an error in one sentence, in seconds")
 @pytest.mark.parametrize("kind", ["silent", "garbage", "nobody"])
 def test_an_address_without_a_scheduler_is_told(store, tmp_path, monkeypatch, kind):
-    monkeypatch.setattr(cluster, "CONNECT", 2)
+    monkeypatch.setattr(address, "CONNECT", 2)
     with socket.socket() as there:
         there.bind(("127.0.0.1", 0))
         if kind != "nobody":

@@ -127,6 +127,24 @@ class TestForReal:
             time.sleep(1)
         assert not queued()  # the cluster left nothing behind
 
+    def test_a_run_is_longer_than_its_jobs(self, population, tmp_path):
+        plan = replace(dsvcca.plan_comparisons(population, measures=["svcca", "svcca_shuffled"], shuffles=60), panel=16)
+        path = settings_file(tmp_path, **{"worker-extra-args": ["--lifetime", "8s", "--lifetime-stagger", "2s"]})
+        jobs, done = set(), threading.Event()
+
+        def look():
+            while not done.wait(0.5):
+                jobs.update(queued())
+
+        watching = threading.Thread(target=look, daemon=True)
+        with slurm_client(read_slurm(path)) as client:
+            watching.start()
+            found = dsvcca.compare(plan, tmp_path / "r.zarr", workspace=tmp_path / "w", client=client)
+        done.set()
+        watching.join()
+        assert len(jobs) > 3  # two at a time, and others in their place
+        assert same_bits(found, dsvcca.compare(plan, tmp_path / "alone.zarr", workspace=tmp_path / "alone"))
+
     def test_jobs_that_slurm_refuses_are_told_before_any_is_sent(self, tmp_path):
         refused = pytest.raises(DsvccaError, match="SLURM refuses the jobs of .*invalid partition")
         with refused, slurm_client(read_slurm(settings_file(tmp_path, queue="nowhere"))):

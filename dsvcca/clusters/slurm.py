@@ -176,6 +176,7 @@ def slurm_client(settings: SlurmSettings) -> Iterator[Client]:
     exports = [f"export {name}={value}" for name, value in WORKER_ENVIRONMENT.items()]
     before = [*exports, *(settings.options.get("job-script-prologue") or [])]
     options = {**_defaults(), **settings.options, "worker-extra-args": own, "job-script-prologue": before}
+    options["scheduler-options"] = {"dashboard_address": "127.0.0.1:0", **(options["scheduler-options"] or {})}
     config = {**ON_ONE_MACHINE, "distributed.scheduler.allowed-failures": 3, "jobqueue.slurm": options}
     with dask.config.set(config), ExitStack() as stack:
         try:
