@@ -26,7 +26,7 @@ from population import make_population
 import dsvcca
 from dsvcca.clusters.local import local_client
 from dsvcca.results import commits
-from dsvcca.storage import files, records
+from dsvcca.storage import chunked, files, records
 
 DRIVER = """
 import sys, time
@@ -144,18 +144,20 @@ def unchecked() -> Any:
         path = root / commits.COMMITS / f"{name}.json"
         return files.read_json(path) if path.exists() else None
 
-    names = ("flat", "activations", "workspace", "filling", "results", "partials", "commits", "correlate")
-    modules = [sys.modules[f"dsvcca.{name}"] for name in names]
+    modules = [module for name, module in sys.modules.items() if name.startswith("dsvcca.")]
+    checking = {
+        "read_chunk": (chunked.read_chunk, read_chunk),
+        "write_chunk": (chunked.write_chunk, write_chunk),
+        "read_record": (records.read_record, read_record),
+        "read_marker": (commits.read_marker, read_marker),
+        "record_digest": (records.record_digest, lambda about: about.get("digest")),
+        "checked": (records.checked, lambda kind, content: content),
+    }
     with ExitStack() as stack:
-        for one in (read_chunk, write_chunk):
-            stack.enter_context(patch.object(files, one.__name__, one))
-        for one in (read_record, read_marker):
-            for module in [*modules, records]:
-                if getattr(module, one.__name__, None) in (records.read_record, commits.read_marker):
-                    stack.enter_context(patch.object(module, one.__name__, one))
-        stack.enter_context(patch.object(records, "record_digest", lambda about: about.get("digest")))
-        for module in (records, sys.modules["dsvcca.results"]):
-            stack.enter_context(patch.object(module, "checked", lambda kind, content: content))
+        for name, (before, instead) in checking.items():
+            for module in modules:  # wherever it was imported by its name
+                if getattr(module, name, None) is before:
+                    stack.enter_context(patch.object(module, name, instead))
         yield
 
 
