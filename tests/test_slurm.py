@@ -48,6 +48,7 @@ def test_the_example_is_one():
         ("  slurm:", "  slrm:", "jobqueue.slurm: Field required"),
         ("jobqueue:", "jobqueue: [", "is no YAML"),
         ('"01:00:00"', '"an hour"', "walltime 'an hour' is none: write it as SLURM does"),
+        ('"01:00:00"', "12:00:00", "walltime is the number 43200: write it in quotes"),
         ('"01:00:00"', '"00:01:30"', "a walltime of 90 s is gone before work is done"),
         ("    cores: 1 ", "    # ", "does not say jobqueue.slurm.cores"),
     ],

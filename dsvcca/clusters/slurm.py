@@ -9,7 +9,6 @@ What a job is like stands in a file that `dask_jobqueue` reads as well, and what
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 import subprocess
@@ -26,19 +25,18 @@ import yaml
 from distributed import Client
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from dsvcca.clusters.local import LOOK, ON_ONE_MACHINE, WORKER_ENVIRONMENT, kept_at
+from dsvcca.clusters.local import ON_ONE_MACHINE, WORKER_ENVIRONMENT, kept_at
 from dsvcca.errors import DsvccaError, RunError, nearest
 from dsvcca.progress import say
-
-log = logging.getLogger("dsvcca")
 
 MARGIN = 60
 """Seconds before the end of its job, at least, after which a worker takes no more tasks."""
 
 SHARE = 0.1
-"""Share of the time of a job in which workers end one after another, so that not all are gone at once."""
+"""Share of the time of a job that is left when its worker ends; in half as much workers end one after another."""
 
 WALLTIME = re.compile(r"(?:(\d+)-)?(\d+(?::\d+){0,2})")
+"""Days, and the rest of a time as SLURM writes it."""
 
 
 class _Strict(BaseModel):
@@ -84,7 +82,7 @@ class SlurmSettings:
     @property
     def seconds(self) -> int:
         """Seconds that a job has."""
-        return seconds_of(str(self.options["walltime"]))
+        return seconds_of(self.options["walltime"])
 
 
 def read_slurm(path: str | os.PathLike[str]) -> SlurmSettings:
@@ -115,6 +113,8 @@ def read_slurm(path: str | os.PathLike[str]) -> SlurmSettings:
     for name in ("cores", "memory", "walltime"):
         if not options.get(name):
             raise DsvccaError(f"'{path}' does not say jobqueue.slurm.{name}: a job needs cores, memory and walltime")
+    if not isinstance(options["walltime"], str):  # YAML takes 12:00:00 for a number of seconds, SLURM for minutes
+        raise DsvccaError(f"'{path}': walltime is the number {options['walltime']!r}: write it in quotes, \"01:00:00\"")
     settings = SlurmSettings(str(path), found.dsvcca.jobs, options)
     if settings.seconds <= 2 * MARGIN:
         raise DsvccaError(f"'{path}': a walltime of {settings.seconds} s is gone before work is done: give 10 minutes")
@@ -209,7 +209,7 @@ def _wait_for_the_first(cluster: Any, client: Client, settings: SlurmSettings) -
     say(f"{settings.jobs} jobs were sent to SLURM: waiting for the first to start")
     seen: set[str] = set()
     while not client.scheduler_info(n_workers=1)["workers"]:
-        time.sleep(min(LOOK, 1))
+        time.sleep(1)
         seen |= {str(job.job_id) for job in cluster.workers.values() if getattr(job, "job_id", None)}
         if seen and not _queued(seen):
             raise RunError(

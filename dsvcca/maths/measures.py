@@ -1,7 +1,7 @@
 """One number per comparison, each with its definition, and what it is made of.
 
-A measure is one entry of `MEASURES`: its definition, the sums that it needs (`dsvcca.sums`), and a function of them.
-Notation as in `dsvcca.sums`; K is a rank over all frequencies, X and Y are the centred activations, all of them.
+A measure is one entry of `MEASURES`: its definition, the sums that it needs, and a function of them. Notation as in
+`dsvcca.maths.sums`, where they are; K is a rank over all frequencies, X and Y are the centred activations, all of them.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """What parts of the datapoints say of a comparison: jackknife errors, and directions of one half scored on the other.
 
 Datapoints are cut into `FOLDS` runs. Of every cross block, and of the columns of every basis, the sum of each run is
-known; no datapoint is touched again. Notation as in `dsvcca.sums`; M_g, G_g and u_g are the parts that run g adds to
-the product of the columns of two bases, to the Gram of the columns of one, and to their sums.
+known; no datapoint is touched again. Notation as in `dsvcca.maths.sums`; M_g, G_g and u_g are the parts that run g adds
+to the product of the columns of two bases, to the Gram of the columns of one, and to their sums.
 """
 
 from __future__ import annotations
