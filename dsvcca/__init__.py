@@ -1,9 +1,9 @@
 """Compare neural-network representations by SVCCA and PWCCA, distributed and out of core.
 
 In the order of use: `create_store` and `open_store`, `dsvcca.torch.capture`, `import_activations`,
-`keep_bases`, `plan_comparisons`, `compare`, `open_results`, `select`, `to_frame`, `dsvcca.plot`, `dsvcca.statistics`.
-From the bases that plans leave: `directions`, `signal_and_noise`, `shared_subspace`. In memory: `cca`, `svcca`,
-`pwcca`, `measure`; for maps `dft_cca`.
+`keep_bases`, `plan_comparisons`, `compare` (or `start`, in the background), `open_results`, `select`, `to_frame`,
+`dsvcca.plot`, `dsvcca.statistics`. From the bases that plans leave: `directions`, `signal_and_noise`,
+`shared_subspace`. In memory: `cca`, `svcca`, `pwcca`, `measure`; for maps `dft_cca`.
 """
 
 from importlib import import_module as _import_module
@@ -15,6 +15,7 @@ from dsvcca.activations.store import Store, create_store, open_store
 from dsvcca.analyses.directions import directions
 from dsvcca.analyses.over_training import signal_and_noise
 from dsvcca.analyses.shared import SharedSubspace, shared_subspace
+from dsvcca.engine.background import Run, start
 from dsvcca.engine.cluster import machine_of
 from dsvcca.engine.compare import compare
 from dsvcca.engine.keeping import keep_bases
@@ -34,6 +35,7 @@ __all__ = [
     "DsvccaWarning",
     "FrequencyCorrelations",
     "Plan",
+    "Run",
     "SharedSubspace",
     "Store",
     "cca",
@@ -53,6 +55,7 @@ __all__ = [
     "select",
     "shared_subspace",
     "signal_and_noise",
+    "start",
     "statistics",
     "svcca",
     "to_frame",

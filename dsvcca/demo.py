@@ -31,7 +31,7 @@ from dsvcca.maths.arrays import NumpyArray
 from dsvcca.plans.planning import plan_comparisons
 from dsvcca.plot.grids import layers
 from dsvcca.plot.training import dynamics, learning_dynamics
-from dsvcca.progress import track
+from dsvcca.progress import Advance, track
 from dsvcca.results.tables import select, to_frame
 
 if TYPE_CHECKING:
@@ -309,7 +309,7 @@ class _Wanted:
     steps: Sequence[int]
 
 
-def _train(one: _Wanted, store: Store, images: Images, setting: Setting, advance: Callable[[], None]) -> None:
+def _train(one: _Wanted, store: Store, images: Images, setting: Setting, advance: Advance) -> None:
     """Train one network and capture it on the way; the same seed gives the same network again."""
     from dsvcca.experiments.training import reproducible, train_classifier
     from dsvcca.torch import capture

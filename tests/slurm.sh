@@ -1,5 +1,5 @@
 #!/bin/bash
-# tests/slurm.sh COMMAND...: runs a command where SLURM answers, one node of two cores on this machine, and takes it down.
+# tests/slurm.sh COMMAND...: runs a command where SLURM answers, one node of this machine, and takes it down.
 #
 # As root on a Debian machine, from nothing: slurm-wlm and munge are installed if they are not there. Nothing of a SLURM
 # that this machine belongs to is touched: daemons, keys and ports are of this run's own.
@@ -24,7 +24,7 @@ SlurmctldHost=$host(127.0.0.1)
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
-AuthInfo=socket=$at/munge.socket
+AuthInfo=socket=$at/munge.socket,cred_expire=5
 StateSaveLocation=$at/state
 SlurmdSpoolDir=$at/spool
 SlurmctldPidFile=$at/slurmctld.pid
@@ -43,7 +43,8 @@ SchedulerParameters=sched_interval=1
 KillWait=5
 MinJobAge=10
 ReturnToService=2
-NodeName=$host NodeAddr=127.0.0.1 CPUs=2 RealMemory=4000 State=UNKNOWN
+SlurmdParameters=config_overrides
+NodeName=$host NodeAddr=127.0.0.1 CPUs=4 RealMemory=8000 State=UNKNOWN
 PartitionName=main Nodes=$host Default=YES MaxTime=INFINITE State=UP
 CONF
 

@@ -156,12 +156,19 @@ def test_a_table_that_is_a_folder_is_refused_first(store, tmp_path):
 
 
 @pytest.mark.skipif(not hasattr(os, "killpg"), reason="no process groups here")
-def test_an_interrupt_ends_a_cluster_with_one_line(tmp_path):
+@pytest.mark.parametrize(
+    ("number", "to_all"),
+    [
+        (signal.SIGINT, True),  # as a terminal does
+        (signal.SIGTERM, False),  # as Kubernetes does, SLURM to a batch script's children, and `kill`
+    ],
+)
+def test_an_interrupt_ends_a_cluster_with_one_line(tmp_path, number, to_all):
     store = dsvcca.create_store(tmp_path / "s.zarr", datapoints=4000)
     rng = np.random.default_rng(0)
     for seed in range(16):
         store.write(rng.standard_normal((4000, 256), dtype="f4"), layer="a", seed=seed)
-    line = [sys.executable, "-m", "dsvcca.cli", "compare", store.path, str(tmp_path / "r.zarr"), "--workers", "2"]
+    line = [sys.executable, "-m", "dsvcca", "compare", store.path, str(tmp_path / "r.zarr"), "--workers", "2"]
     line += ["--variance", "1.0", "--measure", "svcca"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     # What runs in the background of a shell inherits that interrupts are ignored.
@@ -171,9 +178,9 @@ def test_an_interrupt_ends_a_cluster_with_one_line(tmp_path):
         assert process.poll() is None
         time.sleep(0.02)
     time.sleep(0.2)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to everyone
+    (os.killpg if to_all else os.kill)(process.pid, number)
     _, said = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == 128 + number
     assert said.endswith("stopped: what was finished is kept, the same line goes on from there\n")
     assert "Traceback" not in said
     assert len(said.splitlines()) < 4  # on a machine that is busy Dask may have warned of something before

@@ -13,7 +13,7 @@ from distributed import Client, Nanny, Scheduler, SpecCluster
 
 import dsvcca
 from dsvcca import DsvccaError
-from dsvcca.engine import execute
+from dsvcca.engine import execute, facts
 from dsvcca.maths import arrays
 
 STRICT = "array_api_strict:device1"
@@ -21,7 +21,7 @@ STRICT = "array_api_strict:device1"
 
 @pytest.fixture
 def device(monkeypatch):
-    monkeypatch.setenv(execute.DEVICE, STRICT)
+    monkeypatch.setenv(facts.DEVICE, STRICT)
 
 
 def maps(path, count=3, space=(4, 4), n=400):
@@ -43,7 +43,7 @@ def assert_close(one, other, tolerance=1e-6):
 def test_dense_layers_on_a_device_have_the_numbers_of_numpy(population, tmp_path, device, monkeypatch, options):
     plan = dsvcca.plan_comparisons(population[0], **options)
     on_device = dsvcca.compare(plan, tmp_path / "r.zarr", workspace=tmp_path / "w")
-    monkeypatch.delenv(execute.DEVICE)
+    monkeypatch.delenv(facts.DEVICE)
     assert on_device.attrs["array_library"] == ["array_api_strict"]
     assert_close(on_device, dsvcca.compare(plan, tmp_path / "r2.zarr", workspace=tmp_path / "w2"), 1e-5)
 
@@ -60,13 +60,13 @@ def test_dense_layers_on_a_device_have_the_numbers_of_numpy(population, tmp_path
 def test_maps_on_a_device_have_the_numbers_of_numpy(tmp_path, device, monkeypatch, options, cut):
     plan = replace(dsvcca.plan_comparisons(maps(tmp_path / "s.zarr"), **options), **cut)
     on_device = dsvcca.compare(plan, tmp_path / "r.zarr", workspace=tmp_path / "w")
-    monkeypatch.delenv(execute.DEVICE)
+    monkeypatch.delenv(facts.DEVICE)
     assert on_device.attrs["array_library"] == ["array_api_strict"]
     assert_close(on_device, dsvcca.compare(plan, tmp_path / "r2.zarr", workspace=tmp_path / "w2"), 1e-5)
 
 
 def test_a_device_whose_library_is_not_there_is_named(population, tmp_path, monkeypatch):
-    monkeypatch.setenv(execute.DEVICE, "nothing_of_the_kind")
+    monkeypatch.setenv(facts.DEVICE, "nothing_of_the_kind")
     with pytest.raises(DsvccaError, match="the device 'nothing_of_the_kind', and nothing_of_the_kind is not there"):
         dsvcca.compare(dsvcca.plan_comparisons(population[0]), tmp_path / "r.zarr", workspace=tmp_path / "w")
     assert arrays.put(np.zeros(1)).dtype == float
@@ -75,7 +75,7 @@ def test_a_device_whose_library_is_not_there_is_named(population, tmp_path, monk
 @pytest.fixture
 def mixed_cluster():
     """A worker without a GPU, and one that says it has one, which is the strict device."""
-    environment = {execute.DEVICE: STRICT, "OPENBLAS_NUM_THREADS": "1"}
+    environment = {facts.DEVICE: STRICT, "OPENBLAS_NUM_THREADS": "1"}
     options = {"nthreads": 1, "memory_limit": "1.5 GiB"}
     workers = {
         "plain": {"cls": Nanny, "options": options},

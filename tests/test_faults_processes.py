@@ -470,7 +470,7 @@ def test_a_worker_of_another_version_that_comes_late_is_passed_over(processes, a
             came.set()
 
         came = threading.Event()
-        with ThreadPoolExecutor(1) as other, cluster.taking_part(client, {}):
+        with ThreadPoolExecutor(1) as other, cluster.taking_part(client, {}, {}):
             coming = other.submit(come)
             receipts, failures = execute.run(slow, list(range(60)), client=client, title="slow")
             coming.result()

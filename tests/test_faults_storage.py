@@ -316,7 +316,7 @@ def test_what_may_not_be_read_is_not_called_damaged(here):
     tile.chmod(0)
     powers = ("--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-dac_override,-dac_read_search")
     for place in ("s.zarr", "r.zarr"):
-        line = ["setpriv", *powers, sys.executable, "-m", "dsvcca.cli", "verify", str(here / place)]
+        line = ["setpriv", *powers, sys.executable, "-m", "dsvcca", "verify", str(here / place)]
         found = subprocess.run(line, capture_output=True, text=True, check=False)
         assert found.returncode == 1
         assert "cannot be read ([Errno 13] Permission denied" in found.stdout + found.stderr
@@ -333,7 +333,7 @@ LARGE = ("r.zarr/svcca/c.0.0", "r.zarr/commits/0-0.json", "r.zarr/x_layer/c.0", 
 def test_no_file_is_larger_than_memory(here, name):
     os.truncate(here / name, 200 << 30 if name.endswith(".json") else 3 << 30)
     place = here / name.split("/")[0]
-    line = f"ulimit -v 4000000; exec {sys.executable} -m dsvcca.cli verify {place}"
+    line = f"ulimit -v 4000000; exec {sys.executable} -m dsvcca verify {place}"
     found = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False)
     assert found.returncode == 1
     assert "Traceback" not in found.stderr

@@ -5,7 +5,7 @@ import pytest
 from distributed import Client, Nanny, Scheduler, SpecCluster
 
 import dsvcca
-from dsvcca.engine import execute
+from dsvcca.engine import facts
 from dsvcca.maths.arrays import computing_on, put, to_numpy
 
 
@@ -52,7 +52,7 @@ def test_a_gpu_gives_the_numbers_of_numpy(gpu, population, tmp_path, monkeypatch
     store = population[0] if make is None else make(tmp_path / "s.zarr")
     plan = dsvcca.plan_comparisons(store, **options)
     expected = dsvcca.compare(plan, tmp_path / "r.zarr", workspace=tmp_path / "w")
-    monkeypatch.setenv(execute.DEVICE, gpu)
+    monkeypatch.setenv(facts.DEVICE, gpu)
     found = dsvcca.compare(plan, tmp_path / "r2.zarr", workspace=tmp_path / "w2")
     assert found.attrs["array_library"] == [gpu.partition(":")[0]]
     for name in ("svcca", "r2"):
@@ -60,7 +60,7 @@ def test_a_gpu_gives_the_numbers_of_numpy(gpu, population, tmp_path, monkeypatch
 
 
 def test_a_worker_with_a_gpu_uses_it(gpu, population, results, tmp_path):
-    options = {"nthreads": 1, "resources": {"GPU": 1}, "env": {execute.DEVICE: gpu}}
+    options = {"nthreads": 1, "resources": {"GPU": 1}, "env": {facts.DEVICE: gpu}}
     scheduler = {"cls": Scheduler, "options": {"dashboard_address": ":0"}}
     with (
         SpecCluster({0: {"cls": Nanny, "options": options}}, scheduler=scheduler) as cluster,

@@ -886,7 +886,7 @@ def test_all_that_is_refused_is_said_at_once(folder, store):
 def closed(folder, store):
     """Return what the command line says to somebody who is not root."""
     powers = ("--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-dac_override,-dac_read_search")
-    line = ["setpriv", *powers, sys.executable, "-m", "dsvcca.cli", "import", str(folder), str(store)]
+    line = ["setpriv", *powers, sys.executable, "-m", "dsvcca", "import", str(folder), str(store)]
     found = subprocess.run(line, capture_output=True, text=True, check=False)
     assert found.returncode == 1
     return found.stderr

@@ -46,7 +46,7 @@ def test_the_commands_of_the_readme_run(folder):
     assert len(commands) == 4
     for command in commands:
         found = subprocess.run(
-            [sys.executable, "-m", "dsvcca.cli", *shlex.split(command)[1:]],
+            [sys.executable, "-m", "dsvcca", *shlex.split(command)[1:]],
             cwd=folder,
             capture_output=True,
             text=True,

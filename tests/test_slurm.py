@@ -1,12 +1,19 @@
 """Workers as jobs of SLURM: what a file may say, and, where SLURM answers (make slurm), jobs for real."""
 
+import os
+import re
+import shlex
 import shutil
+import signal
 import subprocess
+import sys
 import threading
 import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import psutil
 import pytest
 import yaml
 from typer.testing import CliRunner
@@ -15,36 +22,42 @@ import dsvcca
 from dsvcca import DsvccaError
 from dsvcca.cli import app
 from dsvcca.clusters.slurm import read_slurm, slurm_client
-from tests.populations import activations, same_bits
+from tests.populations import activations, same_bits, write_population
 
 pytest.importorskip("dask_jobqueue")
 
 EXAMPLE = Path(__file__).parent.parent / "deploy" / "slurm" / "dsvcca.yaml"
 
 
-def settings_file(tmp_path, jobs=2, **options):
+def settings_file(tmp_path, jobs=2, driver=None, **options):
     """Write a file for SLURM on this machine."""
     own = {"cores": 1, "processes": 1, "memory": "1.5 GiB", "walltime": "00:10:00", "interface": "lo"}
     own |= {"local-directory": str(tmp_path / "local"), "log-directory": str(tmp_path / "logs"), **options}
     path = tmp_path / "jobs.yaml"
-    path.write_text(yaml.safe_dump({"jobqueue": {"slurm": own}, "dsvcca": {"jobs": jobs}}))
+    path.write_text(yaml.safe_dump({"jobqueue": {"slurm": own}, "dsvcca": {"jobs": jobs, "driver": driver or {}}}))
     return path
 
 
 def test_the_example_is_one():
     found = read_slurm(EXAMPLE)
-    assert (found.jobs, found.seconds) == (8, 3600)
+    assert (found.jobs, found.seconds, found.driver_seconds()) == (8, 3600, 86400)
     assert found.options["queue"] == "main"
+    assert (found.threads, found.memory) == (8, 4 << 30)
 
 
 @pytest.mark.parametrize(
     ("before", "after", "message"),
     [
-        ("walltime:", "walltme:", "jobqueue.slurm knows no 'walltme': did you mean 'walltime'"),
+        ('    walltime: "01', '    walltme: "01', "jobqueue.slurm knows no 'walltme': did you mean 'walltime'"),
         ("  jobs: 8 ", "  job: 8 ", "dsvcca.jobs: Field required"),
         ("  jobs: 8 ", "  jobs: 8.5 ", "dsvcca.jobs: Input should be a valid integer"),
         ("  jobs: 8 ", "  jobs: 0 ", "dsvcca.jobs: Input should be greater than or equal to 1"),
-        ("dsvcca:", "dsvca:", "dsvcca: Field required"),
+        ("dsvcca:\n", "dsvca:\n", "dsvcca: Field required"),
+        ("    cores: 1\n", "    coers: 1\n", "dsvcca.driver.coers: Extra inputs are not permitted"),
+        ('"1-00:00:00"', '"a day"', "walltime 'a day' is none: write it as SLURM does"),
+        ("    memory: 2 GiB", "    memory: much", "memory='much' is no amount of memory"),
+        ("memory: 4 GiB", "memory: 4 apples", "memory='4 apples' is no amount of memory"),
+        ("    processes: 1", "    processes: one", "processes is 'one': give a number from 1 on"),
         ("  slurm:", "  slrm:", "jobqueue.slurm: Field required"),
         ("jobqueue:", "jobqueue: [", "is no YAML"),
         ('"01:00:00"', '"an hour"', "walltime 'an hour' is none: write it as SLURM does"),
@@ -156,3 +169,196 @@ class TestForReal:
         refused = pytest.raises(DsvccaError, match="jobs of .* ended before a worker came: look at their logs in")
         with refused, slurm_client(read_slurm(path)):
             pass
+
+
+def said_of(*line):
+    return CliRunner().invoke(app, [str(one) for one in line])
+
+
+def test_memory_and_price_are_those_of_the_jobs(tmp_path):
+    store, _ = write_population(tmp_path / "s.zarr", seeds=2, steps=(0,))
+    path = settings_file(tmp_path, jobs=5, cores=4, processes=2, memory="6 GiB")
+    assert read_slurm(path).threads == 20
+    assert read_slurm(path).memory == 3 * 2**30 // 2
+    said = said_of("plan", store.path, "--slurm", path)
+    assert said.exit_code == 0, said.output
+    assert "20 worker threads" in said.output, said.output
+    said = said_of("plan", store.path, "--slurm", path, "--memory", "2 GiB")
+    assert "--memory 2 GiB is more than a thread of the jobs of" in said.output
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (("verify", "STORE"), "'verify' cannot be sent: what can is compare and keep-bases"),
+        (("compare", "STORE", "r.zarr", "--memroy", "1 GiB"), "No such option: --memroy"),
+        (("compare", "STORE"), "Missing argument 'RESULTS'"),
+        (("compare", "/nowhere", "r.zarr"), "there is no store at '/nowhere'"),
+        (("compare", "STORE", "r.zarr", "--pairs", "some"), "pairs='some' is unknown"),
+        (("compare", "STORE", "r.zarr", "--workers", "2"), "dsvcca.driver.cores 1 and memory 2 GiB: give it more"),
+        (("compare", "STORE", "r.zarr", "--table", "/nowhere/t.csv"), "there is no folder '/nowhere'"),
+    ],
+)
+def test_what_cannot_run_is_not_sent(tmp_path, line, message):
+    store, _ = write_population(tmp_path / "s.zarr", seeds=2, steps=(0,))
+    said = said_of("submit", "--slurm", settings_file(tmp_path), *(store.path if a == "STORE" else a for a in line))
+    assert said.exit_code
+    assert message in said.output
+    assert "Traceback" not in said.output
+
+
+def test_the_job_of_a_driver_says_what_it_runs(tmp_path, monkeypatch):
+    folder = tmp_path / "a 'b' $c"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    write_population(folder / "s.zarr", seeds=2, steps=(0,))
+    path = settings_file(tmp_path, **{"queue": "long", "job-script-prologue": ["module load python"]})
+    said = said_of("submit", "--slurm", path, "--dry-run", "compare", "s.zarr", "r.zarr", "--where", "layer=a")
+    assert said.exit_code == 0, said.output
+    script = said.output[said.output.index("#!/bin/bash") :]
+    for one in ("--partition=long", "--mem=2048M", "--time=00:10:00", "--signal=B:USR1@60", "--requeue"):
+        assert f"#SBATCH {one}\n" in script
+    line = next(one for one in script.splitlines() if "-m dsvcca" in one)
+    assert shlex.split(line)[1:-1] == [
+        *("-m", "dsvcca", "--verbose", "compare", "s.zarr", "r.zarr", "--where", "layer=a", "--slurm", str(path))
+    ]
+    assert subprocess.run(["bash", "-n"], input=script, text=True, check=False).returncode == 0
+    assert not (folder / "r.zarr").exists()
+    again = said_of("submit", "--slurm", path, "--dry-run", "--after", 7, "--after", 8, "compare", "/later", "r.zarr")
+    assert "#SBATCH --dependency=afterok:7:8\n" in again.output
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    store = dsvcca.create_store(tmp_path_factory.mktemp("s") / "s.zarr", datapoints=600)
+    for seed in range(300):
+        store.write(activations(seed), layer="a", seed=seed)
+    return store
+
+
+@pytest.fixture(scope="module")
+def alone(store, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("alone")
+    plan = dsvcca.plan_comparisons(store, measures=["svcca", "svcca_shuffled"], shuffles=12)
+    return dsvcca.compare(plan, folder / "r.zarr", workspace=folder / "w")
+
+
+class TestSubmittedForReal:
+    pytestmark = for_real
+
+    @staticmethod
+    def line(path, store, tmp_path, *more):
+        return [
+            *(sys.executable, "-m", "dsvcca", "submit", "--slurm", path, *more, "compare", store.path),
+            *(tmp_path / "r.zarr", "--workspace", tmp_path / "w", "--measure", "svcca", "--measure", "svcca_shuffled"),
+            *("--shuffles", "12"),
+        ]
+
+    def sent(self, line, tmp_path):
+        said = subprocess.run([str(one) for one in line], capture_output=True, text=True, cwd=tmp_path, check=False)
+        assert said.returncode == 0, said.stderr
+        return said.stdout[said.stdout.index("job      ") :].split()[1]
+
+    @staticmethod
+    def commits(tmp_path):
+        return {path: path.stat().st_mtime_ns for path in (tmp_path / "r.zarr" / "commits").glob("*-*.json")}
+
+    def wait_for_commits(self, tmp_path, count):
+        for _ in range(2400):
+            if len(found := self.commits(tmp_path)) >= count:
+                return found
+            time.sleep(0.05)
+        raise AssertionError([path.read_text() for path in (tmp_path / "logs").glob("*")])
+
+    def ended(self, job, tmp_path):
+        """Wait until a job is over, and return its log."""
+        until = time.monotonic() + 500
+        while time.monotonic() < until:
+            asked = ["squeue", "--noheader", "--format=%T", "--jobs", job, "--states=PD,R,CG,CF,RQ"]
+            if not subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip():
+                break
+            time.sleep(0.2)
+        return (tmp_path / "logs" / f"dsvcca-driver-{job}.log").read_text()
+
+    def test_the_shell_that_sent_it_may_end(self, store, alone, tmp_path):
+        line = self.line(settings_file(tmp_path), store, tmp_path)
+        script = f"{shlex.join(map(str, line))} > {tmp_path}/said; sleep 600"
+        shell = subprocess.Popen(["bash", "-c", script], start_new_session=True, cwd=tmp_path)
+        self.wait_for_commits(tmp_path, 1)
+        before = self.commits(tmp_path)
+        os.killpg(shell.pid, signal.SIGKILL)
+        shell.wait()
+        said = (tmp_path / "said").read_text()
+        log = self.ended(said[said.index("job      ") :].split()[1], tmp_path)
+        assert "status 0" in log, log
+        assert same_bits(dsvcca.open_results(tmp_path / "r.zarr"), alone)
+        after = self.commits(tmp_path)
+        assert before
+        assert {path: after[path] for path in before} == before
+
+    def test_a_driver_that_is_killed_begins_again_and_goes_on(self, store, alone, tmp_path):
+        job = self.sent(self.line(settings_file(tmp_path), store, tmp_path), tmp_path)
+        before = self.wait_for_commits(tmp_path, 1)
+        drivers = [
+            one.pid
+            for one in psutil.process_iter(["cmdline"])
+            if "--verbose" in (one.info["cmdline"] or []) and str(tmp_path / "r.zarr") in one.info["cmdline"]
+        ]
+        assert len(drivers) == 1
+        os.kill(drivers[0], signal.SIGKILL)
+        log = self.ended(job, tmp_path)
+        assert "status 137" in log, log
+        assert re.search(r"status 0 after \d+ s, restart 1", log), log
+        assert same_bits(dsvcca.open_results(tmp_path / "r.zarr"), alone)
+        after = self.commits(tmp_path)
+        assert {path: after[path] for path in before} == before
+
+    @pytest.mark.timeout(600)
+    def test_a_driver_whose_time_is_over_goes_on_later(self, tmp_path):
+        store = dsvcca.create_store(tmp_path / "s.zarr", datapoints=200)  # 15 tiles of ten seconds or more
+        for seed in range(520):
+            store.write(activations(seed, n=200), layer="a", seed=seed)
+        path = settings_file(tmp_path, driver={"walltime": "00:02:30"})  # of which SLURM makes three minutes
+        line = [*self.line(path, store, tmp_path)[:-1], "100"]
+        job = self.sent(line, tmp_path)
+        log = self.ended(job, tmp_path)
+        assert "status 143" in log, log
+        assert re.search(r"status 0 after \d+ s, restart [1-9]", log), log
+        assert "DUE TO TIME LIMIT" not in log
+        found = dsvcca.open_results(tmp_path / "r.zarr")
+        assert not found.attrs["failed"]
+        assert np.isfinite(found.svcca_shuffled.values).all()
+
+    def test_captures_of_a_job_array_are_compared_by_a_job_after_them(self, tmp_path):
+        pytest.importorskip("torch")
+        for name in ("capture.sbatch", "capture.py"):
+            shutil.copy(EXAMPLE.parent / name, tmp_path)
+        options = [
+            "--array=0-2",
+            "--mem=1000M",
+            "--time=00:05:00",
+            f"--export=ALL,PATH={Path(sys.executable).parent}:/bin",
+        ]
+        line = ["sbatch", "--parsable", *options, "capture.sbatch", "activations.zarr"]
+        sent = subprocess.run(line, capture_output=True, text=True, cwd=tmp_path, check=False)
+        assert sent.returncode == 0, sent.stderr
+        array = sent.stdout.strip()
+        line = [
+            sys.executable,
+            "-m",
+            "dsvcca",
+            "submit",
+            "--slurm",
+            settings_file(tmp_path),
+            "--after",
+            array,
+            "compare",
+        ]
+        job = self.sent([*line, "activations.zarr", "r.zarr"], tmp_path)
+        log = self.ended(job, tmp_path)
+        assert "status 0" in log, log
+        found = dsvcca.open_results(tmp_path / "r.zarr")
+        assert len(found.x) == 9
+        assert set(found.x_seed.values) == {0, 1, 2}
+        store = dsvcca.open_store(tmp_path / "activations.zarr")
+        assert same_bits(found, dsvcca.compare(dsvcca.plan_comparisons(store), tmp_path / "here.zarr"))

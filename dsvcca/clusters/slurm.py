@@ -4,7 +4,7 @@ What a job is like stands in a file that `dask_jobqueue` reads as well, and what
 
     jobqueue:
       slurm: {queue: main, cores: 1, processes: 1, memory: 4 GiB, walltime: "01:00:00", ...}
-    dsvcca: {jobs: 8}
+    dsvcca: {jobs: 8, driver: {walltime: "1-00:00:00"}}
 """
 
 from __future__ import annotations
@@ -22,11 +22,13 @@ from typing import Any
 
 import dask
 import yaml
-from distributed import Client
+from dask.utils import format_bytes, parse_bytes
+from distributed import Client, Security
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dsvcca.clusters.local import ON_ONE_MACHINE, WORKER_ENVIRONMENT, kept_at
 from dsvcca.errors import DsvccaError, RunError, nearest
+from dsvcca.plans.planning import bytes_of
 from dsvcca.progress import say
 
 MARGIN = 60
@@ -34,6 +36,12 @@ MARGIN = 60
 
 SHARE = 0.1
 """Share of the time of a job that is left when its worker ends; in half as much workers end one after another."""
+
+ROLES = ("scheduler", "worker", "client")
+"""Who shows certificates."""
+
+JOBS_NAME = "DSVCCA_JOBS_NAME"
+"""Environment variable: what jobs with workers are called, where the driver is a job."""
 
 WALLTIME = re.compile(r"(?:(\d+)-)?(\d+(?::\d+){0,2})")
 """Days, and the rest of a time as SLURM writes it."""
@@ -43,10 +51,21 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
+class Driver(_Strict):
+    """The job that sends the others (`dsvcca submit`); what it does not say is as theirs."""
+
+    cores: int = Field(default=1, ge=1)
+    memory: str = "2 GiB"
+    walltime: str | None = None
+    queue: str | None = None
+    directives: list[str] = []
+
+
 class Wanted(_Strict):
     """What a run wants of SLURM that `dask_jobqueue` has no word for."""
 
     jobs: int = Field(ge=1)
+    driver: Driver = Driver()
 
 
 class Queue(_Strict):
@@ -73,16 +92,35 @@ class SlurmSettings:
         How many at a time.
     options : dict
         Those of ``jobqueue.slurm``.
+    driver : Driver
     """
 
     path: str
     jobs: int
     options: dict[str, Any]
+    driver: Driver
 
     @property
     def seconds(self) -> int:
         """Seconds that a job has."""
         return seconds_of(self.options["walltime"])
+
+    @property
+    def threads(self) -> int:
+        """Worker threads of all jobs together."""
+        return self.jobs * int(self.options["cores"])
+
+    @property
+    def memory(self) -> int:
+        """Bytes that a worker thread has."""
+        processes = int(self.options.get("processes") or 1)
+        exact = bytes_of(self.options["memory"]) / processes
+        given = min(exact, parse_bytes(format_bytes(int(exact))))  # as `dask_jobqueue` writes it on a line
+        return int(given / max(1, int(self.options["cores"]) // processes))
+
+    def driver_seconds(self) -> int:
+        """Return the seconds that the job has which sends the others."""
+        return seconds_of(self.driver.walltime or self.options["walltime"])
 
 
 def read_slurm(path: str | os.PathLike[str]) -> SlurmSettings:
@@ -115,9 +153,14 @@ def read_slurm(path: str | os.PathLike[str]) -> SlurmSettings:
             raise DsvccaError(f"'{path}' does not say jobqueue.slurm.{name}: a job needs cores, memory and walltime")
     if not isinstance(options["walltime"], str):  # YAML takes 12:00:00 for a number of seconds, SLURM for minutes
         raise DsvccaError(f"'{path}': walltime is the number {options['walltime']!r}: write it in quotes, \"01:00:00\"")
-    settings = SlurmSettings(str(path), found.dsvcca.jobs, options)
-    if settings.seconds <= 2 * MARGIN:
-        raise DsvccaError(f"'{path}': a walltime of {settings.seconds} s is gone before work is done: give 10 minutes")
+    settings = SlurmSettings(str(path), found.dsvcca.jobs, options, found.dsvcca.driver)
+    for seconds in (settings.seconds, settings.driver_seconds()):
+        if seconds <= 2 * MARGIN:
+            raise DsvccaError(f"'{path}': a walltime of {seconds} s is gone before work is done: give 10 minutes")
+    for name in ("cores", "processes"):
+        if not isinstance(options.get(name, 1), int) or options.get(name, 1) < 1:
+            raise DsvccaError(f"'{path}': {name} is {options[name]!r}: give a number from 1 on")
+    bytes_of(settings.options["memory"]), bytes_of(settings.driver.memory)
     return settings
 
 
@@ -161,7 +204,9 @@ def _defaults() -> dict[str, Any]:
 def slurm_client(settings: SlurmSettings) -> Iterator[Client]:
     """Run a scheduler in this process, and workers as jobs of SLURM, and cancel them at the end.
 
-    A worker takes no more tasks a while before the time of its job is over; where a job has ended another one is sent.
+    They speak TLS, by certificates that are made for this run where Dask's configuration names none: whoever reaches a
+    scheduler without can do there what its owner can. A worker takes no more tasks a while before the time of its job
+    is over; where a job has ended another one is sent.
 
     Raises
     ------
@@ -170,20 +215,24 @@ def slurm_client(settings: SlurmSettings) -> Iterator[Client]:
     """
     queue = _jobqueue()
     lifetime = settings.seconds - max(MARGIN, int(SHARE * settings.seconds))
-    own = [str(one) for one in settings.options.get("worker-extra-args") or []]
-    if "--lifetime" not in own:
-        own += ["--lifetime", f"{lifetime}s", "--lifetime-stagger", f"{int(SHARE * lifetime / 2)}s"]
+    more = [str(one) for one in settings.options.get("worker-extra-args") or []]
+    if "--lifetime" not in more:
+        more += ["--lifetime", f"{lifetime}s", "--lifetime-stagger", f"{int(SHARE * lifetime / 2)}s"]
     exports = [f"export {name}={value}" for name, value in WORKER_ENVIRONMENT.items()]
     before = [*exports, *(settings.options.get("job-script-prologue") or [])]
-    options = {**_defaults(), **settings.options, "worker-extra-args": own, "job-script-prologue": before}
+    options = {**_defaults(), **settings.options, "worker-extra-args": more, "job-script-prologue": before}
+    options["name"] = os.environ.get(JOBS_NAME) or options["name"]
+    if not options["shared-temp-directory"]:
+        options["shared-temp-directory"] = options["log-directory"] or "."
     options["scheduler-options"] = {"dashboard_address": "127.0.0.1:0", **(options["scheduler-options"] or {})}
     config = {**ON_ONE_MACHINE, "distributed.scheduler.allowed-failures": 3, "jobqueue.slurm": options}
     with dask.config.set(config), ExitStack() as stack:
         try:
-            cluster = stack.enter_context(queue.SLURMCluster())
-        except (TypeError, ValueError, OSError, RuntimeError) as error:
+            security = stack.enter_context(_certificates(options["shared-temp-directory"]))
+            cluster = stack.enter_context(queue.SLURMCluster(security=security, protocol="tls://"))
+        except (ImportError, TypeError, ValueError, OSError, RuntimeError) as error:
             raise RunError(f"the scheduler for the jobs of '{settings.path}' did not start: {error}") from error
-        _try(cluster.job_script(), settings)
+        look_at(cluster.job_script(), settings)
         client: Client = stack.enter_context(Client(cluster, set_as_default=False))
         cluster.scale(jobs=settings.jobs)
         stack.enter_context(kept_at(lambda: cluster.scale(jobs=settings.jobs)))
@@ -191,8 +240,33 @@ def slurm_client(settings: SlurmSettings) -> Iterator[Client]:
         yield client
 
 
-def _try(script: str, settings: SlurmSettings) -> None:
-    """Let SLURM look at a job before any is sent."""
+@contextmanager
+def _certificates(folder: str) -> Iterator[Security]:
+    """Return what Dask's configuration says of TLS, or certificates for a while, as files that jobs can read."""
+    own = Security()
+    if own.get_connection_args("client").get("ssl_context"):
+        yield own
+        return
+    made = Security.temporary()
+    parent = Path(os.path.expandvars(folder)).expanduser().absolute()
+    parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".dsvcca-tls-", dir=parent) as at:  # for nobody else to read
+        files = {}
+        for what in ("tls_ca_file", *(f"tls_{who}_{part}" for who in ROLES for part in ("cert", "key"))):
+            path = Path(at) / what
+            path.write_text(getattr(made, what))
+            files[what] = str(path)
+        yield Security(require_encryption=True, **files)
+
+
+def look_at(script: str, settings: SlurmSettings) -> None:
+    """Let SLURM look at a job before any is sent.
+
+    Raises
+    ------
+    RunError
+        If it would refuse it.
+    """
     with tempfile.NamedTemporaryFile("w", suffix=".sh") as file:
         file.write(script)
         file.flush()

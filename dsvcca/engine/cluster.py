@@ -6,6 +6,7 @@ Knows nothing of tasks.
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import pickle
 import platform
@@ -26,9 +27,13 @@ import numpy as np
 from distributed import CancelledError, Client, default_client
 from distributed.comm.core import CommClosedError
 
+from dsvcca.engine.facts import Facts, device_of_process, facts, harm, slower, whose
 from dsvcca.errors import DsvccaError, RunError
+from dsvcca.maths.arrays import computing_on, put
 from dsvcca.plans.machine import Machine, measure_rates, this_machine
-from dsvcca.storage import folders
+from dsvcca.storage import folders, staging
+
+log = logging.getLogger("dsvcca")
 
 WAIT = 60
 """Seconds in which the first worker has to come."""
@@ -84,10 +89,13 @@ class Witness:
         Of what makes the numbers: package and version.
     places : tuple of (str, str, str)
         What it must see: what that is, a file of it, and the SHA-256 of its content.
+    written : tuple of (str, str)
+        What it must be able to write: what that is, and where.
     """
 
     versions: tuple[tuple[str, str], ...]
-    places: tuple[tuple[str, str, str], ...]
+    places: tuple[tuple[str, str, str], ...] = ()
+    written: tuple[tuple[str, str], ...] = ()
 
 
 WITNESS: ContextVar[Witness | None] = ContextVar("WITNESS", default=None)
@@ -99,22 +107,30 @@ class WrongWorkerError(DsvccaError):
 
 
 @contextmanager
-def taking_part(client: Client, places: Mapping[str, Path]) -> Iterator[None]:
-    """Let only those workers take part that have the versions of this process and see the same files.
+def taking_part(client: Client, places: Mapping[str, Path], written: Mapping[str, Path]) -> Iterator[None]:
+    """Let only those workers take part that have the versions of this process, see the same files and can write.
+
+    What will do harm, or costs time, goes to the log.
 
     Parameters
     ----------
     places : mapping
         A file of every place that tasks read or write, by what it is.
+    written : mapping
+        The places that tasks write, by what they are.
 
     Raises
     ------
     DsvccaError
         If one of those that are there cannot; of those that come later, what is sent to them goes to others.
     """
-    own = tuple((what, str(path), _sha256(path)) for what, path in places.items())
-    witness = Witness(versions(), own)
-    _check_all(client, witness)
+    witness = witness_of(places, written)
+    found = ask_all(client, witness)
+    if objections := found.objections:
+        raise RunError("\n".join(objections))
+    for level, sentences in ((logging.WARNING, found.harm), (logging.INFO, found.slower)):
+        for sentence in sentences:
+            log.log(level, "%s", sentence)
     token = WITNESS.set(witness)
     try:
         yield
@@ -122,9 +138,40 @@ def taking_part(client: Client, places: Mapping[str, Path]) -> Iterator[None]:
         WITNESS.reset(token)
 
 
-def _check_all(client: Client, witness: Witness) -> None:
-    """Raise if a worker cannot take part, or does not answer."""
+def witness_of(places: Mapping[str, Path], written: Mapping[str, Path]) -> Witness:
+    """Return what a process must have that sees what this one sees of some files, and writes some places."""
+    seen = tuple((what, str(path), _sha256(path)) for what, path in places.items())
+    return Witness(versions(), seen, tuple((what, str(path)) for what, path in written.items()))
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What the workers of a cluster said.
+
+    Attributes
+    ----------
+    workers : list of dict
+        What the scheduler says of each.
+    objections, harm, slower : list of str
+        Why some cannot take part; what will do harm; what costs time. A sentence each.
+    """
+
+    workers: list[dict[str, Any]]
+    objections: list[str]
+    harm: list[str]
+    slower: list[str]
+
+
+def ask_all(client: Client, witness: Witness) -> Answers:
+    """Ask every worker whether it can take part, and what it knows of itself.
+
+    Raises
+    ------
+    RunError
+        If one does not answer.
+    """
     wait_for_workers(client)
+    began = time.time()
     content = pickle.dumps((witness, folders.known_options()))  # as bytes: no log shows what is in it
     with ThreadPoolExecutor(1, "dsvcca-ask") as asking:
         try:
@@ -141,17 +188,19 @@ def _check_all(client: Client, witness: Witness) -> None:
             ) from error
         except OSError as error:
             raise RunError(LOST.format("")) from error
+    asked = (began, time.time())
+    known: dict[str, Facts] = {}
     objections: dict[str, list[str]] = {}
     for address, said in found.items():
-        why = _spelled(said) if isinstance(said, BaseException) else said
+        if isinstance(said, BaseException):
+            why = _spelled(said)
+        else:
+            why, known[address] = said
         if why:
             objections.setdefault(why, []).append(address)
-    if objections:
-        sentences = [
-            f"worker {addresses[0]}{f' and {len(addresses) - 1} more' if len(addresses) > 1 else ''} {why}"
-            for why, addresses in objections.items()
-        ]
-        raise RunError("\n".join(sentences))
+    sentences = [f"{whose(addresses)} {why}" for why, addresses in objections.items()]
+    workers = workers_of(client)
+    return Answers(workers, sentences, harm(workers, known, asked), slower(workers, known))
 
 
 def _spelled(error: BaseException) -> str:
@@ -161,11 +210,11 @@ def _spelled(error: BaseException) -> str:
     return f"cannot be asked ({type(error).__name__}: {error}): is it the same version of dsvcca?"
 
 
-def _asked(content: bytes) -> str:
-    """Return why this worker cannot take part; "" if it can."""
+def _asked(content: bytes) -> tuple[str, Facts]:
+    """Return why this worker cannot take part, "" if it can, and what it knows of itself."""
     witness, options = pickle.loads(content)
     folders.use_options(options)
-    return objection(witness)
+    return objection(witness), facts()
 
 
 _accepted: deque[Witness] = deque(maxlen=64)
@@ -185,6 +234,16 @@ def objection(witness: Witness) -> str:
             return f"does not see the {what} ('{path}': {error}): mount it at the same path there, or use a URL"
         if not same:
             return f"sees another {what} ('{path}' has another content): mount the same one at the same path there"
+    for what, path in witness.written:
+        try:
+            staging.try_out(folders.at(path, what))
+        except Exception as error:  # whatever the library of a URL raises
+            return f"cannot write the {what} ('{path}': {error}): mount it to be written, for the user of that worker"
+    try:
+        with computing_on(device_of_process()):
+            put(np.zeros(1))
+    except Exception as error:  # whatever a library of GPUs raises
+        return f"has no device to compute on ({error}): mend it, or start the worker without --resources GPU=1"
     _accepted.append(witness)
     return ""
 

@@ -73,8 +73,7 @@ def compare(
         If numbers need care in reading, or some representations could not be compared: their numbers are NaN, and
         ``results.attrs["failed"]`` says why. The next run tries them again.
     """
-    if not isinstance(plan, Plan):
-        raise DsvccaError(f"a {type(plan).__name__} was given instead of a plan: plan_comparisons(store, ...) first")
+    check_plan(plan)
     if client is None and (active := cluster.active_client()) is not None:
         warnings.warn(
             f"a Dask client is active ({active}) but was not passed: working in this process; pass client= to use it",
@@ -92,6 +91,12 @@ def compare(
             folders.check_shared(folders.at(place, what), what)
     with filling.claimed(out), cluster.connected(), ExitStack() as stack:
         return _compared(plan, out, about, client, workspace, stack)
+
+
+def check_plan(plan: Plan) -> None:
+    """Raise if a plan is none."""
+    if not isinstance(plan, Plan):
+        raise DsvccaError(f"a {type(plan).__name__} was given instead of a plan: plan_comparisons(store, ...) first")
 
 
 def _compared(
@@ -116,7 +121,8 @@ def _compared(
         if client is not None:
             check_memory(plan, client)
             places = {**places_of(plan, where), "results": root / commits.COMMITS / "zarr.json"}
-            stack.enter_context(cluster.taking_part(client, places))
+            written = {"workspace": folders.at(where, "workspace"), "results": root}
+            stack.enter_context(cluster.taking_part(client, places, written))
     while needed:
         made = make_bases(plan, where, sorted(needed), client)
         bases = made.bases

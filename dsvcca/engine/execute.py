@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import os
 import pickle
 import threading
 import time
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 from uuid import uuid4
@@ -18,10 +18,11 @@ from distributed import Client, Future, as_completed, get_worker
 from distributed.scheduler import KilledWorker
 
 from dsvcca.engine import cluster
+from dsvcca.engine.facts import GPU, device_of_process, has_gpu
 from dsvcca.errors import DsvccaError, RunError, first_few
 from dsvcca.maths.arrays import computing_on
 from dsvcca.maths.blas import one_blas_thread
-from dsvcca.progress import track
+from dsvcca.progress import WATCH, track
 from dsvcca.storage.folders import known_options, use_options
 
 log = logging.getLogger("dsvcca")
@@ -37,12 +38,6 @@ AHEAD = 2
 
 LOOK = 5
 """Seconds after which it is looked again which workers there are."""
-
-GPU = "GPU"
-"""The Dask resource by which a worker says that it has one."""
-
-DEVICE = "DSVCCA_DEVICE"
-"""Environment variable: the array library, and device, of a process (see `arrays.computing_on`)."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +100,7 @@ def _gathered(
             else:
                 log.info("%s failed: %s", task, error)
                 failures.append(Failure(task, error))
-            advance()
+            advance(failed=error is not None)
     return receipts, failures
 
 
@@ -133,11 +128,14 @@ def _on_cluster(
     function: Callable[[Task], Receipt], tasks: Sequence[Task], client: Client, title: str, window: int | None = None
 ) -> Iterator[tuple[Task, Any, BaseException | None]]:
     """Yield every task with its receipt or its error; so many at once, by default two for each worker thread."""
+    watch = WATCH.get()
     cluster.wait_for_workers(client)
     queue = _Queue(function, tasks, client, title.replace(" ", "-"), window)
     log.info("%s: %d tasks, %d at a time", queue.name, len(tasks), window or sum(queue.windows.values()))
     completed = as_completed(queue.fill(), loop=client.loop)
     for future in _watched(completed, queue):
+        if watch is not None:
+            watch.check()
         task = queue.running.pop(future.key)
         if future.cancelled() and future.key in queue.recalled:  # nobody was left who could have done it
             queue.waiting.appendleft(task)
@@ -196,7 +194,7 @@ class _Queue:
     def look(self) -> bool:
         """See which workers there are; return whether there is any."""
         workers = self._able()
-        threads = {kind: sum(w["nthreads"] for w in workers if _has_gpu(w) is kind) for kind in (True, False)}
+        threads = {kind: sum(w["nthreads"] for w in workers if has_gpu(w) is kind) for kind in (True, False)}
         self.any_gpu = threads[True] > 0
         if threads[False] == 0:  # all alike: nothing has to be bound
             threads = {True: 0, False: threads[True]}
@@ -261,7 +259,7 @@ class _Queue:
             self.client.cancel(lost)
 
 
-def _watched(completed: Iterator[Any], queue: _Queue) -> Iterator[Any]:
+def _watched(completed: as_completed, queue: _Queue) -> Iterator[Any]:
     """Yield what completes; meanwhile see to it that something can."""
     done = threading.Event()
 
@@ -283,10 +281,16 @@ def _watched(completed: Iterator[Any], queue: _Queue) -> Iterator[Any]:
                 log.warning("%s: no workers for %d s, waiting for some to come", queue.name, ALONE)
             missing = none
 
+    def wake() -> None:
+        """Call back what is under way: who waits for it is given it at once. Workers finish what they have begun."""
+        with suppress(Exception):  # a cluster that is lost wakes them as well
+            queue.client.cancel(list(completed.futures))
+
     watcher = threading.Thread(target=watch, name="dsvcca-watch", daemon=True)
     watcher.start()
     try:
-        yield from completed
+        with nullcontext() if (by := WATCH.get()) is None else by.woken_by(wake):
+            yield from completed
     finally:
         done.set()
 
@@ -302,21 +306,8 @@ def unpacked(function: Callable[[Any], Receipt], content: bytes) -> Receipt:
 
 def guarded(function: Callable[[Task], Receipt], task: Task) -> Receipt:
     """Run one task with one BLAS thread, whatever the process is set to, on the device of the worker."""
-    with one_blas_thread(), computing_on(_device()):
+    with one_blas_thread(), computing_on(device_of_process()):
         return function(task)
-
-
-def _device() -> str | None:
-    """Return what this process computes on: None for NumPy. On a cluster, workers with the resource GPU have one."""
-    try:
-        has_gpu = get_worker().state.total_resources.get(GPU, 0) > 0
-    except ValueError:
-        return os.environ.get(DEVICE)
-    return os.environ.get(DEVICE, "cupy") if has_gpu else None
-
-
-def _has_gpu(worker: dict[str, Any]) -> bool:
-    return bool(worker.get("resources", {}).get(GPU, 0) > 0)
 
 
 def _outcome(future: Future[Any], task: Any) -> tuple[Any, BaseException | None]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from distributed import Client
 
+from dsvcca.activations.representations import Representation
 from dsvcca.engine import cluster
 from dsvcca.errors import DsvccaError
 from dsvcca.plans.plan import Plan
@@ -23,12 +24,17 @@ def workspace_of(plan: Plan, workspace: str | os.PathLike[str] | None) -> str:
 
 def places_of(plan: Plan, workspace: str) -> dict[str, Path]:
     """Return a file of every place that workers have to see."""
-    first = folders.at(plan.representations[0].array, "store")
-    described = [first.parent / "zarr.json", *(first / name for name in ("zarr.json", ".zarray"))]
     return {
-        "store": next(path for path in described if folders.exists(path)),
+        "store": file_of(plan.representations),
         "workspace": folders.at(workspace, "workspace") / "zarr.json",
     }
+
+
+def file_of(representations: Sequence[Representation]) -> Path:
+    """Return a file that whoever sees some representations sees."""
+    first = folders.at(representations[0].array, "store")
+    described = [first.parent / "zarr.json", *(first / name for name in ("zarr.json", ".zarray"))]
+    return next(path for path in described if folders.exists(path))
 
 
 def check_memory(plan: Plan, client: Client) -> None:
@@ -54,5 +60,6 @@ def ready_for(plan: Plan, workspace: str, client: Client | None) -> Iterator[Non
             stack.enter_context(cluster.connected())
         ensure_workspace(workspace)
         if client is not None:
-            stack.enter_context(cluster.taking_part(client, places_of(plan, workspace)))
+            written = {"workspace": folders.at(workspace, "workspace")}
+            stack.enter_context(cluster.taking_part(client, places_of(plan, workspace), written))
         yield

@@ -37,6 +37,15 @@ def sweep(staging: Path) -> None:
             folders.remove(staging / name)
 
 
+def try_out(root: Path) -> None:
+    """Write a file where objects of `root` are made, and remove it; raise what comes of it where that cannot be."""
+    folder = stage(root)
+    try:
+        folders.write(folder / "try", secrets.token_bytes(16))
+    finally:
+        discard(folder)
+
+
 def publish(folder: Path, target: Path) -> bool:
     """Move a finished, sealed `folder` to `target` in one step; False if another process was there first."""
     moved = folders.move(folder, target)

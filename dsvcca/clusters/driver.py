@@ -1,0 +1,112 @@
+"""The driver as a job of its own: a line of `dsvcca` that SLURM begins, and begins again where it was cut short."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from dask.utils import parse_bytes
+
+from dsvcca.clusters.slurm import JOBS_NAME, MARGIN, SlurmSettings, look_at
+from dsvcca.errors import RunError
+
+RETRIES = 10
+"""Times that a driver which was killed begins again; one whose time is over does as often as it takes."""
+
+SCRIPT = """\
+#!/bin/bash
+{directives}
+
+{prologue}
+
+# Jobs that workers are in have this name, so that those of a driver that was killed are found again.
+export {jobs_name}="dsvcca-$SLURM_JOB_ID"
+scancel --quiet --user "$(id -un)" --name "${jobs_name}" || true
+
+over=0
+stop() {{ over=1; kill -TERM "$driver" 2> /dev/null; }}
+trap stop USR1  # comes before the time of this job is over
+
+{line} &
+driver=$!
+while true; do
+  wait "$driver"
+  status=$?
+  if ! kill -0 "$driver" 2> /dev/null; then break; fi  # or it was the signal that ended waiting
+done
+echo "dsvcca: status $status after $SECONDS s, restart ${{SLURM_RESTART_COUNT:-0}}"
+if [ "$status" -gt 128 ] && {{ [ "$over" = 1 ] || [ "${{SLURM_RESTART_COUNT:-0}}" -lt {retries} ]; }}; then
+  scontrol requeue "$SLURM_JOB_ID"
+fi
+exit "$status"
+"""
+
+
+def driver_script(settings: SlurmSettings, line: Sequence[str], after: Sequence[str] = ()) -> str:
+    """Return a batch script that runs a line of `dsvcca` from the current folder.
+
+    A driver whose time is over, or that was killed, goes back to the queue; what it had finished is on storage.
+
+    Parameters
+    ----------
+    line : sequence of str
+        What stands behind `dsvcca` on it.
+    after : sequence of str
+        Jobs that have to succeed before.
+    """
+    own, options = settings.driver, settings.options
+    seconds = settings.driver_seconds()
+    hours, rest = divmod(seconds, 3600)
+    wanted = {
+        "job-name": "dsvcca-driver",
+        "partition": own.queue or options.get("queue"),
+        "account": options.get("account"),
+        "ntasks": 1,
+        "cpus-per-task": own.cores,
+        "mem": f"{-(-parse_bytes(own.memory) // 2**20)}M",
+        "time": f"{hours:02d}:{rest // 60:02d}:{rest % 60:02d}",
+        "signal": f"B:USR1@{max(MARGIN, min(300, seconds // 50))}",
+        "chdir": shlex.quote(os.getcwd()),
+        "output": shlex.quote(str(_log(settings, "%j"))),
+        "open-mode": "append",
+        "dependency": f"afterok:{':'.join(after)}" if after else None,
+        "kill-on-invalid-dep": "yes" if after else None,
+    }
+    directives = [f"--{name}={value}" for name, value in wanted.items() if value is not None]
+    return SCRIPT.format(
+        directives="\n".join(f"#SBATCH {one}" for one in [*directives, "--requeue", *own.directives]),
+        prologue="\n".join(options.get("job-script-prologue") or []),
+        jobs_name=JOBS_NAME,
+        line=shlex.join([sys.executable, "-m", "dsvcca", "--verbose", *line]),
+        retries=RETRIES,
+    )
+
+
+def send(script: str, settings: SlurmSettings) -> tuple[str, Path]:
+    """Hand a batch script to SLURM; return the id of its job, and where its log will be.
+
+    Raises
+    ------
+    RunError
+        If SLURM refuses it.
+    """
+    look_at(script, settings)
+    _log(settings, "").parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", suffix=".sh") as file:
+        file.write(script)
+        file.flush()
+        found = subprocess.run(["sbatch", "--parsable", file.name], capture_output=True, text=True, check=False)
+    if found.returncode:
+        raise RunError(f"SLURM refuses the driver of '{settings.path}': {found.stderr.strip()}")
+    job = found.stdout.strip().split(";")[0]
+    return job, _log(settings, job)
+
+
+def _log(settings: SlurmSettings, job: str) -> Path:
+    folder = os.path.expandvars(os.path.expanduser(settings.options.get("log-directory") or "."))
+    return Path(folder).absolute() / f"dsvcca-driver-{job}.log"

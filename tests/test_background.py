@@ -1,0 +1,171 @@
+"""Runs in the background: watched, looked into, stopped, gone on with; the same bits as a run that is waited for."""
+
+import threading
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import dsvcca
+from dsvcca import DsvccaError
+from dsvcca.clusters.local import local_client
+from dsvcca.engine import execute
+from dsvcca.progress import WATCH, Progress, Stopped, Watch, track
+from tests.populations import activations, same_bits, write_population
+
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    store = dsvcca.create_store(tmp_path_factory.mktemp("s") / "s.zarr", datapoints=600)
+    for seed in range(40):
+        store.write(activations(seed), layer="a", seed=seed)
+    return store
+
+
+def plan_of(store, shuffles=40):
+    """A plan of 55 tiles, or of fewer for a part of the store."""
+    plan = dsvcca.plan_comparisons(store, measures=["svcca", "svcca_shuffled"], shuffles=shuffles)
+    return replace(plan, panel=4)
+
+
+@pytest.fixture(scope="module")
+def whole(store, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    return dsvcca.compare(plan_of(store), folder / "r.zarr", workspace=folder / "w").load()
+
+
+@pytest.fixture(scope="module", params=["here", "cluster"])
+def client(request):
+    if request.param == "here":
+        yield None
+        return
+    with local_client(2, "1 GiB") as found:
+        yield found
+
+
+def commits(folder):
+    return {path: path.stat().st_mtime_ns for path in folder.glob("r.zarr/commits/*-*.json")}
+
+
+def wait_for_commits(folder, count, run):
+    while len(found := commits(folder)) < count:
+        assert run.state == "running", run
+        time.sleep(0.01)
+    return found
+
+
+def test_a_run_is_watched_stopped_and_gone_on_with(store, whole, client, tmp_path):
+    run = dsvcca.start(plan_of(store), tmp_path / "r.zarr", client=client, workspace=tmp_path / "w")
+    wait_for_commits(tmp_path, 3, run)
+    seen = run.progress
+    assert seen.stage == "correlate"
+    assert 0 <= seen.done < seen.total == 55
+    assert "running (correlate: " in repr(run)
+    so_far = run.results()  # the run goes on meanwhile
+    there = np.isfinite(so_far.svcca.values)
+    assert there.any()
+    assert (so_far.svcca.values[there] == whole.svcca.values[there]).all()
+    run.stop()
+    assert run.state == "stopped"
+    with pytest.raises(DsvccaError, match="the run was stopped: start.plan, .* goes on from there"):
+        run.wait()
+    time.sleep(1)  # workers finish what they have begun
+    before = commits(tmp_path)
+    assert 3 <= len(before) < 55
+    again = dsvcca.start(plan_of(store), tmp_path / "r.zarr", client=client, workspace=tmp_path / "w")
+    assert same_bits(again.wait(timeout=100), whole)
+    assert again.state == "finished"
+    assert again.progress.total <= 55 - len(before)
+    after = commits(tmp_path)
+    assert {path: after[path] for path in before} == before  # nothing was done again
+
+
+def test_a_run_that_waits_for_a_worker_stops_at_once(store, tmp_path):
+    with local_client(1, "1 GiB") as client:
+        begun, watch, running = tmp_path / "begun", Watch(), {}
+        waiting = threading.Thread(target=lambda: running.update(error=_sleeping(client, begun, watch)))
+        waiting.start()
+        while not begun.exists():
+            time.sleep(0.01)
+        asked = time.monotonic()
+        watch.stop()
+        waiting.join()
+        assert time.monotonic() - asked < 20  # and not the minute that the task takes
+    assert isinstance(running["error"], Stopped)
+
+
+def _sleep(path):
+    path.touch()
+    time.sleep(60)
+
+
+def _sleeping(client, path, watch):
+    WATCH.set(watch)
+    try:
+        execute.run(_sleep, [path], client=client, title="sleep")
+    except Stopped as error:
+        return error
+
+
+def test_what_goes_wrong_is_told_by_who_waits(tmp_path):
+    store, _ = write_population(tmp_path / "s.zarr", seeds=2, steps=(0,))
+    plan = dsvcca.plan_comparisons(store)
+    (tmp_path / "r.zarr").write_text("something else")
+    run = dsvcca.start(plan, tmp_path / "r.zarr")
+    with pytest.raises(DsvccaError):
+        run.wait()
+    assert run.state == "failed"
+    assert "failed: " in repr(run)
+    with pytest.raises(DsvccaError, match="a str was given instead of a plan"):
+        dsvcca.start("s.zarr", tmp_path / "r.zarr")
+    with pytest.raises(DsvccaError, match=r"client='tcp://here' is a str"):
+        dsvcca.start(plan, tmp_path / "r.zarr", client="tcp://here")
+
+
+def test_waiting_ends_and_the_run_does_not(store, tmp_path):
+    run = dsvcca.start(plan_of(store), tmp_path / "r.zarr", workspace=tmp_path / "w")
+    with pytest.raises(DsvccaError, match="the run is not done after 0.01 s .*: wait longer, or stop"):
+        run.wait(timeout=0.01)
+    assert run.state == "running"
+    run.stop()
+    run.stop()  # which is over already
+
+
+def test_two_runs_do_not_fill_the_same_results(store, tmp_path):
+    run = dsvcca.start(plan_of(store), tmp_path / "r.zarr", workspace=tmp_path / "w")
+    wait_for_commits(tmp_path, 1, run)
+    other = dsvcca.start(plan_of(store), tmp_path / "r.zarr", workspace=tmp_path / "w")
+    with pytest.raises(DsvccaError, match="is being filled by another process"):
+        other.wait()
+    run.stop()
+
+
+def test_progress_says_how_long_it_takes_yet():
+    assert Progress("reduce", 0, 10).left is None
+    assert Progress("reduce", 4, 10, 1, 8.0).left == 12
+    assert str(Progress("reduce", 4, 10, 1, 8.0)) == "reduce: 4 of 10, 1 failed, 8 s, 12 s left"
+    assert str(Progress("reduce", 10, 10, 0, 20.0)) == "reduce: 10 of 10, 20 s"
+
+
+def test_failures_are_counted():
+    watch = Watch()
+    token = WATCH.set(watch)
+    try:
+        with track("reduce", 3) as advance:
+            advance()
+            advance(failed=True)
+    finally:
+        WATCH.reset(token)
+    assert (watch.progress.done, watch.progress.failed, watch.progress.total) == (2, 1, 3)
+
+
+def test_the_log_says_how_far_a_long_run_is(monkeypatch, caplog):
+    monkeypatch.setattr("dsvcca.progress.LOGGED", 0)
+    caplog.set_level("INFO", "dsvcca")
+    with track("reduce", 3) as advance:
+        advance()
+        advance(failed=True)
+    assert [record.message.split(",")[0] for record in caplog.records] == ["reduce: 1 of 3", "reduce: 2 of 3"]

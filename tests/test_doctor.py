@@ -1,0 +1,157 @@
+"""What is looked at before the first task: who cannot take part, what does harm, what costs time."""
+
+import logging
+import os
+import stat
+import time
+from dataclasses import replace
+
+import dask
+import pytest
+from distributed import Client, LocalCluster
+from typer.testing import CliRunner
+
+import dsvcca
+from dsvcca import DsvccaError
+from dsvcca.cli import app
+from dsvcca.clusters.local import WORKER_ENVIRONMENT, local_client
+from dsvcca.engine import cluster
+from dsvcca.engine.facts import Facts, facts, harm, slower
+from dsvcca.storage import staging
+from tests.populations import same_bits, write_population
+
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
+
+HERE = Facts("one", 1000.0, 8 << 30, dict(WORKER_ENVIRONMENT), 0)
+
+
+def call(*arguments):
+    return CliRunner().invoke(app, [str(a) for a in arguments])
+
+
+def worker(address, **more):
+    return {"address": address, "memory_limit": 1 << 30, "nthreads": 1, "resources": {}, "nanny": "tcp://n", **more}
+
+
+def test_a_sound_cluster_gives_no_advice():
+    workers = [worker("a"), worker("b")]
+    found = {"a": HERE, "b": HERE}
+    assert harm(workers, found, (999.0, 1001.0)) == []
+    assert slower(workers, found) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "own", "message"),
+    [
+        ({"memory_limit": 5 << 30}, {}, "the 2 workers of one may take 10.00 GiB together and it has 8.00 GiB"),
+        ({}, {"clock": 1100.0}, "worker a and 1 more: the clock differs from the one here by 99 s"),
+        ({}, {"clock": 900.0}, "worker a and 1 more: the clock differs from the one here by 99 s"),
+        ({}, {"gpus": 1}, "worker a and 1 more: there is a GPU nobody uses"),
+    ],
+)
+def test_what_does_harm_is_told(change, own, message):
+    workers = [worker("a", **change), worker("b", **change)]
+    found = dict.fromkeys("ab", replace(HERE, **own))
+    (sentence,) = harm(workers, found, (999.0, 1001.0))
+    assert sentence.startswith(message)
+
+
+def test_a_gpu_that_is_used_and_memory_of_two_hosts_are_no_harm():
+    workers = [worker("a", memory_limit=5 << 30, resources={"GPU": 1}), worker("b", memory_limit=5 << 30)]
+    found = {"a": replace(HERE, gpus=1), "b": replace(HERE, host="two")}
+    assert harm(workers, found, (999.0, 1001.0)) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "own", "message"),
+    [
+        ({}, {"environment": {"MALLOC_TRIM_THRESHOLD_": "65536"}}, "MALLOC_TRIM_THRESHOLD_ is 65536"),
+        ({}, {"environment": {}}, "MALLOC_TRIM_THRESHOLD_ is not set"),
+        ({}, {"environment": {"MALLOC_TRIM_THRESHOLD_": "much"}}, "MALLOC_TRIM_THRESHOLD_ is much"),
+        ({"memory_limit": 0}, {}, "no limit of memory is set"),
+        ({"nanny": None}, {}, "there is no nanny"),
+    ],
+)
+def test_what_costs_time_or_safety_is_told(change, own, message):
+    (sentence,) = slower([worker("a", **change)], {"a": replace(HERE, **own)})
+    assert f"worker a: {message}" in sentence
+
+
+def test_a_process_knows_itself():
+    found = facts()
+    assert found.host
+    assert abs(found.clock - time.time()) < 5
+    assert found.memory > 1 << 28
+
+
+def test_what_is_tried_out_leaves_nothing(tmp_path):
+    staging.try_out(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_doctor_looks_here_and_at_every_worker(tmp_path):
+    store, _ = write_population(tmp_path / "s.zarr", seeds=2, steps=(0,))
+    said = call("doctor", store.path, tmp_path / "new" / "r.zarr", "--workers", 2)
+    assert said.exit_code == 0, said.output
+    assert "4 representations" in said.output
+    assert "2 on 1 hosts, 2 threads, 1.00 GiB a thread, 0 with a GPU" in said.output
+    assert "nothing stands in the way of a run on this cluster" in said.output
+    assert not (tmp_path / "new").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["s.zarr"]
+    assert call("doctor").exit_code == 0
+
+
+def test_the_doctor_refuses_what_compare_would(tmp_path):
+    store, _ = write_population(tmp_path / "s.zarr", seeds=2, steps=(0,))
+    with dask.config.set({"distributed.nanny.pre-spawn-environ": {"MALLOC_TRIM_THRESHOLD_": 65536}}):  # as by default
+        options = {"n_workers": 1, "threads_per_worker": 2, "memory_limit": "1 GiB", "dashboard_address": "127.0.0.1:0"}
+        with LocalCluster(**options) as found:
+            said = call("doctor", store.path, "--scheduler", found.scheduler_address, "--memory", "1 GiB")
+            assert said.exit_code == 1
+            assert "cannot run: a worker thread has 512.00 MiB: ask for less than --memory 1 GiB" in said.output
+            said = call("doctor", store.path, "--scheduler", found.scheduler_address)
+            assert said.exit_code == 0, said.output
+            assert "better: worker tcp://127.0.0.1:" in said.output
+            assert "MALLOC_TRIM_THRESHOLD_ is 65536" in said.output
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
+def test_a_worker_that_cannot_write_is_found_before_the_first_task(tmp_path):
+    """A worker of another user, as in a container that was started with another one."""
+    for folder in (tmp_path, *tmp_path.parents):
+        if folder.stat().st_uid == 0 and len(folder.parts) > 2:
+            folder.chmod(stat.S_IMODE(folder.stat().st_mode) | 0o055)
+    store, _ = write_population(tmp_path / "s.zarr", seeds=2, steps=(0,))
+    plan = dsvcca.plan_comparisons(store)
+    here = dsvcca.compare(plan, tmp_path / "here.zarr", workspace=tmp_path / "w0")
+    with local_client(1, "1 GiB") as client:
+        assert same_bits(dsvcca.compare(plan, tmp_path / "r.zarr", client=client, workspace=tmp_path / "w"), here)
+        client.run(os.seteuid, 65534)  # all that is imported later would not be found
+        with pytest.raises(DsvccaError, match="cannot write the workspace .*Permission denied"):
+            dsvcca.compare(plan, tmp_path / "r2.zarr", client=client, workspace=tmp_path / "w2")
+        said = call("doctor", store.path, tmp_path / "r2.zarr", "--scheduler", client.scheduler_info()["address"])
+        assert said.exit_code == 1
+        assert "cannot run: worker tcp://127.0.0.1:" in said.output
+        assert "cannot write the workspace" in said.output
+        client.run(os.seteuid, 0)
+    assert same_bits(dsvcca.compare(plan, tmp_path / "r2.zarr", workspace=tmp_path / "w2"), here)
+
+
+def test_a_worker_whose_gpu_is_none_is_found_before_the_first_task(tmp_path):
+    store, _ = write_population(tmp_path / "s.zarr", seeds=2, steps=(0,))
+    environment = {"DSVCCA_DEVICE": "nothing_of_the_kind"}
+    options = {"n_workers": 1, "threads_per_worker": 1, "memory_limit": "1 GiB", "dashboard_address": "127.0.0.1:0"}
+    with (
+        LocalCluster(resources={"GPU": 1}, env=environment, **options) as found,
+        Client(found, set_as_default=False) as client,
+        pytest.raises(DsvccaError, match="has no device to compute on .*: mend it, or start the worker without"),
+    ):
+        dsvcca.compare(dsvcca.plan_comparisons(store), tmp_path / "r.zarr", client=client)
+
+
+def test_harm_goes_to_the_log_before_the_first_task(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr("dsvcca.engine.facts.SKEW", -1)
+    caplog.set_level(logging.INFO, "dsvcca")
+    with local_client(1, "1 GiB") as client, cluster.taking_part(client, {}, {"results": tmp_path}):
+        pass
+    assert any("the clock differs" in record.message for record in caplog.records if record.levelno == logging.WARNING)
