@@ -26,6 +26,7 @@ from tests.populations import activations, same_bits, write_population
 
 pytest.importorskip("dask_jobqueue")
 
+TEXT = {"capture_output": True, "text": True}
 EXAMPLE = Path(__file__).parent.parent / "deploy" / "slurm" / "dsvcca.yaml"
 
 
@@ -315,11 +316,16 @@ class TestSubmittedForReal:
 
     @pytest.mark.timeout(600)
     def test_a_driver_whose_time_is_over_goes_on_later(self, tmp_path):
-        store = dsvcca.create_store(tmp_path / "s.zarr", datapoints=200)  # 15 tiles of ten seconds or more
+        store = dsvcca.create_store(tmp_path / "s.zarr", datapoints=200)
         for seed in range(520):
             store.write(activations(seed, n=200), layer="a", seed=seed)
-        path = settings_file(tmp_path, driver={"walltime": "00:02:30"})  # of which SLURM makes three minutes
-        line = [*self.line(path, store, tmp_path)[:-1], "100"]
+        one = dsvcca.plan_comparisons(store.select(seed=list(range(128))), measures="svcca_shuffled", shuffles=8)
+        began = time.monotonic()
+        dsvcca.compare(one, tmp_path / "one.zarr")
+        tile = 2 * (time.monotonic() - began) / 8  # seconds of a shuffle; of the 15 tiles of the whole, 5 are halves
+        shuffles = int(170 / (12.5 * tile)) + 1  # so that it takes longer than the 60 to 120 s before it is told
+        path = settings_file(tmp_path, jobs=1, driver={"walltime": "00:02:30"})  # of which SLURM makes three minutes
+        line = [*self.line(path, store, tmp_path)[:-1], str(shuffles)]
         job = self.sent(line, tmp_path)
         log = self.ended(job, tmp_path)
         assert "status 143" in log, log
@@ -329,36 +335,31 @@ class TestSubmittedForReal:
         assert not found.attrs["failed"]
         assert np.isfinite(found.svcca_shuffled.values).all()
 
-    def test_captures_of_a_job_array_are_compared_by_a_job_after_them(self, tmp_path):
+    def test_every_line_of_the_docs_runs(self, tmp_path):
+        """A job array of captures, the comparison as a job after it, and the same from this shell."""
         pytest.importorskip("torch")
         for name in ("capture.sbatch", "capture.py"):
             shutil.copy(EXAMPLE.parent / name, tmp_path)
-        options = [
-            "--array=0-2",
-            "--mem=1000M",
-            "--time=00:05:00",
-            f"--export=ALL,PATH={Path(sys.executable).parent}:/bin",
-        ]
-        line = ["sbatch", "--parsable", *options, "capture.sbatch", "activations.zarr"]
-        sent = subprocess.run(line, capture_output=True, text=True, cwd=tmp_path, check=False)
-        assert sent.returncode == 0, sent.stderr
-        array = sent.stdout.strip()
-        line = [
-            sys.executable,
-            "-m",
-            "dsvcca",
-            "submit",
-            "--slurm",
-            settings_file(tmp_path),
-            "--after",
-            array,
-            "compare",
-        ]
-        job = self.sent([*line, "activations.zarr", "r.zarr"], tmp_path)
-        log = self.ended(job, tmp_path)
+        shutil.copy(settings_file(tmp_path), tmp_path / "dsvcca.yaml")
+        docs = (EXAMPLE.parents[2] / "docs" / "slurm.md").read_text()
+        first, *more = re.findall(r"```sh\n(.*?)```", docs, re.DOTALL)
+        lines = "\n".join([first.replace("$(sbatch", "$(sbatch --array=0-2 --mem=1000M --time=00:05:00"), *more])
+        lines = lines.replace("dsvcca doctor", "until [ -e first.zarr/zarr.json ]; do sleep 1; done\ndsvcca doctor")
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        said = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", lines],
+            cwd=tmp_path,
+            env={**os.environ, "PATH": path},
+            **TEXT,
+            check=False,
+        )
+        assert said.returncode == 0, said.stdout + said.stderr
+        assert "nothing stands in the way of a run on this cluster" in said.stdout
+        log = self.ended(re.search(r"job +(\d+)", said.stdout).group(1), tmp_path)
         assert "status 0" in log, log
-        found = dsvcca.open_results(tmp_path / "r.zarr")
-        assert len(found.x) == 9
-        assert set(found.x_seed.values) == {0, 1, 2}
         store = dsvcca.open_store(tmp_path / "activations.zarr")
-        assert same_bits(found, dsvcca.compare(dsvcca.plan_comparisons(store), tmp_path / "here.zarr"))
+        here = dsvcca.compare(dsvcca.plan_comparisons(store), tmp_path / "here.zarr", workspace=tmp_path / "w")
+        assert set(here.x_seed.values) == {0, 1, 2}
+        for name in ("first.zarr", "results.zarr"):
+            assert same_bits(dsvcca.open_results(tmp_path / name), here)
+        assert not list((tmp_path / "logs").glob(".dsvcca-tls-*"))  # no key is left
