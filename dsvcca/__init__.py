@@ -2,8 +2,8 @@
 
 In the order of use: `create_store` and `open_store`, `dsvcca.torch.capture`, `import_activations`,
 `keep_bases`, `plan_comparisons`, `compare` (or `start`, in the background), `open_results`, `select`, `to_frame`,
-`dsvcca.plot`, `dsvcca.statistics`. From the bases that plans leave: `directions`, `signal_and_noise`,
-`shared_subspace`. In memory: `cca`, `svcca`, `pwcca`, `measure`; for maps `dft_cca`.
+`dsvcca.plot`, `dsvcca.statistics`; `connect` starts a cluster or joins one. From the bases that plans leave:
+`directions`, `signal_and_noise`, `shared_subspace`. In memory: `cca`, `svcca`, `pwcca`, `measure`; for maps `dft_cca`.
 """
 
 from importlib import import_module as _import_module
@@ -15,6 +15,7 @@ from dsvcca.activations.store import Store, create_store, open_store
 from dsvcca.analyses.directions import directions
 from dsvcca.analyses.over_training import signal_and_noise
 from dsvcca.analyses.shared import SharedSubspace, shared_subspace
+from dsvcca.clusters.workplace import connect
 from dsvcca.engine.background import Run, start
 from dsvcca.engine.cluster import machine_of
 from dsvcca.engine.compare import compare
@@ -40,6 +41,7 @@ __all__ = [
     "Store",
     "cca",
     "compare",
+    "connect",
     "create_store",
     "dft_cca",
     "directions",

@@ -63,7 +63,7 @@ HOUSE = {
         "misleading",
     ),
     "results": ("dataset", "commits", "opening", "filling", "tables"),
-    "clusters": ("local", "address", "slurm", "driver"),
+    "clusters": ("local", "address", "slurm", "driver", "workplace"),
     "engine": (
         "facts",
         "cluster",
@@ -85,7 +85,7 @@ HOUSE = {
     "statistics": ("networks", "permutations", "doubts", "like_layers", "pairwise", "clustering", "groups"),
     "plot": ("figures", "shown", "training", "grids", "traces"),
     "demo": (),
-    "cli": ("options", "plain", "workplace", "stores", "runs", "submitting", "doctor"),
+    "cli": ("options", "plain", "stores", "runs", "submitting", "doctor"),
     "__main__": (),
 }
 """Folders, and files without one, from the ground up; and in each folder its files, likewise."""

@@ -169,3 +169,22 @@ def test_the_log_says_how_far_a_long_run_is(monkeypatch, caplog):
         advance()
         advance(failed=True)
     assert [record.message.split(",")[0] for record in caplog.records] == ["reduce: 1 of 3", "reduce: 2 of 3"]
+
+
+def test_a_cluster_is_connected_to_until_it_is_closed(tmp_path):
+    store, _ = write_population(tmp_path / "s.zarr", seeds=2, steps=(0,))
+    plan = dsvcca.plan_comparisons(store)
+    cluster = dsvcca.connect(workers=2)
+    address = cluster.client.scheduler_info()["address"]
+    with dsvcca.connect(address) as other:  # joined, and left
+        found = dsvcca.compare(plan, tmp_path / "r.zarr", client=other.client, workspace=tmp_path / "w")
+    assert same_bits(found, dsvcca.compare(plan, tmp_path / "here.zarr", workspace=tmp_path / "w0"))
+    assert cluster.client.status == "running"
+    assert "dsvcca cluster" in repr(cluster)
+    cluster.close()
+    with pytest.raises(DsvccaError, match="no Dask scheduler answers"):
+        dsvcca.connect(address)
+    with pytest.raises(DsvccaError, match="where is the work to be done"):
+        dsvcca.connect()
+    with pytest.raises(DsvccaError, match="workers and scheduler say each on their own"):
+        dsvcca.connect(address, workers=2)

@@ -181,7 +181,7 @@ def test_an_encrypted_cluster_gives_the_same_bits(encrypted, certificates, tmp_p
         (1, "no Dask scheduler answers at 'tls://"),
         ("plain", "nothing else will do"),
         ("plain all through", "nothing else will do"),
-        ("alone", "no --scheduler to show them to"),
+        ("alone", "no scheduler to show them to"),
         ("no file", "cannot be used .*No such file"),
     ],
 )

@@ -16,7 +16,7 @@ from distributed import Client
 from dsvcca.activations.store import open_store
 from dsvcca.cli.options import Memory, Scheduler, SlurmFile, TlsCa, TlsCert, TlsKey, Workers, Workspace
 from dsvcca.cli.plain import plain_errors, print_rows
-from dsvcca.cli.workplace import Workplace
+from dsvcca.clusters.workplace import Workplace
 from dsvcca.engine import cluster
 from dsvcca.engine.facts import facts, has_gpu
 from dsvcca.engine.readiness import file_of

@@ -40,7 +40,7 @@ from dsvcca.cli.options import (
     planned,
 )
 from dsvcca.cli.plain import plain_errors
-from dsvcca.cli.workplace import Workplace
+from dsvcca.clusters.workplace import Workplace
 from dsvcca.engine import cluster
 from dsvcca.engine.bases import known_ranks
 from dsvcca.engine.compare import compare as compare_plan

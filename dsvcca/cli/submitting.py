@@ -8,9 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from dsvcca.cli.plain import plain_errors
-from dsvcca.cli.workplace import MEMORY
 from dsvcca.clusters.driver import driver_script, send
 from dsvcca.clusters.slurm import SlurmSettings, read_slurm
+from dsvcca.clusters.workplace import MEMORY
 from dsvcca.errors import DsvccaError
 from dsvcca.plans.planning import bytes_of
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Sequence
-from pathlib import Path
 
 from distributed import Client, Security
 from distributed.core import rpc
@@ -19,7 +19,7 @@ CONNECT = 10
 """Seconds that a scheduler has to answer at first."""
 
 
-def connected_to(address: str, tls: Sequence[Path | None]) -> Client:
+def connected_to(address: str, tls: Sequence[str | os.PathLike[str] | None]) -> Client:
     """Connect to a scheduler; by TLS if its address or a certificate asks for it, and then not otherwise."""
     given = {option: str(path) for option, path in zip(TLS, tls, strict=True) if path is not None}
     security = Security(require_encryption=True if given else None, **{TLS[option]: given[option] for option in given})

@@ -1,11 +1,12 @@
-"""Where the work of a command is done: this process, workers of this machine, a cluster, jobs of SLURM."""
+"""Where work is done: this process, workers of this machine, a cluster that is there, jobs of SLURM."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 from distributed import Client
 
@@ -17,6 +18,8 @@ from dsvcca.plans.planning import bytes_of
 
 MEMORY = "1 GiB"
 """Of a worker thread, where nothing is said."""
+
+Path = str | os.PathLike[str]
 
 
 @dataclass(frozen=True)
@@ -52,17 +55,17 @@ class Workplace:
         DsvccaError
             If they contradict each other, or the file for SLURM cannot be used.
         """
-        given = {"--workers": workers, "--scheduler": scheduler, "--slurm": slurm}
+        given = {"workers": workers, "scheduler": scheduler, "slurm": slurm}
         if len(several := [name for name, value in given.items() if value]) > 1:
             raise DsvccaError(f"{' and '.join(several)} say each on their own where the work is done: give one of them")
         if not scheduler and any(tls):
-            raise DsvccaError("certificates were given and no --scheduler to show them to: give its tls:// address")
+            raise DsvccaError("certificates were given and no scheduler to show them to: give its tls:// address")
         settings = read_slurm(slurm) if slurm else None
         own = settings.memory if settings else bytes_of(MEMORY)
         found = cls(workers, scheduler, tls, settings, bytes_of(memory) if memory else own)
         if settings and found.memory > settings.memory:
             raise DsvccaError(
-                f"--memory {memory} is more than a thread of the jobs of '{settings.path}' has, "
+                f"memory {memory} is more than a thread of the jobs of '{settings.path}' has, "
                 f"{settings.memory / 2**30:.2f} GiB: leave it out, or give jobs more memory"
             )
         return found
@@ -83,3 +86,73 @@ class Workplace:
         else:
             return None
         return found
+
+
+class Cluster:
+    """A cluster that was started or joined, until it is closed; `connect` makes one.
+
+    Attributes
+    ----------
+    client : distributed.Client
+        For `compare`, `start`, `keep_bases`, `machine_of`.
+    """
+
+    def __init__(self, place: Workplace) -> None:
+        self._stack = ExitStack()
+        found = place.client(self._stack)
+        assert found is not None
+        self.client: Client = found
+
+    def close(self) -> None:
+        """End what was started: workers of this machine, jobs. A cluster that was joined goes on."""
+        self._stack.close()
+
+    def __enter__(self) -> Cluster:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<dsvcca cluster: {self.client}>"
+
+
+def connect(
+    scheduler: str | None = None,
+    *,
+    workers: int = 0,
+    slurm: Path | None = None,
+    memory: str | None = None,
+    tls_ca: Path | None = None,
+    tls_cert: Path | None = None,
+    tls_key: Path | None = None,
+) -> Cluster:
+    """Start a cluster or join one, as the options of the command line do, for as long as a notebook needs it.
+
+    Parameters
+    ----------
+    scheduler : str, optional
+        Address of a Dask scheduler to join: ``tcp://host:8786``, ``tls://host:8786``.
+    workers : int, optional
+        So many single-threaded processes of this machine instead.
+    slurm : path, optional
+        Jobs of SLURM instead: a file that says what they are like (docs/slurm.md).
+    memory : str, default "1 GiB"
+        Of each of those processes.
+    tls_ca, tls_cert, tls_key : path, optional
+        Certificate of who signed those of the cluster, and one to show to it, with its key.
+
+    Returns
+    -------
+    Cluster
+        Its `client` is what other functions take; `close()` ends what was started. Also a context.
+
+    Raises
+    ------
+    DsvccaError
+        If not one of the three is given, or it cannot be reached or started.
+    """
+    place = Workplace.of(workers, scheduler, (tls_ca, tls_cert, tls_key), slurm, memory)
+    if not (scheduler or workers or slurm):
+        raise DsvccaError("where is the work to be done? Give the address of a scheduler, workers= or slurm=")
+    return Cluster(place)
