@@ -333,7 +333,7 @@ class TestSubmittedForReal:
         assert "DUE TO TIME LIMIT" not in log
         found = dsvcca.open_results(tmp_path / "r.zarr")
         assert not found.attrs["failed"]
-        assert np.isfinite(found.svcca_shuffled.values).all()
+        assert np.isfinite(found.svcca_shuffled.values[~np.eye(520, dtype=bool)]).all()
 
     def test_every_line_of_the_docs_runs(self, tmp_path):
         """A job array of captures, the comparison as a job after it, and the same from this shell."""
