@@ -1,6 +1,11 @@
 """Stores, workspaces and results by URL: on a server that speaks S3, and in memory."""
 
+import os
+import re
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import fsspec
 import numpy as np
@@ -148,3 +153,32 @@ def test_urls_that_cannot_be_reached_are_told_so(tmp_path):
     with pytest.raises(DsvccaError, match="there is no store at 'memory://nowhere'"):
         dsvcca.open_store("memory://nowhere")
     assert dsvcca.create_store(f"file://{tmp_path}/s.zarr", datapoints=5).path == str(tmp_path / "s.zarr")
+
+
+def test_the_lines_of_the_docs_run(tmp_path):
+    """As somebody types them, who says by the environment who they are: no options, in processes of their own."""
+    docs = (Path(__file__).parent.parent / "docs" / "object-stores.md").read_text()
+    shell = "\n".join(re.findall(r"```sh\n(.*?)```", docs, flags=re.DOTALL))
+    python = "\n".join(re.findall(r"```python\n(.*?)```", docs, flags=re.DOTALL))
+    for model in ("one", "two"):
+        for place, layer in enumerate(("a", "b")):
+            (tmp_path / "hidden" / model).mkdir(parents=True, exist_ok=True)
+            np.save(tmp_path / "hidden" / model / f"{layer}.npy", activations(len(model) + place))
+    with s3_server(tmp_path) as address:
+        s3fs.S3FileSystem(key="mine", secret="secret", endpoint_url=address).mkdir("population")
+        (tmp_path / "look.py").write_text(python)
+        lines = shell.replace("http://127.0.0.1:9000", address) + "\npython look.py"
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+        said = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", lines],
+            cwd=tmp_path,
+            env={**clean, "PATH": path, "HOME": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert said.returncode == 0, said.stdout + said.stderr
+    assert "4 representations of 600 datapoints" in said.stdout
+    assert "results read, 0 problems" in said.stdout
+    assert "[1." in said.stdout

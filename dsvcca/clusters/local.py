@@ -75,9 +75,8 @@ def local_client(workers: int, memory: int | str | None = None) -> Iterator[Clie
             client = stack.enter_context(Client(cluster, set_as_default=False))
             try:
                 yield client
-            except KeyboardInterrupt:
-                said.setLevel(logging.CRITICAL)
-                raise
+            finally:
+                said.setLevel(logging.CRITICAL)  # nobody has to be told how workers end
     finally:
         said.setLevel(level)
 
