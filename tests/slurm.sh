@@ -56,7 +56,7 @@ end() {
     pid=$(cat "$at/$file" 2> /dev/null) || continue
     kill "$pid" 2> /dev/null || true
     for _ in $(seq 20); do
-      if [ -z "$(ps --no-headers -o stat= -p "$pid" | grep -v Z)" ]; then break; fi
+      if ! ps --no-headers -o stat= -p "$pid" | grep -qv Z; then break; fi
       sleep 0.5
     done
   done

@@ -25,9 +25,19 @@ WORKER_ENVIRONMENT = {
     "MKL_NUM_THREADS": "1",
 }
 
+WORKER_MEMORY = {
+    # Workers keep nothing that could be moved to disk: tasks carry paths, and what they give back is a receipt.
+    "distributed.worker.memory.target": False,
+    "distributed.worker.memory.spill": False,
+    # A worker has one thread: nothing begins while its task runs, and what that has freed may stay with the allocator.
+    # A worker that pauses then waits for ever for memory that nobody holds.
+    "distributed.worker.memory.pause": False,
+}
+
 
 ON_ONE_MACHINE = {
     "distributed.nanny.pre-spawn-environ": WORKER_ENVIRONMENT,
+    **WORKER_MEMORY,
     "distributed.scheduler.allowed-failures": 1,  # a task that kills two workers is done again alone, which will tell
     # Where scheduler and workers share the cores, looking at themselves 50 or 100 times a second takes 4 % of one.
     "distributed.admin.tick.interval": "500ms",

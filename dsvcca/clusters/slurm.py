@@ -26,7 +26,7 @@ from dask.utils import format_bytes, parse_bytes
 from distributed import Client, Security
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from dsvcca.clusters.local import ON_ONE_MACHINE, WORKER_ENVIRONMENT, kept_at
+from dsvcca.clusters.local import ON_ONE_MACHINE, WORKER_ENVIRONMENT, WORKER_MEMORY, kept_at
 from dsvcca.errors import DsvccaError, RunError, nearest
 from dsvcca.plans.planning import bytes_of
 from dsvcca.progress import say
@@ -218,7 +218,8 @@ def slurm_client(settings: SlurmSettings) -> Iterator[Client]:
     more = [str(one) for one in settings.options.get("worker-extra-args") or []]
     if "--lifetime" not in more:
         more += ["--lifetime", f"{lifetime}s", "--lifetime-stagger", f"{int(SHARE * lifetime / 2)}s"]
-    exports = [f"export {name}={value}" for name, value in WORKER_ENVIRONMENT.items()]
+    settings_of_dask = {f"DASK_{key.upper().replace('.', '__')}": value for key, value in WORKER_MEMORY.items()}
+    exports = [f"export {name}={value}" for name, value in (WORKER_ENVIRONMENT | settings_of_dask).items()]
     before = [*exports, *(settings.options.get("job-script-prologue") or [])]
     options = {**_defaults(), **settings.options, "worker-extra-args": more, "job-script-prologue": before}
     options["name"] = os.environ.get(JOBS_NAME) or options["name"]

@@ -1,0 +1,193 @@
+"""deploy/dask.yaml: every setting is one of Dask, is said why, agrees with the code, and reaches the processes."""
+
+import importlib.resources
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import dask
+import jsonschema
+import pytest
+import yaml
+from dask.utils import parse_timedelta
+from distributed import Client
+
+from dsvcca.clusters.local import ON_ONE_MACHINE, WORKER_ENVIRONMENT
+from dsvcca.errors import nearest
+
+FILE = Path(__file__).parent.parent / "deploy" / "dask.yaml"
+ENVIRONMENT = "distributed.nanny.pre-spawn-environ"
+
+OF_ITS_OWN = {
+    "distributed.scheduler.allowed-failures",  # one machine loses no host: there a task is blamed sooner
+    "distributed.worker.preload",  # for who types at the terminal where workers run
+}
+"""Settings of clusters that we start ourselves that are other ones on clusters of several hosts."""
+
+
+def shipped(kind):
+    """Return what Dask ships of a kind, "" for defaults and "-schema", both packages in one."""
+    packages = {"dask": {}, "distributed": {}}
+    for name in packages:
+        packages[name] = yaml.safe_load(importlib.resources.files(name).joinpath(f"{name}{kind}.yaml").read_text())
+    return packages
+
+
+def leaves(settings, above=""):
+    """Return settings by their whole names, "distributed.worker.memory.pause"."""
+    found = {}
+    for name, value in settings.items():
+        inner = isinstance(value, dict) and value
+        found |= leaves(value, f"{above}{name}.") if inner else {f"{above}{name}": value}
+    return found
+
+
+def with_tls(text):
+    """Return the file with its lines for TLS, as docs/hosts.md has them switched on."""
+    return re.sub(r"(?m)^#\|", "", text)
+
+
+def findings(text):
+    """Return what is wrong with a file of Dask's settings, one sentence each."""
+    settings = yaml.safe_load(text)
+    defaults = {}
+    for one in shipped("").values():
+        defaults = dask.config.merge(defaults, one)
+    known = leaves(defaults)
+    found = []
+    for name, value in leaves(settings).items():
+        if name.startswith(f"{ENVIRONMENT}."):
+            variable = name.removeprefix(f"{ENVIRONMENT}.")
+            if variable not in WORKER_ENVIRONMENT:
+                found.append(f"{ENVIRONMENT} sets {variable!r}: {nearest(variable, WORKER_ENVIRONMENT)}")
+        elif name not in known:
+            found.append(f"Dask knows no {name!r}: {nearest(name, known)}")
+        elif is_time(known[name]) and not is_time(value):
+            found.append(f"{name} is {value!r}, which is no time")
+    for package, schema in shipped("-schema").items():
+        checking = jsonschema.Draft7Validator(schema)
+        for error in checking.iter_errors({package: settings[package]} if package in settings else {}):
+            found.append(f"{'.'.join(map(str, error.path))}: {error.message}")
+    return found + [f"no comment says why {line.strip()!r}" for line in unexplained(text)]
+
+
+def is_time(value):
+    try:
+        parse_timedelta(value)
+    except (ValueError, TypeError, KeyError):
+        return False
+    return isinstance(value, str)
+
+
+def unexplained(text):
+    """Return the lines with a value that no comment stands above."""
+    lines = text.splitlines()
+    return [
+        line
+        for before, line in zip(["", *lines], lines, strict=False)
+        if re.match(r"\s*[\w.-]+:\s*[^\s#]", line) and not before.lstrip().startswith("#")
+    ]
+
+
+@pytest.mark.parametrize("text", [FILE.read_text(), with_tls(FILE.read_text())], ids=["as it is", "with TLS"])
+def test_every_setting_is_one_of_dask_and_is_explained(text):
+    assert findings(text) == []
+    assert "distributed" in yaml.safe_load(text)
+
+
+def test_the_lines_for_tls_are_switched_on_together():
+    plain, secured = (leaves(yaml.safe_load(text)) for text in (FILE.read_text(), with_tls(FILE.read_text())))
+    assert plain.items() <= secured.items()
+    more = secured.keys() - plain.keys()
+    assert {name.removeprefix("distributed.comm.") for name in more} == {
+        *("default-scheme", "require-encryption", "tls.ca-file"),
+        *(f"tls.{who}.{what}" for who in ("scheduler", "worker", "client") for what in ("cert", "key")),
+    }
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        (
+            "distributed:\n  sched",
+            "distributed:\n  shed",
+            "Dask knows no 'distributed.sheduler.allowed-failures': did you",
+        ),
+        ("      pause:", "      pauze:", "Dask knows no 'distributed.worker.memory.pauze': did you mean"),
+        ("    allowed-failures: 3", "    allowed-failures: three", "distributed.scheduler.allowed-failures: 'three'"),
+        ("terminate: 0.95", "terminate: 95", "distributed.worker.memory.terminate: 95"),
+        ("worker-ttl: 5 minutes", "worker-ttl: 5 minuets", "worker-ttl is '5 minuets', which is no time"),
+        ("      MALLOC_TRIM_THRESHOLD_:", "      MALLOC_TRIM_THRESHOLD:", "sets 'MALLOC_TRIM_THRESHOLD': did you mean"),
+        ("      # How often memory and load are measured.\n", "", "no comment says why 'interval: 2s'"),
+        ("#|    default-scheme:", "#|    default-sheme:", "Dask knows no 'distributed.comm.default-sheme'"),
+        ("#|        cert: tls/worker.pem", "#|        cert: 5", "distributed.comm.tls.worker.cert: 5"),
+    ],
+)
+def test_a_slip_in_the_file_is_named(before, after, message):
+    text = FILE.read_text()
+    assert text.count(before) == 1
+    found = findings(with_tls(text.replace(before, after)))
+    assert any(message in sentence for sentence in found), found
+
+
+def test_the_environment_of_workers_is_that_of_our_own_clusters():
+    said = yaml.safe_load(FILE.read_text())["distributed"]["nanny"]["pre-spawn-environ"]
+    assert {name: str(value) for name, value in said.items()} == WORKER_ENVIRONMENT
+
+
+def test_settings_of_our_own_clusters_are_in_the_file():
+    said = leaves(yaml.safe_load(FILE.read_text()))
+    for name, value in ON_ONE_MACHINE.items():
+        if name != ENVIRONMENT:
+            assert (said.get(name) == value) is (name not in OF_ITS_OWN), name
+
+
+def seen_by_a_process(names):
+    """Return the settings of this process, and with what environment it was started, as the kernel keeps it."""
+    environment = {}
+    if Path("/proc/self/environ").exists():
+        lines = Path("/proc/self/environ").read_bytes().decode(errors="replace").split("\0")
+        environment = dict(line.split("=", 1) for line in lines if "=" in line)
+    return {name: dask.config.get(name) for name in names}, environment
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="no /proc here, to see what a process began with")
+def test_processes_that_are_started_with_the_file_have_its_settings(tmp_path):
+    names = [name for name in leaves(yaml.safe_load(FILE.read_text())) if not name.startswith(ENVIRONMENT)]
+    own = {name: value for name, value in os.environ.items() if name not in WORKER_ENVIRONMENT}
+    own |= {"DASK_CONFIG": str(FILE), "PYTHONPATH": str(FILE.parent.parent)}
+    address = tmp_path / "scheduler.json"
+    lines = [
+        ["scheduler", "--host", "127.0.0.1", "--port", "0", "--dashboard-address", "127.0.0.1:0"],
+        ["worker", "--nthreads", "1", "--memory-limit", "1GiB", "--no-dashboard", "--local-directory", str(tmp_path)],
+    ]
+    started = []
+    try:
+        for line in lines:
+            line = [sys.executable, "-m", "dask", *line, "--scheduler-file", str(address)]
+            with (tmp_path / f"log{len(started)}").open("w") as log:
+                started.append(subprocess.Popen(line, env=own, stdout=log, stderr=log))
+            for _ in range(600):
+                if address.exists():
+                    break
+                time.sleep(0.05)
+        with Client(scheduler_file=str(address), set_as_default=False, timeout=30) as client:
+            client.wait_for_workers(1, timeout=30)
+            ((settings, environment),) = client.run(seen_by_a_process, names).values()
+            of_scheduler, _ = client.run_on_scheduler(seen_by_a_process, names)
+            pausing = client.run(lambda dask_worker: dask_worker.memory_manager.memory_pause_fraction)
+            saturation = client.run_on_scheduler(lambda dask_scheduler: dask_scheduler.WORKER_SATURATION)
+    finally:
+        for process in reversed(started):
+            process.terminate()
+            process.wait(20)
+    expected = {name: value for name, value in leaves(yaml.safe_load(FILE.read_text())).items() if name in names}
+    assert settings == expected
+    assert of_scheduler == expected
+    assert WORKER_ENVIRONMENT.items() <= environment.items()  # as it began: the allocator looks at nothing later
+    assert list(pausing.values()) == [False]
+    assert saturation == 1.0
