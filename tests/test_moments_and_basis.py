@@ -1,13 +1,17 @@
 """Views, rows on the grid, moments, rank rules and whitened columns: one representation at a time."""
 
+import threading
+import time
 from itertools import pairwise
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.linalg.lapack import dsytrd
 
 from dsvcca import DsvccaError, cca
+from dsvcca.maths import arrays
 from dsvcca.maths.arrays import adjoint, inverse_cholesky, like, namespace, significand_bits, to_numpy
 from dsvcca.maths.basis import RankRule
 from dsvcca.maths.correlations import corrected, correlations_of
@@ -696,3 +700,32 @@ def test_representations_side_by_side_have_the_moments_of_each_and_of_both(xp):
     alone = moments_over(Rows(lambda: iter((xp.asarray(both),)), both.shape, View("dft"), keep=False))
     np.testing.assert_allclose(xp.to_numpy(joint.gram), xp.to_numpy(alone.gram), atol=1e-10)
     assert [one.columns for one in rows] == [2, 3]
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("size", [2, 3, 65, 400])
+def test_the_tridiagonal_form_has_the_bits_that_scipy_gives(size, order):
+    matrix = np.asarray(np.random.default_rng(0).standard_normal((size, size)), order=order)
+    before = matrix.copy()
+    for one, other in zip(arrays._tridiagonal(matrix), dsytrd(matrix, lower=1, lwork=64 * size), strict=True):
+        assert np.array_equal(one, other)
+    assert np.array_equal(matrix, before)
+
+
+def test_other_threads_go_on_while_eigenvalues_are_found():
+    matrix = np.random.default_rng(0).standard_normal((1500, 1500))
+    seen, done = [], threading.Event()
+
+    def look():
+        while not done.wait(0.001):
+            seen.append(time.monotonic())
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    begun = time.monotonic()
+    arrays._tridiagonal(matrix @ matrix.T)
+    ended = time.monotonic()
+    done.set()
+    looking.join()
+    inside = [begun, *(when for when in seen if begun < when < ended), ended]
+    assert max(later - one for one, later in pairwise(inside)) < (ended - begun) / 2

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.fft
 from numpy.lib.stride_tricks import as_strided
+from scipy.linalg import cython_lapack
 from scipy.linalg.blas import dsyrk, zherk
 from scipy.linalg.lapack import dormqr, dstein, dsterf, dsytrd, dtrtri
 
@@ -231,12 +232,39 @@ def eigen(matrix: Array, every: bool = False) -> tuple[NumpyArray, Callable[[int
         # No bit changes by it, and the squares in dstein stay finite.
         scale = float(np.ldexp(1.0, min(max(-exponent, -1000), 1000)))
         matrix = matrix * scale
-        reduced, diagonal, beside, reflectors, failed = dsytrd(matrix, lower=1, lwork=64 * len(matrix))
+        reduced, diagonal, beside, reflectors, failed = _tridiagonal(matrix)
         values, more = dsterf(diagonal, beside)
         if not failed and not more:
             return values[::-1] / scale, partial(_leading, matrix, values, reduced, diagonal, beside, reflectors)
     values, vectors = namespace(matrix).linalg.eigh(matrix)
     return to_numpy(values)[::-1], lambda k: namespace(matrix).flip(vectors, axis=1)[:, :k]
+
+
+def _tridiagonal(matrix: NumpyArray) -> tuple[NumpyArray, NumpyArray, NumpyArray, NumpyArray, int]:
+    """Return what LAPACK's dsytrd makes of a matrix, its lower half, while other Python threads go on.
+
+    SciPy's own lets none go on until it is done, which for 10,000 columns is two minutes, and a Dask worker that says
+    nothing for five of them is ended.
+    """
+    c, place = len(matrix), ctypes.c_void_p
+    capsule = cython_lapack.__pyx_capi__["dsytrd"]
+    spelled = _NAME(capsule)
+    if not spelled.startswith(b"void (char *, int *, "):  # integers of another size
+        return dsytrd(matrix, lower=1, lwork=64 * c)  # type: ignore[no-any-return]
+    reduced = np.array(matrix, dtype=np.float64, order="F")
+    diagonal, beside, reflectors, work = (np.empty(size) for size in (c, c - 1, c - 1, 64 * c))
+    size, length, failed = ctypes.c_int(c), ctypes.c_int(64 * c), ctypes.c_int(0)
+    arrays = [place(array.ctypes.data) for array in (reduced, diagonal, beside, reflectors, work)]
+    numbers = [place(ctypes.addressof(number)) for number in (size, length, failed)]
+    call = ctypes.CFUNCTYPE(None, *[place] * 10)(_POINTER(capsule, spelled))
+    call(b"L", numbers[0], arrays[0], numbers[0], *arrays[1:], numbers[1], numbers[2])
+    return reduced, diagonal, beside, reflectors, failed.value
+
+
+_NAME = ctypes.PYFUNCTYPE(ctypes.c_char_p, ctypes.py_object)(("PyCapsule_GetName", ctypes.pythonapi))
+_POINTER = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)(
+    ("PyCapsule_GetPointer", ctypes.pythonapi)
+)
 
 
 def _leading(
