@@ -5,18 +5,23 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import dask
 import jsonschema
+import numpy as np
+import psutil
 import pytest
 import yaml
 from dask.utils import parse_timedelta
-from distributed import Client
+from distributed import Client, LocalCluster
+from distributed.scheduler import KilledWorker
 
-from dsvcca.clusters.local import ON_ONE_MACHINE, WORKER_ENVIRONMENT
-from dsvcca.errors import nearest
+from dsvcca.clusters.local import ON_ONE_MACHINE, WORKER_ENVIRONMENT, local_client
+from dsvcca.engine import execute
+from dsvcca.errors import RunError, nearest
 
 FILE = Path(__file__).parent.parent / "deploy" / "dask.yaml"
 ENVIRONMENT = "distributed.nanny.pre-spawn-environ"
@@ -191,3 +196,83 @@ def test_processes_that_are_started_with_the_file_have_its_settings(tmp_path):
     assert WORKER_ENVIRONMENT.items() <= environment.items()  # as it began: the allocator looks at nothing later
     assert list(pausing.values()) == [False]
     assert saturation == 1.0
+
+
+# Where settings are other ones
+
+
+HELD = []
+
+
+def hold(share):
+    """Keep memory that no task needs, so that a worker of 700 MiB is full to a share."""
+    HELD.append(np.ones(int(share * (700 << 20) - psutil.Process().memory_info().rss) // 8))
+
+
+def slow(task):
+    time.sleep(0.2)
+    return task
+
+
+def test_a_worker_whose_memory_is_nearly_full_goes_on():
+    with local_client(1, "700 MiB") as client:
+        client.submit(hold, 0.88).result(timeout=30)
+        time.sleep(1)  # it looks ten times a second
+        receipts, failures = execute.run(slow, [1, 2], client=client, title="slow")
+    assert (sorted(receipts), failures) == ([1, 2], [])
+
+
+def test_where_all_workers_are_paused_it_is_said(monkeypatch, caplog):
+    monkeypatch.setattr(execute, "ALONE", 1)
+    options = {"n_workers": 1, "threads_per_worker": 1, "memory_limit": "700 MiB", "dashboard_address": "127.0.0.1:0"}
+    with LocalCluster(**options) as own, Client(own, set_as_default=False) as client:
+        client.submit(hold, 0.88).result(timeout=30)
+
+        def let_go():
+            while "all workers are paused" not in caplog.text:
+                time.sleep(0.1)
+            client.run(let_all_go)
+
+        letting = threading.Thread(target=let_go, daemon=True)
+        letting.start()
+        time.sleep(1)
+        receipts, failures = execute.run(slow, [1, 2], client=client, title="slow")
+    assert (sorted(receipts), failures) == ([1, 2], [])
+    letting.join(10)
+    assert "distributed.worker.memory.pause: false lets them" in caplog.text
+
+
+def let_all_go():
+    HELD.clear()
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_where_tasks_fail_for_want_of_workers_the_run_ends_with_a_sentence():
+    options = {"n_workers": 1, "threads_per_worker": 1, "memory_limit": "700 MiB", "dashboard_address": "127.0.0.1:0"}
+    ending = pytest.raises(RunError, match=r"no worker was there for 1 s, .*: what was finished is kept, start workers")
+    with (
+        dask.config.set({"distributed.scheduler.no-workers-timeout": "1s"}),
+        LocalCluster(**options) as own,
+        Client(own, set_as_default=False) as client,
+    ):
+        leaving = threading.Timer(1, own.scale, [0])
+        leaving.start()
+        with ending:
+            execute.run(slow, list(range(60)), client=client, title="slow")
+        leaving.join()
+
+
+class Late:
+    """A future whose receipt was lost with its worker, and whose task killed the next ones."""
+
+    def exception(self):
+        return None
+
+    def result(self):
+        raise KilledWorker("correlate-1", None, 1)
+
+
+def test_a_receipt_that_is_lost_before_it_is_fetched_is_a_failure_of_its_task_alone():
+    receipt, error = execute._outcome(Late(), "tile 0-1")
+    assert receipt is None
+    assert "tile 0-1 was on a worker that died, 2 times over" in str(error)

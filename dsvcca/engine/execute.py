@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 from uuid import uuid4
 
-from distributed import Client, Future, as_completed, get_worker
-from distributed.scheduler import KilledWorker
+from distributed import CancelledError, Client, Future, as_completed, get_worker
+from distributed.comm.core import CommClosedError
+from distributed.scheduler import KilledWorker, NoWorkerError
 
 from dsvcca.engine import cluster
 from dsvcca.engine.facts import GPU, device_of_process, has_gpu
@@ -171,6 +172,8 @@ class _Queue:
         Tasks at once of those bound to a GPU (True), and of the others (False).
     any_gpu : bool
         Whether some worker has one.
+    paused : bool
+        Whether all workers are, for want of memory.
     recalled : set
         Keys of those that were called back, since no worker was left who could do them.
     refused : set
@@ -186,7 +189,7 @@ class _Queue:
         self.recalled: set[Any] = set()
         self.refused: set[str] = set()
         self.windows: dict[bool, int] = {}
-        self.any_gpu = False
+        self.any_gpu = self.paused = False
         self._bound: dict[Any, Future[Any]] = {}
         self._looked = 0.0
         self.look()
@@ -196,6 +199,7 @@ class _Queue:
         workers = self._able()
         threads = {kind: sum(w["nthreads"] for w in workers if has_gpu(w) is kind) for kind in (True, False)}
         self.any_gpu = threads[True] > 0
+        self.paused = bool(workers) and all(w.get("status") == "paused" for w in workers)
         if threads[False] == 0:  # all alike: nothing has to be bound
             threads = {True: 0, False: threads[True]}
         self.windows = {kind: max(2, AHEAD * count) if count else 0 for kind, count in threads.items()}
@@ -264,10 +268,11 @@ def _watched(completed: as_completed, queue: _Queue) -> Iterator[Any]:
     done = threading.Event()
 
     def watch() -> None:
-        missing = False
+        missing = full = False
         while not done.wait(ALONE / 2):
             try:
                 none = not queue.look()
+                paused = queue.paused
                 if not none:
                     queue.recall()
             except RunError:  # it does not answer: tasks that it has will never come back
@@ -279,7 +284,13 @@ def _watched(completed: as_completed, queue: _Queue) -> Iterator[Any]:
                 continue
             if none and missing:
                 log.warning("%s: no workers for %d s, waiting for some to come", queue.name, ALONE)
-            missing = none
+            if paused and full:
+                log.warning(
+                    "%s: all workers are paused, since their memory is nearly full: they take no task until it is less "
+                    "(distributed.worker.memory.pause: false lets them)",
+                    queue.name,
+                )
+            missing, full = none, paused
 
     def wake() -> None:
         """Call back what is under way: who waits for it is given it at once. Workers finish what they have begun."""
@@ -312,8 +323,20 @@ def guarded(function: Callable[[Task], Receipt], task: Task) -> Receipt:
 
 def _outcome(future: Future[Any], task: Any) -> tuple[Any, BaseException | None]:
     """Return the receipt of what completed, or its error."""
-    error = future.exception()
-    receipt = None if error else future.result()
+    error, receipt = future.exception(), None
+    if error is None:
+        try:
+            receipt = future.result()
+        except (CancelledError, CommClosedError):
+            raise
+        except Exception as late:  # it was lost with its worker before it was fetched, and the task then failed
+            error = late
+    if isinstance(error, NoWorkerError):
+        raise RunError(
+            f"no worker was there for {error.timeout:g} s, after which tasks fail on this cluster "
+            "(distributed.scheduler.no-workers-timeout): what was finished is kept, start workers and run the same "
+            "line again"
+        )
     if isinstance(error, KilledWorker):
         error = WorkerDiedError(
             f"{task} was on a worker that died, {error.allowed_failures + 1} times over, most often for want of "
