@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import psutil
+import dask
 import pytest
 import yaml
 from typer.testing import CliRunner
@@ -21,7 +22,10 @@ from typer.testing import CliRunner
 import dsvcca
 from dsvcca import DsvccaError
 from dsvcca.cli import app
+from dsvcca.clusters import slurm
+from dsvcca.clusters.local import WORKER_ENVIRONMENT, WORKER_MEMORY
 from dsvcca.clusters.slurm import read_slurm, slurm_client
+from dsvcca.errors import RunError
 from tests.populations import activations, same_bits, write_population
 
 pytest.importorskip("dask_jobqueue")
@@ -83,6 +87,19 @@ def test_a_file_that_is_not_there_and_a_second_cluster_are_refused(tmp_path):
     said = CliRunner().invoke(app, ["compare", store.path, "r.zarr", "--slurm", str(EXAMPLE), "--workers", "2"])
     assert said.exit_code == 1
     assert "workers and slurm say each on their own where the work is done" in said.output
+
+
+def test_workers_in_jobs_have_the_settings_of_our_own_clusters(tmp_path, monkeypatch):
+    def show(script, _):
+        raise RunError(script)
+
+    monkeypatch.setattr(slurm, "look_at", show)
+    with pytest.raises(RunError) as said, slurm_client(read_slurm(settings_file(tmp_path))):
+        pass
+    exported = dict(re.findall(r"^export (\w+)=(\S+)$", str(said.value), re.MULTILINE))
+    assert exported.items() >= WORKER_ENVIRONMENT.items()
+    read = dask.config.collect_env({name: value for name, value in exported.items() if name.startswith("DASK_")})
+    assert {name: dask.config.get(name, config=read) for name in WORKER_MEMORY} == WORKER_MEMORY
 
 
 def test_a_machine_without_slurm_says_so(tmp_path, monkeypatch):
