@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from distributed import Client, Security
 from distributed.core import rpc
@@ -19,8 +21,12 @@ CONNECT = 10
 """Seconds that a scheduler has to answer at first."""
 
 
-def connected_to(address: str, tls: Sequence[str | os.PathLike[str] | None]) -> Client:
-    """Connect to a scheduler; by TLS if its address or a certificate asks for it, and then not otherwise."""
+@contextmanager
+def joined_client(address: str, tls: Sequence[str | os.PathLike[str] | None]) -> Iterator[Client]:
+    """Connect to a scheduler; by TLS if its address or a certificate asks for it, and then not otherwise.
+
+    Where the connection is lost an error says so; what Dask says of it, with a traceback, is left out.
+    """
     given = {option: str(path) for option, path in zip(TLS, tls, strict=True) if path is not None}
     security = Security(require_encryption=True if given else None, **{TLS[option]: given[option] for option in given})
     try:
@@ -38,7 +44,14 @@ def connected_to(address: str, tls: Sequence[str | os.PathLike[str] | None]) -> 
         ask_scheduler(address, security)
     except OSError as error:
         raise DsvccaError(f"no Dask scheduler answers at {address!r} ({error}): check the address, start it") from error
-    return Client(address, timeout=CONNECT, security=security, set_as_default=False)
+    said = logging.getLogger("distributed.client")
+    level = said.level
+    said.setLevel(logging.CRITICAL)
+    try:
+        with Client(address, timeout=CONNECT, security=security, set_as_default=False) as client:
+            yield client
+    finally:
+        said.setLevel(level)
 
 
 def ask_scheduler(address: str, security: Security) -> None:

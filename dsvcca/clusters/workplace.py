@@ -10,7 +10,7 @@ from typing import Any
 
 from distributed import Client
 
-from dsvcca.clusters.address import connected_to
+from dsvcca.clusters.address import joined_client
 from dsvcca.clusters.local import local_client
 from dsvcca.clusters.slurm import SlurmSettings, read_slurm, slurm_client
 from dsvcca.errors import DsvccaError
@@ -80,7 +80,7 @@ class Workplace:
         if self.slurm:
             found: Client = stack.enter_context(slurm_client(self.slurm))
         elif self.scheduler:
-            found = stack.enter_context(connected_to(self.scheduler, self.tls))
+            found = stack.enter_context(joined_client(self.scheduler, self.tls))
         elif self.workers:
             found = stack.enter_context(local_client(self.workers, self.memory))
         else:
