@@ -8,7 +8,7 @@ VENV   ?= .venv
 TORCH  ?= torch==2.13.0
 BIN    := $(VENV)/bin
 
-.PHONY: demo test slow slurm notebooks notebooks-full faults fuzz faults-mutants soak bench lint env clean
+.PHONY: demo test slow slurm hosts notebooks notebooks-full faults fuzz faults-mutants soak bench lint env clean
 
 demo: env
 	$(BIN)/dsvcca demo demo
@@ -22,6 +22,10 @@ slow: env
 # Workers as jobs of SLURM, for real: as root on Debian, whose packages are installed if they are not there
 slurm: env
 	tests/slurm.sh $(BIN)/python -m pytest tests/test_slurm.py
+
+# A cluster over TLS on four hosts (network namespaces), some of which are cut off: as root with iproute2; five minutes
+hosts: env
+	tests/hosts.sh $(BIN)/python -m pytest -o faulthandler_timeout=0 tests/test_hosts.py
 
 # Every notebook, in a small setting: under 25 minutes on two cores
 notebooks: env
