@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.linalg.lapack import dsytrd
+from scipy.linalg.lapack import dstein, dsterf, dsytrd
 
 from dsvcca import DsvccaError, cca
 from dsvcca.maths import arrays
@@ -702,18 +702,39 @@ def test_representations_side_by_side_have_the_moments_of_each_and_of_both(xp):
     assert [one.columns for one in rows] == [2, 3]
 
 
+@pytest.mark.parametrize("free", [True, False])
 @pytest.mark.parametrize("order", ["C", "F"])
 @pytest.mark.parametrize("size", [2, 3, 65, 400])
-def test_the_tridiagonal_form_has_the_bits_that_scipy_gives(size, order):
+def test_lapack_called_by_its_address_gives_the_bits_that_scipy_gives(monkeypatch, size, order, free):
+    assert arrays.FREE
+    monkeypatch.setattr(arrays, "FREE", free)
     matrix = np.asarray(np.random.default_rng(0).standard_normal((size, size)), order=order)
     before = matrix.copy()
-    for one, other in zip(arrays._tridiagonal(matrix), dsytrd(matrix, lower=1, lwork=64 * size), strict=True):
+    form = arrays._tridiagonal(matrix)
+    for one, other in zip(form, dsytrd(matrix, lower=1, lwork=64 * size), strict=True):
         assert np.array_equal(one, other)
     assert np.array_equal(matrix, before)
+    values, _ = dsterf(*form[1:3])
+    for count in (1, size // 3 or 1):
+        vectors, failed = arrays._vectors_of_tridiagonal(*form[1:3], values[size - count :])
+        block = np.ones(size, dtype=np.int32), np.full(size, size, dtype=np.int32)
+        expected, _ = dstein(*form[1:3], values[size - count :], *block)
+        assert failed == 0
+        assert np.array_equal(vectors, expected)
+        assert vectors.flags.f_contiguous
 
 
-def test_other_threads_go_on_while_eigenvalues_are_found():
-    matrix = np.random.default_rng(0).standard_normal((1500, 1500))
+@pytest.mark.parametrize("step", ["form", "vectors"])
+def test_other_threads_go_on_while_eigenvalues_and_vectors_are_found(step):
+    rng = np.random.default_rng(0)
+    if step == "form":
+        matrix = rng.standard_normal((1500, 1500))
+        matrix = matrix @ matrix.T
+        work = lambda: arrays._tridiagonal(matrix)  # noqa: E731
+    else:  # eigenvalues that lie close to each other, whose vectors are made orthogonal one by one
+        diagonal, beside = 1 + 1e-6 * rng.standard_normal(2000), 1e-6 * rng.standard_normal(1999)
+        values = dsterf(diagonal, beside)[0][-600:]
+        work = lambda: arrays._vectors_of_tridiagonal(diagonal, beside, values)  # noqa: E731
     seen, done = [], threading.Event()
 
     def look():
@@ -723,7 +744,7 @@ def test_other_threads_go_on_while_eigenvalues_are_found():
     looking = threading.Thread(target=look)
     looking.start()
     begun = time.monotonic()
-    arrays._tridiagonal(matrix @ matrix.T)
+    work()
     ended = time.monotonic()
     done.set()
     looking.join()

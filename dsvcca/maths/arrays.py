@@ -10,7 +10,7 @@ import ctypes
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from functools import partial, wraps
+from functools import cache, partial, wraps
 from importlib import import_module
 from typing import Any, TypeVar
 
@@ -241,30 +241,55 @@ def eigen(matrix: Array, every: bool = False) -> tuple[NumpyArray, Callable[[int
 
 
 def _tridiagonal(matrix: NumpyArray) -> tuple[NumpyArray, NumpyArray, NumpyArray, NumpyArray, int]:
-    """Return what LAPACK's dsytrd makes of a matrix, its lower half, while other Python threads go on.
-
-    SciPy's own lets none go on until it is done, which for 10,000 columns is two minutes, and a Dask worker that says
-    nothing for five of them is ended.
-    """
-    c, place = len(matrix), ctypes.c_void_p
-    capsule = cython_lapack.__pyx_capi__["dsytrd"]
-    spelled = _NAME(capsule)
-    if not spelled.startswith(b"void (char *, int *, "):  # integers of another size
+    """Return the tridiagonal form of a matrix from its lower half: what SciPy's dsytrd gives, to the bit."""
+    c = len(matrix)
+    if not FREE:
         return dsytrd(matrix, lower=1, lwork=64 * c)  # type: ignore[no-any-return]
     reduced = np.array(matrix, dtype=np.float64, order="F")
     diagonal, beside, reflectors, work = (np.empty(size) for size in (c, c - 1, c - 1, 64 * c))
-    size, length, failed = ctypes.c_int(c), ctypes.c_int(64 * c), ctypes.c_int(0)
-    arrays = [place(array.ctypes.data) for array in (reduced, diagonal, beside, reflectors, work)]
-    numbers = [place(ctypes.addressof(number)) for number in (size, length, failed)]
-    call = ctypes.CFUNCTYPE(None, *[place] * 10)(_POINTER(capsule, spelled))
-    call(b"L", numbers[0], arrays[0], numbers[0], *arrays[1:], numbers[1], numbers[2])
-    return reduced, diagonal, beside, reflectors, failed.value
+    failed = _lapack("dsytrd", b"L", c, reduced, c, diagonal, beside, reflectors, work, len(work))
+    return reduced, diagonal, beside, reflectors, failed
 
 
-_NAME = ctypes.PYFUNCTYPE(ctypes.c_char_p, ctypes.py_object)(("PyCapsule_GetName", ctypes.pythonapi))
-_POINTER = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)(
-    ("PyCapsule_GetPointer", ctypes.pythonapi)
-)
+def _vectors_of_tridiagonal(diagonal: NumpyArray, beside: NumpyArray, values: NumpyArray) -> tuple[NumpyArray, int]:
+    """Return eigenvectors (c, k) of a tridiagonal matrix: what SciPy's dstein gives, to the bit."""
+    c, k = len(diagonal), len(values)
+    one_block = np.ones(c, dtype=np.int32), np.full(c, c, dtype=np.int32)
+    if not FREE:
+        return dstein(diagonal, beside, values, *one_block)  # type: ignore[no-any-return]
+    vectors, work = np.empty((c, k), order="F"), np.empty(5 * c)
+    whole = np.empty(c, dtype=np.int32), np.empty(k, dtype=np.int32)
+    values = np.ascontiguousarray(values)
+    return vectors, _lapack("dstein", c, diagonal, beside, k, values, *one_block, vectors, c, work, *whole)
+
+
+@cache
+def _capsule(name: str) -> tuple[bytes, int]:
+    """Return how the arguments of a routine of SciPy's LAPACK are spelled in C, and where it is."""
+    python, capsule = ctypes.pythonapi, cython_lapack.__pyx_capi__[name]
+    spelled = ctypes.PYFUNCTYPE(ctypes.c_char_p, ctypes.py_object)(("PyCapsule_GetName", python))(capsule)
+    kind = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)
+    return spelled, kind(("PyCapsule_GetPointer", python))(capsule, spelled)
+
+
+FREE = b", int *" in _capsule("dsytrd")[0]
+"""Whether LAPACK can be called by its address: its integers are those that we pass."""
+
+
+def _lapack(name: str, *arguments: NumpyArray | int | bytes) -> int:
+    """Call a routine of LAPACK in place, while other Python threads go on; return what it says at the end (info).
+
+    SciPy's own lets none go on until it is done, which for 10,000 columns may be two minutes, and a Dask worker that
+    says nothing for five of them is ended.
+    """
+    numbers = [ctypes.c_int(one) for one in arguments if isinstance(one, int)] + [ctypes.c_int(0)]
+    those = iter(numbers)
+    places: list[Any] = [
+        one.ctypes.data if isinstance(one, np.ndarray) else one if isinstance(one, bytes) else ctypes.byref(next(those))
+        for one in (*arguments, 0)
+    ]
+    ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * len(places))(_capsule(name)[1])(*places)
+    return numbers[-1].value
 
 
 def _leading(
@@ -281,8 +306,7 @@ def _leading(
     if k == 0:
         return np.zeros((c, 0))
     if 3 * k < c:
-        one_block = np.ones(c, dtype=np.int32), np.full(c, c, dtype=np.int32)
-        vectors, failed = dstein(diagonal, beside, values[c - k :], *one_block)
+        vectors, failed = _vectors_of_tridiagonal(diagonal, beside, values[c - k :])
         vectors[1:], _, wrong = dormqr("L", "N", reduced[1:, :-1], reflectors, vectors[1:], lwork=64 * k)
         if not failed and not wrong:
             return np.ascontiguousarray(vectors[:, ::-1])
