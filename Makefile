@@ -9,6 +9,7 @@ TORCH  ?= torch==2.13.0
 BIN    := $(VENV)/bin
 
 .PHONY: demo test slow slurm hosts notebooks notebooks-full faults fuzz faults-mutants soak bench lint env clean
+.PHONY: demo test slow slurm deploy-check deploy-record notebooks notebooks-full faults fuzz faults-mutants soak bench lint env clean
 
 demo: env
 	$(BIN)/dsvcca demo demo
@@ -26,6 +27,13 @@ slurm: env
 # A cluster over TLS on four hosts (network namespaces), some of which are cut off: as root with iproute2; five minutes
 hosts: env
 	tests/hosts.sh $(BIN)/python -m pytest -o faulthandler_timeout=0 tests/test_hosts.py
+# Files for containers and Kubernetes, against the programs that read them; among the fast tests too
+deploy-check: env
+	$(BIN)/python -m pytest -n 2 tests/test_deploy.py
+
+# One version of everything for the images, resolved anew, and the options of the dask-cuda among them
+deploy-record: env
+	$(BIN)/python -m tests.deploy_record
 
 # Every notebook, in a small setting: under 25 minutes on two cores
 notebooks: env

@@ -1,0 +1,433 @@
+"""Files in deploy/: nothing in them is misspelt, and where something is, it is found."""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+import sysconfig
+import time
+from contextlib import ExitStack, contextmanager
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from dsvcca.cli import app
+from tests.deploy_checks import (
+    DASK_CUDA,
+    DEPLOY,
+    ELSEWHERE,
+    check_all,
+    checks,
+    constraints,
+    read_dockerfile,
+    unknown_files,
+)
+from tests.deploy_commands import ROOT, Refused, parse
+from tests.deploy_kubernetes import RELEASE
+
+HEALTH = DEPLOY / "health.py"
+PAGES = ("containers.md", "kubernetes.md")
+
+
+@pytest.fixture
+def copied(tmp_path):
+    """A copy of what the checks read."""
+    shutil.copytree(DEPLOY, tmp_path / "deploy", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in (".dockerignore", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / "docs").mkdir()
+    for name in PAGES:
+        shutil.copy(ROOT / "docs" / name, tmp_path / "docs")
+    (tmp_path / "dsvcca").mkdir()
+    return tmp_path / "deploy"
+
+
+def test_nothing_is_wrong():
+    assert check_all(DEPLOY) == []
+
+
+def test_nothing_is_wrong_with_a_copy(copied):
+    assert check_all(copied) == []
+
+
+def planted(path, before, after):
+    """Change the first place of a file where something is said, which must be there."""
+    text = path.read_text()
+    assert before in text
+    path.write_text(text.replace(before, after, 1))
+
+
+DOCKERFILE = [
+    ("FROM python:3.12.12-slim-bookworm", "FROM python:3.12-slim", "name a version to its third place"),
+    ("FROM python:3.12.12-slim-bookworm", "FROM python:latest", "DL3007"),
+    ("FROM python:3.12.12-slim-bookworm", "FROM python", "DL3006"),
+    ("FROM python:3.12.12-slim-bookworm", "FROM python:3.13.1-slim-bookworm", "the Python of both images is 3.12"),
+    ("COPY pyproject.toml", "COPI pyproject.toml", "line 17: DL1000"),
+    ("COPY pyproject.toml", "COPY pyproject.tml", "COPY pyproject.tml: there is no such file"),
+    ("COPY deploy/health.py", "COPY deploy/compose.yaml", "COPY deploy/compose.yaml: .dockerignore keeps it back"),
+    ("[s3,plot]", "[s3,plots]", "no extra 'plots'"),
+    ("[s3,plot]", "[s3,torch]", "brings PyTorch"),
+    ("bokeh jupyterlab", "bokeh jupyterlabs", "constraints.txt does not pin jupyterlabs"),
+    ("--constraint /opt/dsvcca/constraints.txt", "", "pip is not held to constraints.txt"),
+    ("apt-get install --yes", "apt-get instal --yes", "RUN apt-get instal --yes"),
+    ('["tini", "-g", "--"]', '["tiny", "-g", "--"]', "ENTRYPOINT is tini"),
+    ("--interval=30s", "--intervall=30s", "invalid flag: --intervall"),
+    ('"/opt/dsvcca/health.py"]', '"/opt/dsvcca/heath.py"]', "HEALTHCHECK"),
+    ('CMD ["dsvcca", "--help"]', 'CMD ["dsvcca", "--hlep"]', "No such option"),
+    ('CMD ["dsvcca", "--help"]', 'CMD ["dsvcca" "--help"]', "CMD"),
+    ("USER ${UID}", "USER root", "USER is ${UID}"),
+    ("ARG UID=10001", "ARG UDI=10001", "USER is ${UID}"),
+]
+DOCKERFILE_GPU = [
+    ("FROM nvidia/cuda:12.9.1-base", "FROM nvidia/cuda:12-base", "name a version to its third place"),
+    ("FROM nvidia/cuda:12.9.1-base-ubuntu24.04", "FROM nvidia/cuda", "DL3006"),
+    ("python3.12 python3.12-venv", "python3.11 python3.11-venv", "the Python of both images is 3.12"),
+    ("HEALTHCHECK", "HELTHCHECK", "unexpected"),
+    ("COPY deploy/dask.yaml", "COPY deploy/dask.yml", "COPY deploy/dask.yml: there is no such file"),
+    ("[s3,plot,gpu]", "[s3,plot,gpus]", "no extra 'gpus'"),
+    ("dask-cuda[cu12]", "dask-cude[cu12]", "constraints.txt does not pin dask-cude"),
+    ("WORKDIR /data", "WORKDIR data", "DL3000"),
+    ("USER ${UID}", "USER 0", "USER is ${UID}"),
+]
+COMPOSE = [
+    ("services:", "servics:", "servics"),
+    ("    command: [dask, scheduler", "    comand: [dask, scheduler", "'comand' was unexpected"),
+    (
+        "      resources:\n        limits: {memory: 2g}",
+        "      resorces:\n        limits: {memory: 2g}",
+        "'resorces' does not match",
+    ),
+    ("limits: {memory: 2g}", "limits: {memoy: 2g}", "'memoy' does not match"),
+    ("replicas: 2", "replicas: [2]", "services.worker"),
+    ("condition: service_healthy", "condition: service_helthy", "service_helthy"),
+    ("scheduler: {condition", "schedular: {condition", "there is no service 'schedular'"),
+    ("--memory-limit=4GiB", "--memory-limt=4GiB", "No such option '--memory-limt'"),
+    ("--memory-limit=4GiB", "--memory-limit=4GB", "is not that of the container"),
+    ("--memory-limit=4GiB", "--memory-limit=4 Gib.", "--memory-limit"),
+    ("--nthreads=1", "--nthreads=one", "not a valid integer"),
+    ("--nthreads=1", "--nthreads=2", "a task fills a core"),
+    ("tcp://scheduler:8786", "tcp://scheduler:8768", "there is no scheduler at"),
+    ("[dask, scheduler,", "[dask, schedular,", "is no command line that is known"),
+    ("- cuda\n", "- coda\n", "is no command line that is known"),
+    ("--resources=GPU=1", "--resource=GPU=1", "No such option '--resource'"),
+    ("--resources=GPU=1", "--resources=GPU=2", "do not fit"),
+    ("capabilities: [gpu]", "capabilites: [gpu]", "services.gpu-worker"),
+    ("count: 1", "count: 2", "is not that of the container"),
+    ("--memory=4 GiB", "--memory=4 Gibs", "--memory"),
+    ("--memory=4 GiB", "--memory=5 GiB", "more than the container has"),
+    ("      - compare\n", "      - comapre\n", "dsvcca has no command 'comapre'"),
+    ("--no-browser", "--no-brwser", "is no command line that is known"),
+    ("image: dsvcca:0.1.0", "image: dsvcca:0.1", "image 'dsvcca:0.1' is none of"),
+    ("pull_policy: never", "pull_policy: neve", "services.scheduler"),
+    ("versitygw:v1.8.0", "versitygw:latest", "name a version to its third place"),
+    ("127.0.0.1:8787:8787", "8787:8787", "is open to others"),
+    ("127.0.0.1:8888:8888", "127.0.0.1:8889:8889", "nothing serves there"),
+    ("- objects:/objects", "- object:/objects", "there is no volume 'object'"),
+    ("${DSVCCA_DATA:-data}", "${DSVCA_DATA:-data}", "a word that docs/containers.md does not know"),
+    ("${DSVCCA_DATA:-data}", "./data", "there is no ./data"),
+    ("${AWS_SECRET_ACCESS_KEY:-}", "hunter2", "a secret is in the file"),
+    ("profiles: [notebook]", "profiles: [notebok]", "profile 'notebok'"),
+    ("restart: on-failure:10", "restart: on-failur:10", "restart 'on-failur:10'"),
+    ("    restart: on-failure:10\n", "    restart: on-failure:10\n    restart: always\n", "restart is said twice"),
+    ("<<: *dsvcca", "<<: *dsvca", "is no YAML"),
+]
+STORAGE = [
+    ("apiVersion: v1", "apiVersion: v2", "no kind of object"),
+    ("kind: PersistentVolumeClaim", "kind: PersistentVolumClaim", "no kind of object"),
+    ("accessModes:", "accessMode:", "'accessMode' was unexpected"),
+    ("accessModes: [ReadWriteMany]", "accessModes: ReadWriteMany", "spec.accessModes"),
+    ("requests:", "request:", "'request' was unexpected"),
+    ("metadata:\n  name: dsvcca-data", "metadata:\n  nam: dsvcca-data", "'nam' was unexpected"),
+    ("spec:", "spec:\nspec:", "said twice"),
+]
+CONFIG = [
+    ("\ndata:", "\ndat:", "'dat' was unexpected"),
+    ("kind: ConfigMap", "kind: ConfigMp", "no kind of object"),
+    ("require-encryption", "require-encyption", "'require-encyption' was unexpected"),
+    ("require-encryption: true", "require-encryption: 'yes'", "require-encryption"),
+    ("          ca-file", "          ca-fil", "'ca-fil' was unexpected"),
+    ("          worker:", "          workers:", "'workers' was unexpected"),
+    ("tls/worker.key", "tls/worker.ky", "there is no 'worker.ky' in the secret"),
+    ("/etc/dsvcca/tls/client.pem", "/etc/dsvca/tls/client.pem", "seven files"),
+    ("  tls.yaml: |", "  tls.yml: |", "Dask reads what is mounted at"),
+]
+POD = [
+    ("containers:", "container:", "'containers' is a required property"),
+    ("runAsNonRoot", "runAsNonRot", "'runAsNonRot' was unexpected"),
+    ("runAsUser: 10001", "runAsUser: 1000", "the user of the image is 10001"),
+    ("runAsUser: 10001", 'runAsUser: "10001"', "is not of type 'integer'"),
+    ("readOnlyRootFilesystem", "readOnlyRootFileSystem", "'readOnlyRootFileSystem' was unexpected"),
+    ("mountPath:", "mountpath:", "'mountPath' is a required property"),
+    ("subPath: tls.yaml", "subPath: tls.yml", "there is no 'tls.yml' in it"),
+    ("secretName: dsvcca-tls", "secretName: dsvcca-tsl", "makes no secret 'dsvcca-tsl'"),
+    ("configMap: {name: dsvcca-dask}", "configMap: {name: dsvcca-dusk}", "there is no ConfigMap 'dsvcca-dusk'"),
+    ("- name: tmp\n", "- name: temp\n", "volume 'temp'"),
+    ("dsvcca:0.1.0", "dsvcca:latest", "image 'registry.example.com/dsvcca:latest'"),
+    ("dsvcca:0.1.0", "dsvca:0.1.0", "image 'registry.example.com/dsvca:0.1.0'"),
+    ("limits: {cpu", "limit: {cpu", "'limit' was unexpected"),
+]
+WORKER = [
+    ("--nthreads=1", "--ntreads=1", "No such option '--ntreads'"),
+    ("--nthreads=1", "--nthreads=4", "a task fills a core"),
+    ("--memory-limit=", "--memory-limit=1", "is not that of the container"),
+    ("$(DASK_WORKER_NAME)", "$(DASK_WORKR_NAME)", "nobody says what DASK_WORKR_NAME is"),
+    ("--name=$(DASK_WORKER_NAME)", "--name=worker", "by which the operator finds"),
+    ("--dashboard-address=:8788", "--dashboard-adress=:8788", "No such option '--dashboard-adress'"),
+    ("port: http}", "port: htp}", "by its name in ports"),
+    ("path: /health, port: http}", "path: /helth, port: http}", "by its name in ports"),
+    ("livenessProbe", "livenesProbe", "'livenesProbe' was unexpected"),
+    ("containerPort: 8788", "containerPort: 8789", "by its name in ports"),
+    ("DASK_SCHEDULER_ADDRESS, value", "DASK_SCHEDULR_ADDRESS, value", "is none of tls://NAME:8786"),
+    ("tls://dsvcca", "tcp://dsvcca", "is none of tls://NAME:8786"),
+    ("replicas:", "replica:", "'replica' was unexpected"),
+]
+SCHEDULER = [
+    ("[dask, scheduler,", "[dask, schedular,", "is no command line that is known"),
+    ("--port=8786", "--prot=8786", "No such option '--prot'"),
+    ("--port=8786", "--port=8768", "nothing serves at"),
+    ("service:", "servce:", "'servce' was unexpected"),
+    ("dask.org/component: scheduler", "dask.org/componnt: scheduler", "finds no scheduler"),
+    ("name: http-dashboard, protocol", "name: http-dashbord, protocol", "the operator asks for them by these names"),
+    ("targetPort: tcp-comm", "targetPort: tcp-com", "of the pod is not 8786"),
+    ("targetPort: tcp-comm", "targetPort: 8786", "is not of type 'string'"),
+    ("type: ClusterIP", "type: LoadBalancer", "service.type"),
+]
+CLUSTER = [
+    ("kubernetes.dask.org/v1", "kubernetes.dask.org/v2", "no kind of object"),
+    ("kind: DaskCluster", "kind: DaskClustr", "the operator has no 'DaskClustr'"),
+    ("  worker:\n", "  wrker:\n", "'wrker' was unexpected"),
+    ("  name: dsvcca ", "  name: dsvcca2 ", "is none of tls://NAME:8786"),
+    ("  name: dsvcca ", "  name: Dsvcca ", "metadata.name"),
+    ("replicas: 8", 'replicas: "8"', "is not of type 'integer'"),
+    ("claimName: dsvcca-data", "claimName: dsvcca-date", "there is no claim 'dsvcca-date'"),
+    *SCHEDULER,
+    *WORKER,
+    *POD,
+]
+GPU = [
+    ("kind: DaskWorkerGroup", "kind: DaskWorkerGrop", "the operator has no 'DaskWorkerGrop'"),
+    ("  cluster: dsvcca", "  cluster: dsvca", "there is no cluster 'dsvca'"),
+    ("  cluster: dsvcca", "  clustr: dsvcca", "'clustr' was unexpected"),
+    ("--resources=GPU=1", "--resorces=GPU=1", "No such option '--resorces'"),
+    ("--resources=GPU=1", "--resources=GPU=2", "do not fit"),
+    (
+        'limits: {cpu: "2", memory: 8Gi, nvidia.com/gpu: "1"}',
+        'limits: {cpu: "2", memory: 8Gi, nvidia.com/gpus: "1"}',
+        "the same of cpu",
+    ),
+    ('nvidia.com/gpu: "1"', "nvidia.com/gpu: 1", "is not of type 'string'"),
+    ("operator: Exists", "operater: Exists", "'operater' was unexpected"),
+    ("- cuda\n", "- coda\n", "is no command line that is known"),
+    ("dsvcca-gpu:0.1.0", "dsvcca:0.1.0", "is not registry.example.com/dsvcca-gpu:0.1.0"),
+    *WORKER,
+    *(one for one in POD if not one[0].startswith("dsvcca:")),
+]
+RUN = [
+    ("- compare\n", "- comapre\n", "dsvcca has no command 'comapre'"),
+    ("--scheduler=", "--schedule=", "No such option: --schedule "),
+    ("$(DASK_SCHEDULER_ADDRESS)", "$(DASK_SCHEDULER_ADRESS)", "nobody says what DASK_SCHEDULER_ADRESS is"),
+    ("--memory=4 GiB", "--memory=4 Gibs", "--memory"),
+    ("--memory=4 GiB", "--memory=8 GiB", "more than workers have"),
+    ("args:", "command: [sh]\n          args:", "tini is not process 1"),
+    *POD,
+]
+DRIVER = [
+    ("batch/v1", "batch/v3", "no kind of object"),
+    ("backoffLimit:", "backofLimit:", "'backofLimit' was unexpected"),
+    ("backoffLimit: 20", "backoffLimit: twenty", "spec.backoffLimit"),
+    ("podFailurePolicy", "podFailurPolicy", "'podFailurPolicy' was unexpected"),
+    ("onExitCodes", "onExitCode", "'onExitCode' was unexpected"),
+    ("restartPolicy: Never", "restartPolicy: Always", "restartPolicy 'Always'"),
+    ("template:", "templat:", "'template' is a required property"),
+    *RUN,
+]
+JOB = [
+    ("kind: DaskJob", "kind: DaskJobs", "the operator has no 'DaskJobs'"),
+    ("restartPolicy: OnFailure", "restartPolicy: Never", "or a run would not go on"),
+    ("restartPolicy: OnFailure", "restartpolicy: OnFailure", "'restartpolicy' was unexpected"),
+    ("activeDeadlineSeconds: 604800", "backoffLimit: 20", "'backoffLimit' was unexpected"),
+    ("activeDeadlineSeconds: 604800", "activeDeadlineSeconds: a week", "is not of type 'integer'"),
+    ("  name: dsvcca-run ", "  name: dsvcca-runs ", "is none of tls://NAME:8786"),
+    ("  cluster:\n", "  clusters:\n", "'clusters' was unexpected"),
+    *RUN,
+    *(one for one in (*SCHEDULER, *WORKER) if "tls://dsvcca" not in one[0]),
+]
+CONSTRAINTS = [
+    ("numpy==", "numpie==", "numpy is not there"),
+    ("numpy==2", "numpy==1", "numpy 1"),
+    ("scipy==", "scipy=", "is no package with a version"),
+    ("dask==", "dask==1", "of different releases"),
+    ("dask-cuda==", "dask-cuda==1", "make deploy-record"),
+    ("xarray==", "torch==2.7.0\nxarray==", "torch is there"),
+    ("xarray==", "xarray==2026.1.0\nxarray==", "there twice"),
+]
+HEALTHY = [("def main(", "def main[", "does not match opening"), ("return 0", "retrun 0", "invalid syntax")]
+
+TYPOS = {
+    "Dockerfile": DOCKERFILE,
+    "Dockerfile.gpu": DOCKERFILE_GPU,
+    "compose.yaml": COMPOSE,
+    "constraints.txt": CONSTRAINTS,
+    "health.py": HEALTHY,
+    "kubernetes/storage.yaml": STORAGE,
+    "kubernetes/config.yaml": CONFIG,
+    "kubernetes/cluster.yaml": CLUSTER,
+    "kubernetes/gpu-workers.yaml": GPU,
+    "kubernetes/driver.yaml": DRIVER,
+    "kubernetes/daskjob.yaml": JOB,
+}
+EVERY = [(name, *typo) for name, typos in TYPOS.items() for typo in typos]
+
+
+@pytest.mark.parametrize(("name", "before", "after", "named"), EVERY, ids=lambda text: str(text).split("\n")[-1])
+def test_a_planted_typo_is_found_and_named(copied, name, before, after, named):
+    path = copied / name
+    planted(path, before, after)
+    said = checks(copied)[name](path)
+    assert any(named in one for one in said), said
+    assert all(one.startswith(f"{path.name}: ") for one in said)
+
+
+def test_typos_are_planted_in_every_file_that_is_checked_here():
+    assert set(TYPOS) == set(checks(DEPLOY))
+
+
+def test_a_file_that_no_check_knows_is_found(copied):
+    (copied / "kubernetes" / "extra.yaml").write_text("kind: Pod\n")
+    (copied / "swarm.yaml").write_text("services: {}\n")
+    assert unknown_files(copied) == ["kubernetes/extra.yaml", "swarm.yaml"]
+
+
+def test_a_file_that_is_gone_is_missed(copied):
+    (copied / "kubernetes" / "storage.yaml").unlink()
+    (copied / "health.py").unlink()
+    said = check_all(copied)
+    assert "health.py: is missing" in said
+    assert "Dockerfile: COPY deploy/health.py: there is no such file" in said
+    assert "kubernetes/storage.yaml: is missing" in said
+
+
+def test_files_that_other_tests_check_are_there():
+    assert all((DEPLOY / name).is_file() for name in ELSEWHERE)
+
+
+def test_the_record_of_dask_cuda_is_of_the_version_in_the_images():
+    record = json.loads(DASK_CUDA.read_text())
+    assert record["version"] == constraints(DEPLOY / "constraints.txt")["dask-cuda"]
+    assert {"--nthreads", "--memory-limit", "--resources", "--dashboard-address"} <= set(record["options"])
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "dask scheduler --prot=8786",
+        "dask worker --ntreads=1",  # which Dask itself takes for an address
+        "dask worker tcp://a:1 --memory-limit",
+        "dask cuda worker --nthread 1",
+        "dsvcca compare a",
+        "dsvcca compare a b --memory much",
+        "dsvcca compair a b",
+        "jupyter lab --ip",
+        "dask wroker",
+        "",
+    ],
+)
+def test_command_lines_that_a_program_would_refuse_are_refused(line):
+    with pytest.raises(Refused):
+        parse(line.split())
+
+
+def test_a_mistyped_command_line_has_the_status_by_which_a_job_ends():
+    assert CliRunner().invoke(app, ["compare", "a.zarr", "b.zarr", "--shedule", "tcp://a:1"]).exit_code == 2
+    driver = (DEPLOY / "kubernetes" / "driver.yaml").read_text()
+    assert "onExitCodes: {containerName: driver, operator: In, values: [2]}" in driver
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_of_a_page_are_parsed_or_said_not_to_be_run(page):
+    blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "docs" / page).read_text(), flags=re.DOTALL)
+    assert blocks
+    for block in blocks:
+        lines = block.strip().splitlines()
+        if lines[0] == "# not run by us":
+            for words in map(shlex.split, lines[1:]):
+                assert words[0] in ("docker", "kubectl", "helm")
+                for word in words:
+                    assert not word.startswith("deploy/") or (ROOT / word).is_file(), word
+        elif not lines[0].startswith("openssl "):  # which another test runs
+            for line in lines:
+                parse(shlex.split(line))
+
+
+def test_what_pages_say_of_versions_is_so():
+    said = (ROOT / "docs" / "kubernetes.md").read_text()
+    assert f"Kubernetes {RELEASE}," in said
+    assert f"release {version('dask-kubernetes')}" in said
+    base = dict(read_dockerfile(DEPLOY / "Dockerfile"))["FROM"]
+    assert f"imagetools inspect {base}`" in (ROOT / "docs" / "containers.md").read_text()
+
+
+def free_ports(count):
+    """Return ports of this machine that nobody has."""
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [str(one.getsockname()[1]) for one in sockets]
+
+
+def healthy(folder, words):
+    """Return what the check of health says in a container that runs a command line."""
+    (folder / "cmdline").write_bytes("\0".join(["tini", "-g", "--", *words, ""]).encode())
+    return subprocess.run([sys.executable, HEALTH, folder / "cmdline"], capture_output=True, text=True, check=False)
+
+
+@contextmanager
+def running(words, environment=None):
+    """Run a command line, and end it."""
+    program = Path(sysconfig.get_path("scripts"), words[0])
+    process = subprocess.Popen([program, *words[1:]], env={**os.environ, **(environment or {})}, stderr=subprocess.PIPE)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.communicate(timeout=30)
+
+
+def until_healthy(folder, words):
+    """Wait until what runs is well."""
+    for _ in range(100):
+        if healthy(folder, words).returncode == 0:
+            return
+        time.sleep(0.2)
+    raise AssertionError(healthy(folder, words).stderr)
+
+
+def test_what_serves_nothing_is_healthy(tmp_path):
+    assert healthy(tmp_path, ["jupyter", "lab"]).returncode == 0
+    assert healthy(tmp_path, ["dsvcca", "compare", "a", "b"]).returncode == 0
+
+
+def test_health_is_asked_where_a_scheduler_or_worker_serves(tmp_path):
+    comm, dashboard, other = free_ports(3)
+    scheduler = [
+        "dask",
+        "scheduler",
+        "--host=127.0.0.1",
+        f"--port={comm}",
+        f"--dashboard-address=127.0.0.1:{dashboard}",
+    ]
+    worker = ["dask", "worker", f"tcp://127.0.0.1:{comm}", "--nthreads=1", "--dashboard-address", f":{other}"]
+    worker.append(f"--local-directory={tmp_path}")
+    assert "nothing well answers" in healthy(tmp_path, scheduler).stderr
+    assert healthy(tmp_path, worker).returncode == 1
+    with running(scheduler):
+        until_healthy(tmp_path, scheduler)
+        assert healthy(tmp_path, worker).returncode == 1
+        with running(worker):
+            until_healthy(tmp_path, worker)
+    assert healthy(tmp_path, scheduler).returncode == 1
