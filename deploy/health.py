@@ -1,8 +1,8 @@
 """Whether what a container runs is well: status 0 if it is, 1 and a word of why if it is not.
 
 A scheduler or a worker says in its command line where it serves HTTP (``--dashboard-address :8787``), and answers there
-at ``/health``. The command line is that of process 1, under which everything else in a container runs. What says no such
-thing, a notebook or a run, has nothing to be asked and is well as long as it is there.
+at ``/health``. The command line is that of process 1, under which everything else in a container runs. What says no
+such thing, a notebook or a run, has nothing to be asked and is well as long as it is there.
 """
 
 import sys

@@ -220,7 +220,7 @@ def _container(container: Any, made: list[Made]) -> Iterator[str]:
     if "command" in container:
         yield "command: say args, or tini is not process 1 and nothing ends at SIGTERM"
     environment = {one["name"]: one.get("value", "") for one in container.get("env", ())}
-    words = [_expanded(str(word), environment) for word in container["args"]]
+    words = [expanded(str(word), environment) for word in container["args"]]
     program, found = parse(words)
     gpus = container["resources"].get("limits", {}).get(GPU)
     wanted = f"registry.example.com/dsvcca{'-gpu' if gpus else ''}:{VERSION}"
@@ -251,7 +251,7 @@ def _container(container: Any, made: list[Made]) -> Iterator[str]:
             yield f"DASK_SCHEDULER_ADDRESS {address!r} is none of tls://NAME:8786 for {', '.join(sorted(services))}"
 
 
-def _expanded(word: str, environment: dict[str, str]) -> str:
+def expanded(word: str, environment: dict[str, str]) -> str:
     """Return a word with what Kubernetes puts in for $(NAME).
 
     Raises

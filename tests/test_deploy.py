@@ -1,18 +1,10 @@
 """Files in deploy/: nothing in them is misspelt, and where something is, it is found."""
 
 import json
-import os
 import re
 import shlex
 import shutil
-import socket
-import subprocess
-import sys
-import sysconfig
-import time
-from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
-from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -31,7 +23,6 @@ from tests.deploy_checks import (
 from tests.deploy_commands import ROOT, Refused, parse
 from tests.deploy_kubernetes import RELEASE
 
-HEALTH = DEPLOY / "health.py"
 PAGES = ("containers.md", "kubernetes.md")
 
 
@@ -371,63 +362,3 @@ def test_what_pages_say_of_versions_is_so():
     assert f"release {version('dask-kubernetes')}" in said
     base = dict(read_dockerfile(DEPLOY / "Dockerfile"))["FROM"]
     assert f"imagetools inspect {base}`" in (ROOT / "docs" / "containers.md").read_text()
-
-
-def free_ports(count):
-    """Return ports of this machine that nobody has."""
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [str(one.getsockname()[1]) for one in sockets]
-
-
-def healthy(folder, words):
-    """Return what the check of health says in a container that runs a command line."""
-    (folder / "cmdline").write_bytes("\0".join(["tini", "-g", "--", *words, ""]).encode())
-    return subprocess.run([sys.executable, HEALTH, folder / "cmdline"], capture_output=True, text=True, check=False)
-
-
-@contextmanager
-def running(words, environment=None):
-    """Run a command line, and end it."""
-    program = Path(sysconfig.get_path("scripts"), words[0])
-    process = subprocess.Popen([program, *words[1:]], env={**os.environ, **(environment or {})}, stderr=subprocess.PIPE)
-    try:
-        yield process
-    finally:
-        process.terminate()
-        process.communicate(timeout=30)
-
-
-def until_healthy(folder, words):
-    """Wait until what runs is well."""
-    for _ in range(100):
-        if healthy(folder, words).returncode == 0:
-            return
-        time.sleep(0.2)
-    raise AssertionError(healthy(folder, words).stderr)
-
-
-def test_what_serves_nothing_is_healthy(tmp_path):
-    assert healthy(tmp_path, ["jupyter", "lab"]).returncode == 0
-    assert healthy(tmp_path, ["dsvcca", "compare", "a", "b"]).returncode == 0
-
-
-def test_health_is_asked_where_a_scheduler_or_worker_serves(tmp_path):
-    comm, dashboard, other = free_ports(3)
-    scheduler = [
-        "dask",
-        "scheduler",
-        "--host=127.0.0.1",
-        f"--port={comm}",
-        f"--dashboard-address=127.0.0.1:{dashboard}",
-    ]
-    worker = ["dask", "worker", f"tcp://127.0.0.1:{comm}", "--nthreads=1", "--dashboard-address", f":{other}"]
-    worker.append(f"--local-directory={tmp_path}")
-    assert "nothing well answers" in healthy(tmp_path, scheduler).stderr
-    assert healthy(tmp_path, worker).returncode == 1
-    with running(scheduler):
-        until_healthy(tmp_path, scheduler)
-        assert healthy(tmp_path, worker).returncode == 1
-        with running(worker):
-            until_healthy(tmp_path, worker)
-    assert healthy(tmp_path, scheduler).returncode == 1
