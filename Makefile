@@ -10,6 +10,7 @@ BIN    := $(VENV)/bin
 
 .PHONY: demo test slow slurm hosts notebooks notebooks-full faults fuzz faults-mutants soak bench lint env clean
 .PHONY: demo test slow slurm deploy-check deploy-record notebooks notebooks-full faults fuzz faults-mutants soak bench lint env clean
+.PHONY: demo test slow slurm deploy-check deploy-record image notebooks notebooks-full faults fuzz faults-mutants soak bench lint env clean
 
 demo: env
 	$(BIN)/dsvcca demo demo
@@ -30,6 +31,11 @@ hosts: env
 # Files for containers and Kubernetes, against the programs that read them; among the fast tests too
 deploy-check: env
 	$(BIN)/python -m pytest -n 2 tests/test_deploy.py
+
+# The image without GPU, built for real, and the command lines of deploy/compose.yaml run in it: as root on Debian, whose
+# packages are installed if they are not there. Without a registry of images: make image PYTHON312=/usr/local
+image:
+	PYTHON312="$(PYTHON312)" tests/image.sh
 
 # One version of everything for the images, resolved anew, and the options of the dask-cuda among them
 deploy-record: env

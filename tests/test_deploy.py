@@ -18,10 +18,11 @@ from tests.deploy_checks import (
     checks,
     constraints,
     read_dockerfile,
+    read_yaml,
     unknown_files,
 )
 from tests.deploy_commands import ROOT, Refused, parse
-from tests.deploy_kubernetes import RELEASE
+from tests.deploy_kubernetes import RELEASE, made_by_operator
 
 PAGES = ("containers.md", "kubernetes.md")
 
@@ -338,6 +339,25 @@ def test_a_mistyped_command_line_has_the_status_by_which_a_job_ends():
     assert CliRunner().invoke(app, ["compare", "a.zarr", "b.zarr", "--shedule", "tcp://a:1"]).exit_code == 2
     driver = (DEPLOY / "kubernetes" / "driver.yaml").read_text()
     assert "onExitCodes: {containerName: driver, operator: In, values: [2]}" in driver
+
+
+def test_the_operator_keeps_the_address_of_a_pod_and_names_one_without_tls_otherwise():
+    for name in ("cluster.yaml", "gpu-workers.yaml", "daskjob.yaml"):
+        (content,) = read_yaml(DEPLOY / "kubernetes" / name)
+        said = [text for _, one in made_by_operator(content) for text in re.findall(r"'(\w+://[^']*)'", str(one))]
+        assert said
+        assert all(address.startswith("tls://") for address in said)
+        for pod in (content["spec"].get("job"), content["spec"].get("worker")):
+            if pod:
+                pod["spec"]["containers"][0]["env"].clear()
+        said = [text for _, one in made_by_operator(content) for text in re.findall(r"'(\w+://[^']*)'", str(one))]
+        assert any(address.startswith("tcp://") for address in said)
+
+
+def test_what_the_operator_makes_of_a_job_starts_again_in_its_place():
+    (content,) = read_yaml(DEPLOY / "kubernetes" / "daskjob.yaml")
+    pod = next(one for where, one in made_by_operator(content) if where == "job")
+    assert (pod["kind"], pod["spec"]["restartPolicy"]) == ("Pod", "OnFailure")
 
 
 @pytest.mark.parametrize("page", PAGES)
