@@ -172,8 +172,13 @@ def _dockerfile(path: Path) -> Iterator[str]:
     for step in (step for name, rest in instructions if name == "RUN" for step in rest.split("&&")):
         if not step.strip().startswith(STEPS):
             yield f"RUN {step.strip()}: begins with nothing that is known"
+    for word in (word for name, rest in instructions if name == "ENV" for word in rest.split()):
+        if word not in VARIABLES:
+            yield f"ENV {word}: is no variable that is known"
     yield from _told(first)
 
+
+VARIABLES = {"PYTHONUNBUFFERED=1", "PATH=/opt/venv/bin:$PATH", "CUPY_CACHE_DIR=/tmp/cupy"}
 
 STEPS = (
     "apt-get update",
@@ -293,10 +298,23 @@ def _service(path: Path, content: Any, name: str, service: Any) -> Iterator[str]
     for key, value in service.get("environment", {}).items():
         if SECRET.search(key) and value and not re.fullmatch(r"\$\{\w+(:-)?\}", str(value)):
             yield f"environment.{key}: a secret is in the file"
+    told = (path.parent.parent / "docs" / "containers.md").read_text()
+    for key in service.get("environment", {}):
+        if key not in S3_ENVIRONMENT and f"`{key}`" not in told:
+            yield f"environment.{key} is a word that docs/containers.md does not know"
+    for key, wanted in SPELLED.items():
+        if service.get(key, wanted) != wanted:
+            yield f"{key} {service[key]!r} is not {wanted!r}"
     try:
         yield from _command(content, name, service)
     except Refused as error:
         yield f"command: {error}"
+
+
+SPELLED = {"cap_drop": ["ALL"], "security_opt": ["no-new-privileges:true"]}
+"""Words that the schema does not spell."""
+
+S3_ENVIRONMENT = {"ROOT_ACCESS_KEY", "ROOT_SECRET_KEY"}
 
 
 def _command(content: Any, name: str, service: Any) -> Iterator[str]:
@@ -308,7 +326,7 @@ def _command(content: Any, name: str, service: Any) -> Iterator[str]:
         return
     memory = size_of(limits["memory"], DOCKER)
     devices = service["deploy"]["resources"].get("reservations", {}).get("devices", [])
-    gpus = sum(one["count"] for one in devices if one.get("capabilities") == ["gpu"])
+    gpus = sum(one["count"] for one in devices if (one.get("driver"), one.get("capabilities")) == ("nvidia", ["gpu"]))
     if program in ("worker", "cuda worker"):
         if found["nthreads"] != 1:
             yield f"--nthreads={found['nthreads']}: a task fills a core, so 1"

@@ -144,9 +144,38 @@ def check_kubernetes(path: Path) -> list[str]:
     return [one for one in said if one.startswith(f"{path.name}: ")]
 
 
+WORDS = {
+    "accessModes": {"ReadWriteMany"},
+    "action": {"FailJob", "Ignore"},
+    "drop": {"ALL"},
+    "effect": {"NoSchedule"},
+    "fsGroupChangePolicy": {"OnRootMismatch"},
+    "onPodConditions.type": {"DisruptionTarget"},
+    "operator": {"Exists", "In"},
+    "path": {"/health"},
+    "protocol": {"TCP"},
+    "seccompProfile.type": {"RuntimeDefault"},
+    "tolerations.key": {GPU},
+}
+"""Words that schemas take for any text; those that are used here, by the field they stand in."""
+
+
+def misspelt(content: Any, above: str = "") -> Iterator[str]:
+    """Yield the words of an object that its fields do not know."""
+    for name, value in content.items() if isinstance(content, dict) else enumerate(content):
+        field = above if isinstance(content, list) else str(name)
+        if isinstance(value, dict | list):
+            yield from misspelt(value, field)
+            continue
+        known = WORDS.get(f"{above}.{field}") or WORDS.get(field)
+        if known and value not in known:
+            yield f"{field}: {value!r} is none of {', '.join(sorted(known))}"
+
+
 def beside_others(one: Made, made: list[Made], deploy: Path) -> Iterator[str]:
     """Yield what of an object does not fit itself or the others."""
     kind = one.content["kind"]
+    yield from misspelt(one.content)
     if one.content["apiVersion"] != OPERATOR:
         yield from core(one.content)
     if kind == "ConfigMap":
@@ -156,6 +185,10 @@ def beside_others(one: Made, made: list[Made], deploy: Path) -> Iterator[str]:
     elif kind == "DaskWorkerGroup" and not _named("DaskCluster", one.content["spec"]["cluster"], made):
         yield f"there is no cluster {one.content['spec']['cluster']!r}"
     elif kind in ("Deployment", "Job"):
+        named = {container["name"] for container in one.content["spec"]["template"]["spec"]["containers"]}
+        for rule in one.content["spec"].get("podFailurePolicy", {}).get("rules", ()):
+            if (name := rule.get("onExitCodes", {}).get("containerName")) not in {None, *named}:
+                yield f"podFailurePolicy: there is no container {name!r}"
         yield from _pod(one.content["spec"]["template"]["spec"], kind, made, deploy)
     elif kind == "Pod":
         yield from _pod(one.content["spec"], kind, made, deploy)

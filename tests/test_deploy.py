@@ -86,6 +86,7 @@ DOCKERFILE_GPU = [
     ("dask-cuda[cu12]", "dask-cude[cu12]", "constraints.txt does not pin dask-cude"),
     ("WORKDIR /data", "WORKDIR data", "DL3000"),
     ("USER ${UID}", "USER 0", "USER is ${UID}"),
+    ("CUPY_CACHE_DIR", "CUPY_CACHEDIR", "ENV CUPY_CACHEDIR"),
 ]
 COMPOSE = [
     ("services:", "servics:", "servics"),
@@ -125,6 +126,11 @@ COMPOSE = [
     ("${DSVCCA_DATA:-data}", "./data", "there is no ./data"),
     ("${AWS_SECRET_ACCESS_KEY:-}", "hunter2", "a secret is in the file"),
     ("profiles: [notebook]", "profiles: [notebok]", "profile 'notebok'"),
+    ("    AWS_ENDPOINT_URL:", "    AWS_ENDPONT_URL:", "environment.AWS_ENDPONT_URL"),
+    ("ROOT_SECRET_KEY:", "ROOT_SECRET_KAY:", "environment.ROOT_SECRET_KAY"),
+    ("cap_drop: [ALL]", "cap_drop: [AL]", "cap_drop"),
+    ("no-new-privileges", "no-new-priveleges", "security_opt"),
+    ("driver: nvidia", "driver: nvdia", "do not fit"),
     ("restart: on-failure:10", "restart: on-failur:10", "restart 'on-failur:10'"),
     ("    restart: on-failure:10\n", "    restart: on-failure:10\n    restart: always\n", "restart is said twice"),
     ("<<: *dsvcca", "<<: *dsvca", "is no YAML"),
@@ -135,6 +141,7 @@ STORAGE = [
     ("accessModes:", "accessMode:", "'accessMode' was unexpected"),
     ("accessModes: [ReadWriteMany]", "accessModes: ReadWriteMany", "spec.accessModes"),
     ("requests:", "request:", "'request' was unexpected"),
+    ("ReadWriteMany", "ReadWriteMny", "accessModes: 'ReadWriteMny'"),
     ("metadata:\n  name: dsvcca-data", "metadata:\n  nam: dsvcca-data", "'nam' was unexpected"),
     ("spec:", "spec:\nspec:", "said twice"),
 ]
@@ -162,6 +169,9 @@ POD = [
     ("- name: tmp\n", "- name: temp\n", "volume 'temp'"),
     ("dsvcca:0.1.0", "dsvcca:latest", "image 'registry.example.com/dsvcca:latest'"),
     ("dsvcca:0.1.0", "dsvca:0.1.0", "image 'registry.example.com/dsvca:0.1.0'"),
+    ("drop: [ALL]", "drop: [AL]", "drop: 'AL'"),
+    ("OnRootMismatch", "OnRootMissmatch", "fsGroupChangePolicy: 'OnRootMissmatch'"),
+    ("RuntimeDefault", "RuntimDefault", "type: 'RuntimDefault'"),
     ("limits: {cpu", "limit: {cpu", "'limit' was unexpected"),
 ]
 WORKER = [
@@ -214,6 +224,9 @@ GPU = [
         "the same of cpu",
     ),
     ('nvidia.com/gpu: "1"', "nvidia.com/gpu: 1", "is not of type 'string'"),
+    ("operator: Exists", "operator: Exist", "operator: 'Exist'"),
+    ("effect: NoSchedule", "effect: NoSchedul", "effect: 'NoSchedul'"),
+    ("key: nvidia.com/gpu", "key: nvidia.com/gpus", "key: 'nvidia.com/gpus'"),
     ("operator: Exists", "operater: Exists", "'operater' was unexpected"),
     ("- cuda\n", "- coda\n", "is no command line that is known"),
     ("dsvcca-gpu:0.1.0", "dsvcca:0.1.0", "is not registry.example.com/dsvcca-gpu:0.1.0"),
@@ -234,6 +247,9 @@ DRIVER = [
     ("backoffLimit:", "backofLimit:", "'backofLimit' was unexpected"),
     ("backoffLimit: 20", "backoffLimit: twenty", "spec.backoffLimit"),
     ("podFailurePolicy", "podFailurPolicy", "'podFailurPolicy' was unexpected"),
+    ("action: FailJob", "action: FailJobs", "action: 'FailJobs'"),
+    ("type: DisruptionTarget", "type: DisruptedTarget", "type: 'DisruptedTarget'"),
+    ("containerName: driver", "containerName: diver", "there is no container 'diver'"),
     ("onExitCodes", "onExitCode", "'onExitCode' was unexpected"),
     ("restartPolicy: Never", "restartPolicy: Always", "restartPolicy 'Always'"),
     ("template:", "templat:", "'template' is a required property"),
