@@ -6,6 +6,7 @@ and the other files that a file names.
 """
 
 import fnmatch
+import hashlib
 import json
 import os
 import re
@@ -23,12 +24,14 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from tests.deploy_commands import DASK_CUDA as DASK_CUDA
-from tests.deploy_commands import DEPLOY as DEPLOY
-from tests.deploy_commands import DOCKER, VERSION, Refused, memory_of, parse, size_of
+from tests.deploy_commands import DOCKER, RECORD, VERSION, Refused, memory_of, parse, size_of
 
-PINNED = re.compile(r"[\w./-]+:v?\d+\.\d+\.\d+[\w.-]*(@sha256:[0-9a-f]{64})?")
-"""An image with a version to the third place, or by its digest too: nothing that becomes another image next week."""
+DIGEST = r"(@sha256:[0-9a-f]{64})?"
+PINNED = re.compile(
+    r"(python:3\.12\.\d+-slim-bookworm|nvidia/cuda:12\.\d+\.\d+-base-ubuntu24\.04|versity/versitygw:v\d+\.\d+\.\d+)"
+    + DIGEST
+)
+"""Images of others, with a version to its third place or a digest: nothing that becomes another one next week."""
 
 OURS = {f"dsvcca:{VERSION}", f"dsvcca-gpu:{VERSION}"}
 
@@ -144,12 +147,14 @@ def _dockerfile(path: Path) -> Iterator[str]:
     first = dict(reversed(instructions))
     for rest in (rest for name, rest in instructions if name == "FROM"):
         if not PINNED.fullmatch(rest):
-            yield f"FROM {rest}: name a version to its third place"
+            yield f"FROM {rest}: no image that is known, with a version to its third place"
     python = re.search(r"python:?(\d+\.\d+)", path.read_text().partition("\nFROM ")[2])
     if python is None or python[1] != PYTHON:
         yield f"the Python of both images is {PYTHON}"
     sent = [line[1:] for line in (root / ".dockerignore").read_text().splitlines() if line.startswith("!")]
     for rest in (rest for name, rest in instructions if name == "COPY"):
+        if rest not in COPIES:
+            yield f"COPY {rest}: is none of {'; '.join(COPIES)}"
         for source in (word for word in rest.split()[:-1] if not word.startswith("--")):
             if not (root / source).exists():
                 yield f"COPY {source}: there is no such file"
@@ -165,13 +170,15 @@ def _dockerfile(path: Path) -> Iterator[str]:
             for extra in rest.rstrip("]").split(","):
                 if extra not in extras or extra in ("torch", "demo", "notebooks", "dev"):
                     yield f"pip install {one}: no extra {extra!r}, or one that brings PyTorch"
+        elif "[" in one and one not in ("cupy-cuda12x[ctk]", "dask-cuda[cu12]"):
+            yield f"pip install {one}: no extra that is known"
         elif canonicalize_name(name) not in known:
             yield f"pip install {one}: constraints.txt does not pin {name}"
     if "--constraint /opt/dsvcca/constraints.txt" not in " ".join(rest for _, rest in instructions):
         yield "pip is not held to constraints.txt"
-    for step in (step for name, rest in instructions if name == "RUN" for step in rest.split("&&")):
-        if not step.strip().startswith(STEPS):
-            yield f"RUN {step.strip()}: begins with nothing that is known"
+    for step in (step.strip() for name, rest in instructions if name == "RUN" for step in rest.split("&&")):
+        if step not in STEPS and not step.startswith(PIP):
+            yield f"RUN {step}: is no step that is known"
     for word in (word for name, rest in instructions if name == "ENV" for word in rest.split()):
         if word not in VARIABLES:
             yield f"ENV {word}: is no variable that is known"
@@ -180,22 +187,34 @@ def _dockerfile(path: Path) -> Iterator[str]:
 
 VARIABLES = {"PYTHONUNBUFFERED=1", "PATH=/opt/venv/bin:$PATH", "CUPY_CACHE_DIR=/tmp/cupy"}
 
-STEPS = (
+COPIES = (
+    "deploy/constraints.txt /opt/dsvcca/",
+    "pyproject.toml README.md LICENSE /opt/dsvcca/source/",
+    "dsvcca /opt/dsvcca/source/dsvcca",
+    "deploy/dask.yaml /etc/dask/dsvcca.yaml",
+    "deploy/health.py /opt/dsvcca/",
+)
+
+PIP = "pip install --no-cache-dir --constraint /opt/dsvcca/constraints.txt "
+
+STEPS = {
     "apt-get update",
-    "apt-get install --yes --no-install-recommends ",
+    "apt-get install --yes --no-install-recommends tini",
+    "apt-get install --yes --no-install-recommends python3.12 python3.12-venv tini",
     "rm -rf /var/lib/apt/lists/*",
     "python3.12 -m venv /opt/venv",
-    "pip install --no-cache-dir ",
     'useradd --uid "${UID}" --non-unique --user-group --no-log-init --create-home dsvcca',
     "install --directory --owner dsvcca --group dsvcca /data",
-)
-"""How steps of images may begin: nothing else looks at what a shell is told."""
+}
+"""Steps of images, written down once more: nothing else looks at what a shell is told."""
 
 
 def _told(first: dict[str, str]) -> Iterator[str]:
     """Yield what is wrong with what an image says of itself."""
     if first.get("USER") != "${UID}" or not re.fullmatch(r"UID=[1-9]\d*", first.get("ARG", "")):
         yield "USER is ${UID}, and ARG UID a number that is not 0"
+    if first.get("WORKDIR") != "/data":
+        yield "WORKDIR is /data"
     if first.get("ENTRYPOINT") != '["tini", "-g", "--"]':
         yield "ENTRYPOINT is tini, or nothing ends at SIGTERM"
     check = first.get("HEALTHCHECK", "").partition("CMD ")[2]
@@ -234,9 +253,11 @@ def check_constraints(path: Path) -> list[str]:
             said.append(f"{path.name}: {requirement.name} {version} is not {requirement.specifier}")
     if "torch" in known:
         said.append(f"{path.name}: torch is there: activations are captured elsewhere")
-    record = json.loads(DASK_CUDA.read_text())["version"]
-    if known.get("dask-cuda") != record:
-        said.append(f"{path.name}: dask-cuda is not {record}, whose options are recorded: make deploy-record")
+    record = json.loads(RECORD.read_text())
+    if known.get("dask-cuda") != record["dask-cuda"]:
+        said.append(f"{path.name}: dask-cuda is not {record['dask-cuda']}, whose options are recorded")
+    if hashlib.sha256(path.read_bytes()).hexdigest() != record["constraints"]:
+        said.append(f"{path.name}: was changed by hand, so that it may not fit together: make deploy-record")
     if known.get("dask") != known.get("distributed"):
         said.append(f"{path.name}: dask and distributed are of different releases")
     return said
@@ -279,12 +300,14 @@ def _service(path: Path, content: Any, name: str, service: Any) -> Iterator[str]
         if service.get("pull_policy") != "never":
             yield f"image {image!r} would be looked for in public: pull_policy is never"
     elif not PINNED.fullmatch(image):
-        yield f"image {image!r}: name a version to its third place"
+        yield f"image {image!r}: none that is known, with a version to its third place"
     for port in service.get("ports", ()):
         if not re.fullmatch(r"127\.0\.0\.1:(\d+):\1", str(port)):
             yield f"port {port!r} is open to others: write 127.0.0.1:PORT:PORT"
     for volume in service.get("volumes", ()):
-        source = _default(volume).split(":")[0]
+        source, target = _default(volume).split(":")
+        if target != ("/data" if image.startswith("dsvcca") else "/objects"):
+            yield f"volume {volume!r}: stores lie at /data, objects at /objects"
         if source.startswith((".", "/")):
             if not (path.parent / source).exists():
                 yield f"volume {volume!r}: there is no {source}"
@@ -336,11 +359,16 @@ def _command(content: Any, name: str, service: Any) -> Iterator[str]:
             yield f"--resources={found['resources']} and {gpus} GPUs do not fit"
         if (program == "cuda worker") != (gpus > 0) or ("-gpu:" in service["image"]) != (gpus > 0):
             yield "`dask cuda worker`, its image and the GPU of a container go together"
-    if program == "dsvcca" and int(str(found["memory"])) > memory:
-        yield "--memory is more than the container has"
-    if address := found.get("scheduler"):
-        _, scheduler = parse(content["services"]["scheduler"]["command"])
-        if address != f"tcp://scheduler:{scheduler['port']}":
+        if found["local_directory"] != "/tmp":
+            yield "--local-directory is /tmp"
+    if program == "dsvcca" and int(str(found["memory"])) != memory:
+        yield "--memory is not that of a worker"
+    for path in (str(found[key]) for key in ("store", "out") if key in found):
+        if not path.startswith("/data/"):
+            yield f"{path} does not lie below /data"
+    for address in {found.get("scheduler"), service.get("environment", {}).get("DASK_SCHEDULER_ADDRESS")} - {None}:
+        _, scheduler = parse(content["services"].get("scheduler", {}).get("command", ()))
+        if address != f"tcp://scheduler:{scheduler.get('port')}":
             yield f"there is no scheduler at {address!r}"
     serves = {str(found.get(key, "")).lstrip(":") for key in ("port", "dashboard_address")} | {"8888"} | set(words)
     for port in service.get("ports", ()):

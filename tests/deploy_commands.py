@@ -18,7 +18,7 @@ from dsvcca.plans.planning import bytes_of
 
 ROOT = Path(__file__).parent.parent
 DEPLOY = ROOT / "deploy"
-DASK_CUDA = Path(__file__).parent / "dask_cuda_options.json"
+RECORD = Path(__file__).parent / "deploy_record.json"
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 
 JUPYTER = {"--ip=0.0.0.0", "--port=8888", "--no-browser"}
@@ -35,7 +35,7 @@ class Refused(Exception):
 def dask_cuda_worker() -> click.Command:
     """Return a parser with the options of `dask cuda worker`, from the record of them."""
     kinds: dict[str, dict[str, object]] = {"flag": {"is_flag": True}, "integer": {"type": int}, "text": {}}
-    options = json.loads(DASK_CUDA.read_text())["options"]
+    options = json.loads(RECORD.read_text())["options"]
     own = [click.Option([name], **kinds[kind]) for name, kind in options.items()]
     return click.Command("dask cuda worker", params=[click.Argument(["scheduler"], required=False), *own])
 

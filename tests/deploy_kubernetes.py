@@ -150,6 +150,7 @@ WORDS = {
     "drop": {"ALL"},
     "effect": {"NoSchedule"},
     "fsGroupChangePolicy": {"OnRootMismatch"},
+    "onPodConditions.status": {"True"},
     "onPodConditions.type": {"DisruptionTarget"},
     "operator": {"Exists", "In"},
     "path": {"/health"},
@@ -178,6 +179,8 @@ def beside_others(one: Made, made: list[Made], deploy: Path) -> Iterator[str]:
     yield from misspelt(one.content)
     if one.content["apiVersion"] != OPERATOR:
         yield from core(one.content)
+    if kind == "PersistentVolumeClaim" and set(one.content["spec"]["resources"].get("requests", {})) != {"storage"}:
+        yield "spec.resources.requests: storage is what a claim asks for"
     if kind == "ConfigMap":
         yield from _settings(one.content, made)
     elif kind == "Service":
@@ -199,6 +202,10 @@ def _named(kind: str, name: str, made: list[Made]) -> Any:
     return next((one for one in found if one["metadata"]["name"] == name), None)
 
 
+MOUNTS = {"data": "/data", "tmp": "/tmp", "tls": "/etc/dsvcca/tls", "dask": "/etc/dask/tls.yaml"}
+"""Where the volumes of a pod are, by their names in it."""
+
+
 def _pod(pod: Any, kind: str, made: list[Made], deploy: Path) -> Iterator[str]:
     wanted = {"Deployment": ("Always", None), "Job": ("Never",), "Pod": ("OnFailure",)}[kind]
     if pod.get("restartPolicy") not in wanted:
@@ -216,6 +223,8 @@ def _pod(pod: Any, kind: str, made: list[Made], deploy: Path) -> Iterator[str]:
         yield f"volume {name!r} is mounted and not there, or there and not mounted"
     for container in pod["containers"]:
         for mount in container.get("volumeMounts", ()):
+            if mount["mountPath"] != MOUNTS.get(mount["name"]):
+                yield f"volumeMounts.{mount['name']}: {mount['mountPath']!r} is not {MOUNTS.get(mount['name'])!r}"
             content = _content(volumes.get(mount["name"], {}), made)
             if "subPath" in mount and mount["subPath"] not in content:
                 yield f"volumeMounts.{mount['name']}: there is no {mount['subPath']!r} in it"
@@ -261,7 +270,7 @@ def _container(container: Any, made: list[Made]) -> Iterator[str]:
         yield f"image {container['image']!r} is not {wanted}"
     yield from _resources(container["resources"])
     yield from _probes(container, found)
-    memory = size_of(container["resources"]["limits"]["memory"], KUBERNETES)
+    memory = memory_limit(container)
     if program in ("worker", "cuda worker"):
         if found["nthreads"] != 1:
             yield f"--nthreads={found['nthreads']}: a task fills a core, so 1"
@@ -269,13 +278,18 @@ def _container(container: Any, made: list[Made]) -> Iterator[str]:
             yield f"--memory-limit={found['memory_limit']} is not that of the container"
         if (found["resources"] or "") != (f"GPU={gpus}" if gpus else "") or (program == "cuda worker") != bool(gpus):
             yield f"--resources={found['resources']}, `dask {program}` and the GPUs of the container do not fit"
+        if found["local_directory"] != "/tmp":
+            yield "--local-directory is /tmp, where pods may write"
         if found["name"] != environment["DASK_WORKER_NAME"]:
             yield "--name is not $(DASK_WORKER_NAME), by which the operator finds whom it ends"
     elif program == "dsvcca":
         if found["scheduler"] != environment["DASK_SCHEDULER_ADDRESS"]:
             yield "--scheduler is not $(DASK_SCHEDULER_ADDRESS)"
-        if int(str(found["memory"])) > min(_workers_memory(made)):
-            yield "--memory is more than workers have"
+        if int(str(found["memory"])) != min(_workers_memory(made)):
+            yield "--memory is not that of the smallest worker"
+        for path in (str(found[key]) for key in ("store", "out")):
+            if not path.startswith("/data/"):
+                yield f"{path} does not lie below /data"
     elif program != "scheduler":
         yield f"{words} is nothing that runs here"
     if (address := environment.get("DASK_SCHEDULER_ADDRESS")) is not None:
@@ -297,6 +311,17 @@ def expanded(word: str, environment: dict[str, str]) -> str:
             raise Refused(f"{word}: nobody says what {name} is")
         word = word.replace(f"$({name})", environment[name])
     return word
+
+
+def memory_limit(container: Any) -> int:
+    """Return the bytes that a container may use.
+
+    Raises
+    ------
+    Refused
+        If it does not say so.
+    """
+    return size_of(container.get("resources", {}).get("limits", {}).get("memory"), KUBERNETES)
 
 
 def _resources(resources: Any) -> Iterator[str]:
@@ -329,7 +354,7 @@ def _workers_memory(made: list[Made]) -> Iterator[int]:
     for one in made:
         if one.where.endswith("worker") and one.content["kind"] == "Deployment":
             (container,) = one.content["spec"]["template"]["spec"]["containers"]
-            yield size_of(container["resources"]["limits"]["memory"], KUBERNETES)
+            yield memory_limit(container)
 
 
 def _service(service: Any, made: list[Made]) -> Iterator[str]:
@@ -358,6 +383,9 @@ def _settings(content: Any, made: list[Made]) -> Iterator[str]:
     """Yield what is wrong with settings of Dask, and with files that they name."""
     for name, text in content["data"].items():
         settings = yaml.safe_load(text)
+        comm = settings.get("distributed", {}).get("comm", {})
+        if (comm.get("default-scheme"), comm.get("require-encryption")) != ("tls", True):
+            yield f"{name}: default-scheme is tls, and require-encryption true"
         for wrong in against(settings_schema(), settings):
             yield f"{name}: {wrong}"
         found = [str(value) for value in re.findall(r"/etc/dsvcca/tls/(\S+)", text)]

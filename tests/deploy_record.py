@@ -1,11 +1,12 @@
 """Writes what the checks of deploy/ and the images take from package indexes: `make deploy-record`.
 
 deploy/constraints.txt: one version of everything for both images, resolved together for their Python.
-tests/dask_cuda_options.json: the options of `dask cuda worker` in that version. Tests cannot have dask-cuda: each
+tests/deploy_record.json: the options of `dask cuda worker` in that version. Tests cannot have dask-cuda: each
 of its versions wants one version of Dask alone.
 """
 
 import ast
+import hashlib
 import json
 import subprocess
 import sys
@@ -13,7 +14,8 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from tests.deploy_checks import DASK_CUDA, DEPLOY, ROOT, read_dockerfile, requirements_of
+from tests.deploy_checks import read_dockerfile, requirements_of
+from tests.deploy_commands import DEPLOY, RECORD, ROOT
 
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_27_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64", "any")
 HEADER = """\
@@ -64,8 +66,9 @@ def main() -> None:
         pip("download", "--quiet", "--no-deps", "--dest", folder, f"dask-cuda=={versions['dask-cuda']}")
         with zipfile.ZipFile(next(Path(folder).glob("dask_cuda-*.whl"))) as wheel:
             source = wheel.read("dask_cuda/cli.py").decode()
-    record = {"version": versions["dask-cuda"], "options": options_of(source)}
-    DASK_CUDA.write_text(json.dumps(record, indent=1) + "\n")
+    digest = hashlib.sha256((DEPLOY / "constraints.txt").read_bytes()).hexdigest()
+    record = {"constraints": digest, "dask-cuda": versions["dask-cuda"], "options": options_of(source)}
+    RECORD.write_text(json.dumps(record, indent=1) + "\n")
 
 
 if __name__ == "__main__":

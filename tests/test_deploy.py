@@ -11,9 +11,8 @@ from typer.testing import CliRunner
 
 from dsvcca.cli import app
 from tests.deploy_checks import (
-    DASK_CUDA,
-    DEPLOY,
     ELSEWHERE,
+    MANIFESTS,
     check_all,
     checks,
     constraints,
@@ -21,7 +20,7 @@ from tests.deploy_checks import (
     read_yaml,
     unknown_files,
 )
-from tests.deploy_commands import ROOT, Refused, parse
+from tests.deploy_commands import DEPLOY, RECORD, ROOT, Refused, parse
 from tests.deploy_kubernetes import RELEASE, made_by_operator
 
 PAGES = ("containers.md", "kubernetes.md")
@@ -56,7 +55,7 @@ def planted(path, before, after):
 
 
 DOCKERFILE = [
-    ("FROM python:3.12.12-slim-bookworm", "FROM python:3.12-slim", "name a version to its third place"),
+    ("FROM python:3.12.12-slim-bookworm", "FROM python:3.12-slim", "with a version to its third place"),
     ("FROM python:3.12.12-slim-bookworm", "FROM python:latest", "DL3007"),
     ("FROM python:3.12.12-slim-bookworm", "FROM python", "DL3006"),
     ("FROM python:3.12.12-slim-bookworm", "FROM python:3.13.1-slim-bookworm", "the Python of both images is 3.12"),
@@ -74,17 +73,24 @@ DOCKERFILE = [
     ('CMD ["dsvcca", "--help"]', 'CMD ["dsvcca", "--hlep"]', "No such option"),
     ('CMD ["dsvcca", "--help"]', 'CMD ["dsvcca" "--help"]', "CMD"),
     ("USER ${UID}", "USER root", "USER is ${UID}"),
+    ("slim-bookworm\n", "slim-bokworm\n", "no image that is known"),
+    ("recommends tini", "recommends tinny", "RUN apt-get install --yes --no-install-recommends tinny"),
+    ("/etc/dask/dsvcca.yaml", "/etc/dusk/dsvcca.yaml", "COPY deploy/dask.yaml /etc/dusk/dsvcca.yaml"),
+    ("WORKDIR /data", "WORKDIR /date", "WORKDIR is /data"),
+    ("useradd --uid", "useradd --udi", "RUN useradd --udi"),
     ("ARG UID=10001", "ARG UDI=10001", "USER is ${UID}"),
 ]
 DOCKERFILE_GPU = [
-    ("FROM nvidia/cuda:12.9.1-base", "FROM nvidia/cuda:12-base", "name a version to its third place"),
+    ("FROM nvidia/cuda:12.9.1-base", "FROM nvidia/cuda:12-base", "with a version to its third place"),
     ("FROM nvidia/cuda:12.9.1-base-ubuntu24.04", "FROM nvidia/cuda", "DL3006"),
     ("python3.12 python3.12-venv", "python3.11 python3.11-venv", "the Python of both images is 3.12"),
     ("HEALTHCHECK", "HELTHCHECK", "unexpected"),
     ("COPY deploy/dask.yaml", "COPY deploy/dask.yml", "COPY deploy/dask.yml: there is no such file"),
     ("[s3,plot,gpu]", "[s3,plot,gpus]", "no extra 'gpus'"),
-    ("dask-cuda[cu12]", "dask-cude[cu12]", "constraints.txt does not pin dask-cude"),
+    ("dask-cuda[cu12]", "dask-cude[cu12]", "pip install dask-cude[cu12]"),
     ("WORKDIR /data", "WORKDIR data", "DL3000"),
+    ("cupy-cuda12x[ctk]", "cupy-cuda12x[ctl]", "no extra that is known"),
+    ("FROM nvidia/cuda:", "FROM nvdia/cuda:", "no image that is known"),
     ("USER ${UID}", "USER 0", "USER is ${UID}"),
     ("CUPY_CACHE_DIR", "CUPY_CACHEDIR", "ENV CUPY_CACHEDIR"),
 ]
@@ -113,12 +119,20 @@ COMPOSE = [
     ("capabilities: [gpu]", "capabilites: [gpu]", "services.gpu-worker"),
     ("count: 1", "count: 2", "is not that of the container"),
     ("--memory=4 GiB", "--memory=4 Gibs", "--memory"),
-    ("--memory=4 GiB", "--memory=5 GiB", "more than the container has"),
+    ("--memory=4 GiB", "--memory=5 GiB", "--memory is not that of a worker"),
     ("      - compare\n", "      - comapre\n", "dsvcca has no command 'comapre'"),
     ("--no-browser", "--no-brwser", "is no command line that is known"),
     ("image: dsvcca:0.1.0", "image: dsvcca:0.1", "image 'dsvcca:0.1' is none of"),
     ("pull_policy: never", "pull_policy: neve", "services.scheduler"),
-    ("versitygw:v1.8.0", "versitygw:latest", "name a version to its third place"),
+    ("versitygw:v1.8.0", "versitygw:latest", "with a version to its third place"),
+    ("versity/versitygw", "versity/versitgw", "none that is known"),
+    ("dsvcca-gpu:0.1.0", "dsvca-gpu:0.1.0", "none that is known"),
+    ("--local-directory=/tmp", "--local-directory=/temp", "--local-directory is /tmp"),
+    ("/data/activations.zarr", "/date/activations.zarr", "does not lie below /data"),
+    ("}:/data ", "}:/date ", "stores lie at /data"),
+    ("objects:/objects", "objects:/object", "objects at /objects"),
+    ("ADDRESS: tcp://scheduler:8786", "ADDRESS: tcp://scheduler:8768", "there is no scheduler at"),
+    ("  scheduler:\n", "  schedular:\n", "there is no service 'scheduler'"),
     ("127.0.0.1:8787:8787", "8787:8787", "is open to others"),
     ("127.0.0.1:8888:8888", "127.0.0.1:8889:8889", "nothing serves there"),
     ("- objects:/objects", "- object:/objects", "there is no volume 'object'"),
@@ -141,6 +155,7 @@ STORAGE = [
     ("accessModes:", "accessMode:", "'accessMode' was unexpected"),
     ("accessModes: [ReadWriteMany]", "accessModes: ReadWriteMany", "spec.accessModes"),
     ("requests:", "request:", "'request' was unexpected"),
+    ("storage: 500Gi", "storge: 500Gi", "storage is what a claim asks for"),
     ("ReadWriteMany", "ReadWriteMny", "accessModes: 'ReadWriteMny'"),
     ("metadata:\n  name: dsvcca-data", "metadata:\n  nam: dsvcca-data", "'nam' was unexpected"),
     ("spec:", "spec:\nspec:", "said twice"),
@@ -148,6 +163,8 @@ STORAGE = [
 CONFIG = [
     ("\ndata:", "\ndat:", "'dat' was unexpected"),
     ("kind: ConfigMap", "kind: ConfigMp", "no kind of object"),
+    ("default-scheme: tls", "default-scheme: tcp", "default-scheme is tls"),
+    ("require-encryption: true", "require-encryption: false", "and require-encryption true"),
     ("require-encryption", "require-encyption", "'require-encyption' was unexpected"),
     ("require-encryption: true", "require-encryption: 'yes'", "require-encryption"),
     ("          ca-file", "          ca-fil", "'ca-fil' was unexpected"),
@@ -170,6 +187,8 @@ POD = [
     ("dsvcca:0.1.0", "dsvcca:latest", "image 'registry.example.com/dsvcca:latest'"),
     ("dsvcca:0.1.0", "dsvca:0.1.0", "image 'registry.example.com/dsvca:0.1.0'"),
     ("drop: [ALL]", "drop: [AL]", "drop: 'AL'"),
+    ("mountPath: /etc/dask/tls.yaml", "mountPath: /etc/dask/tsl.yaml", "is not '/etc/dask/tls.yaml'"),
+    ("mountPath: /tmp", "mountPath: /temp", "is not '/tmp'"),
     ("OnRootMismatch", "OnRootMissmatch", "fsGroupChangePolicy: 'OnRootMissmatch'"),
     ("RuntimeDefault", "RuntimDefault", "type: 'RuntimDefault'"),
     ("limits: {cpu", "limit: {cpu", "'limit' was unexpected"),
@@ -177,6 +196,7 @@ POD = [
 WORKER = [
     ("--nthreads=1", "--ntreads=1", "No such option '--ntreads'"),
     ("--nthreads=1", "--nthreads=4", "a task fills a core"),
+    ("--local-directory=/tmp", "--local-directory=/var", "--local-directory is /tmp"),
     ("--memory-limit=", "--memory-limit=1", "is not that of the container"),
     ("$(DASK_WORKER_NAME)", "$(DASK_WORKR_NAME)", "nobody says what DASK_WORKR_NAME is"),
     ("--name=$(DASK_WORKER_NAME)", "--name=worker", "by which the operator finds"),
@@ -238,7 +258,8 @@ RUN = [
     ("--scheduler=", "--schedule=", "No such option: --schedule "),
     ("$(DASK_SCHEDULER_ADDRESS)", "$(DASK_SCHEDULER_ADRESS)", "nobody says what DASK_SCHEDULER_ADRESS is"),
     ("--memory=4 GiB", "--memory=4 Gibs", "--memory"),
-    ("--memory=4 GiB", "--memory=8 GiB", "more than workers have"),
+    ("--memory=4 GiB", "--memory=8 GiB", "not that of the smallest worker"),
+    ("/data/results.zarr", "/dta/results.zarr", "does not lie below /data"),
     ("args:", "command: [sh]\n          args:", "tini is not process 1"),
     *POD,
 ]
@@ -271,7 +292,8 @@ CONSTRAINTS = [
     ("numpy==2", "numpy==1", "numpy 1"),
     ("scipy==", "scipy=", "is no package with a version"),
     ("dask==", "dask==1", "of different releases"),
-    ("dask-cuda==", "dask-cuda==1", "make deploy-record"),
+    ("dask-cuda==", "dask-cuda==1", "whose options are recorded"),
+    ("tornado==", "tornade==", "was changed by hand"),
     ("xarray==", "torch==2.7.0\nxarray==", "torch is there"),
     ("xarray==", "xarray==2026.1.0\nxarray==", "there twice"),
 ]
@@ -302,6 +324,33 @@ def test_a_planted_typo_is_found_and_named(copied, name, before, after, named):
     assert all(one.startswith(f"{path.name}: ") for one in said)
 
 
+FREE = {
+    "compose.yaml": {"dsvcca", "worker", "gpu", "driver", "notebook", "activations", "results", "zarr"},
+    "kubernetes/cluster.yaml": {"scheduler", "worker"},
+    "kubernetes/gpu-workers.yaml": {"worker", "dsvcca", "gpu"},
+    "kubernetes/driver.yaml": {"dsvcca", "compare", "activations", "results", "zarr"},
+    "kubernetes/daskjob.yaml": {"scheduler", "worker", "driver", "activations", "results", "zarr"},
+}
+"""Words that are free where nothing else names them: of services and containers, and of what is compared."""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("name", [one for one in TYPOS if one != "health.py"])
+def test_a_letter_less_in_any_word_is_found(copied, name):
+    path = copied / name
+    text = path.read_text()
+    for word in re.finditer("[A-Za-z]{3,}", text):
+        if "#" in text[text.rfind("\n", 0, word.start()) + 1 : word.start()]:
+            continue  # a comment
+        middle = (word.start() + word.end()) // 2
+        path.write_text(text[:middle] + text[middle + 1 :])
+        beside = [f"kubernetes/{one}" for one in MANIFESTS] if name.startswith("kubernetes/") else []
+        said = (one for file in (name, *beside) for one in checks(copied)[file](copied / file))
+        line = text.count("\n", 0, middle) + 1
+        assert any(said) or word[0] in FREE.get(name, ()), f"{name}:{line}: {word[0]!r} may be misspelt"
+
+
 def test_typos_are_planted_in_every_file_that_is_checked_here():
     assert set(TYPOS) == set(checks(DEPLOY))
 
@@ -326,8 +375,8 @@ def test_files_that_other_tests_check_are_there():
 
 
 def test_the_record_of_dask_cuda_is_of_the_version_in_the_images():
-    record = json.loads(DASK_CUDA.read_text())
-    assert record["version"] == constraints(DEPLOY / "constraints.txt")["dask-cuda"]
+    record = json.loads(RECORD.read_text())
+    assert record["dask-cuda"] == constraints(DEPLOY / "constraints.txt")["dask-cuda"]
     assert {"--nthreads", "--memory-limit", "--resources", "--dashboard-address"} <= set(record["options"])
 
 
@@ -380,11 +429,19 @@ def test_what_the_operator_makes_of_a_job_starts_again_in_its_place():
 def test_commands_of_a_page_are_parsed_or_said_not_to_be_run(page):
     blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "docs" / page).read_text(), flags=re.DOTALL)
     assert blocks
+    services = read_yaml(DEPLOY / "compose.yaml")[0]["services"]
+    names = {one["metadata"]["name"] for name in MANIFESTS for one in read_yaml(DEPLOY / "kubernetes" / name)}
     for block in blocks:
         lines = block.strip().splitlines()
         if lines[0] == "# not run by us":
             for words in map(shlex.split, lines[1:]):
                 assert words[0] in ("docker", "kubectl", "helm")
+                if words[:2] == ["docker", "compose"]:
+                    command = next(place for place, word in enumerate(words) if word in ("up", "run", "down"))
+                    assert set(words[command + 1 :][:1]) <= {*services, "--detach", "--rm"}
+                    assert words[command] != "run" or words[command + 2] in services
+                for kind, name in (word.split("/") for word in words if re.match("(job|service)/", word)):
+                    assert name in (names if kind == "job" else {"dsvcca-scheduler"})
                 for word in words:
                     assert not word.startswith("deploy/") or (ROOT / word).is_file(), word
         elif not lines[0].startswith("openssl "):  # which another test runs

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 import dsvcca
-from tests.deploy_checks import DEPLOY, read_yaml
-from tests.deploy_commands import ROOT
+from tests.deploy_checks import read_yaml
+from tests.deploy_commands import DEPLOY, ROOT
 from tests.deploy_kubernetes import expanded, made_by_operator
 from tests.populations import activations, same_bits
 
