@@ -8,9 +8,8 @@ VENV   ?= .venv
 TORCH  ?= torch==2.13.0
 BIN    := $(VENV)/bin
 
-.PHONY: demo test slow slurm hosts notebooks notebooks-full faults fuzz faults-mutants soak bench lint env clean
-.PHONY: demo test slow slurm deploy-check deploy-record notebooks notebooks-full faults fuzz faults-mutants soak bench lint env clean
-.PHONY: demo test slow slurm deploy-check deploy-record image notebooks notebooks-full faults fuzz faults-mutants soak bench lint env clean
+.PHONY: demo test slow slurm hosts deploy-check deploy-record image notebooks notebooks-full faults fuzz faults-mutants \
+	soak bench lint env clean
 
 demo: env
 	$(BIN)/dsvcca demo demo
@@ -30,7 +29,7 @@ hosts: env
 	tests/hosts.sh $(BIN)/python -m pytest -o faulthandler_timeout=0 tests/test_hosts.py
 # Files for containers and Kubernetes, against the programs that read them; among the fast tests too
 deploy-check: env
-	$(BIN)/python -m pytest -n 2 tests/test_deploy.py
+	$(BIN)/python -m pytest -n 2 tests/test_deploy.py tests/test_dask_configuration.py
 
 # The image without GPU, built for real, and the command lines of deploy/compose.yaml run in it: as root on Debian, whose
 # packages are installed if they are not there. Without a registry of images: make image PYTHON312=/usr/local

@@ -394,16 +394,17 @@ def _together(path: Path, content: Any) -> Iterator[str]:
 
 # All of them
 
-ELSEWHERE = {"dask.yaml", "slurm/dsvcca.yaml"}
-"""Files that other tests check."""
-
 
 def checks(deploy: Path) -> dict[str, Any]:
     """Return what checks each file of deploy/, by its path there."""
+    from tests.deploy_dask import check_dask
     from tests.deploy_kubernetes import check_kubernetes
+    from tests.deploy_scripts import check_capture, check_sbatch, check_slurm, check_tls
 
     known = {"Dockerfile": check_dockerfile, "Dockerfile.gpu": check_dockerfile, "compose.yaml": check_compose}
     known |= {"constraints.txt": check_constraints, "health.py": check_health}
+    known |= {"dask.yaml": check_dask, "tls.sh": check_tls, "slurm/dsvcca.yaml": check_slurm}
+    known |= {"slurm/capture.sbatch": check_sbatch, "slurm/capture.py": check_capture}
     return known | {f"kubernetes/{name}": check_kubernetes for name in MANIFESTS}
 
 
@@ -421,7 +422,7 @@ def check_health(path: Path) -> list[str]:
 
 def unknown_files(deploy: Path) -> list[str]:
     """Return the files that no check knows."""
-    known = {*checks(deploy), *ELSEWHERE}
+    known = checks(deploy)
     found = [str(path.relative_to(deploy)) for path in deploy.rglob("*") if path.is_file()]
     return sorted(
         one for one in found if one not in known and not fnmatch.fnmatch(one, "*__pycache__*") and one != ".env"

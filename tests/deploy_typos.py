@@ -245,7 +245,54 @@ CONSTRAINTS = [
 ]
 HEALTHY = [("def main(", "def main[", "does not match opening"), ("return 0", "retrun 0", "invalid syntax")]
 
+DASK = [
+    ("      pause:", "      pauze:", "Dask knows no 'distributed.worker.memory.pauze'"),
+    ("distributed:\n  sched", "distributed:\n  shed", "Dask knows no 'distributed.sheduler.allowed-failures'"),
+    ("    allowed-failures: 3", "    allowed-failures: three", "'three'"),
+    ("      MALLOC_TRIM_THRESHOLD_:", "      MALLOC_TRIM_THRESHOLD:", "sets 'MALLOC_TRIM_THRESHOLD'"),
+    ("#|    default-scheme:", "#|    default-sheme:", "Dask knows no 'distributed.comm.default-sheme'"),
+    ("distributed:\n", "distributed\n", "dask.yaml"),
+]
+TLS_SCRIPT = [
+    ('"$making/ca.key" -out "$making/ca.pem"', '"$making/ca.kez" -out "$making/ca.pem"', "ends with status 1"),
+    ("folder=$1", "foldr=$1", "folder is referenced but not assigned"),
+    ("umask 077", "unmask 077", "ends with status 127"),
+    ("for member in scheduler worker client", "for member in scheduler workers client", "makes ["),
+    ("extensions authority", "extensions authorities", "ends with status 1"),
+    ("basicConstraints = critical, CA:TRUE", "basicConstraint = critical, CA:TRUE", "ends with status 1"),
+]
+SLURM = [
+    ('    walltime: "01', '    walltme: "01', "knows no 'walltme': did you mean 'walltime'"),
+    ("  jobs: 8 ", "  job: 8 ", "dsvcca.jobs: Field required"),
+    ("    cores: 1\n", "    coers: 1\n", "dsvcca.driver.coers: Extra inputs are not permitted"),
+    ("memory: 4 GiB", "memory: 4 apples", "is no amount of memory"),
+    ("jobqueue:", "jobqueue: [", "is no YAML"),
+]
+SBATCH = [
+    ("#SBATCH --array", "#SBATCH --aray", "no option --aray"),
+    ("#SBATCH --mem=4G", "#SBACTH --mem=4G", "is no directive"),
+    ("--mem=4G", "--mem=4 G", "--mem is '4 G'"),
+    ("01:00:00", "01:0000:00:00", "--time"),
+    ("%A-%a", "%A-%s", "--output"),
+    ("$SLURM_ARRAY_TASK_ID", "$SLURM_ARAY_TASK_ID", "SLURM sets no SLURM_ARAY_TASK_ID"),
+    ("python capture.py", "python captur.py", "there is no captur.py"),
+    ("set -euo pipefail", "if set -euo pipefail", "error"),
+]
+CAPTURE = [
+    ("dsvcca.torch.capture(", "dsvcca.torch.captur(", "captur"),
+    ("torch.nn.Linear(64", "torch.nn.Linaer(64", "Linaer"),
+    ('LAYERS = ["0"', 'LAYERS = ["nought"', "nought"),
+    ("seed=given.seed)", "sed=given.seed)", "writes nothing of seed 3"),
+    ('if_exists="skip"', 'if_exists="error"', "already: pass if_exists"),
+    ("def network(seed):", "def network(seed)", "SyntaxError"),
+]
+
 TYPOS = {
+    "dask.yaml": DASK,
+    "tls.sh": TLS_SCRIPT,
+    "slurm/dsvcca.yaml": SLURM,
+    "slurm/capture.sbatch": SBATCH,
+    "slurm/capture.py": CAPTURE,
     "Dockerfile": DOCKERFILE,
     "Dockerfile.gpu": DOCKERFILE_GPU,
     "compose.yaml": COMPOSE,
@@ -258,6 +305,9 @@ TYPOS = {
     "kubernetes/driver.yaml": DRIVER,
     "kubernetes/daskjob.yaml": JOB,
 }
+
+PROGRAMS = {"health.py", "tls.sh", "slurm/capture.py", "slurm/capture.sbatch", "slurm/dsvcca.yaml"}
+"""Files in which most words are names of their own, or of your cluster: not every letter of theirs is looked at."""
 
 FREE = {
     "compose.yaml": {"dsvcca", "worker", "gpu", "driver", "notebook", "activations", "results", "zarr"},

