@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 from distributed import Client, Security
@@ -67,7 +68,8 @@ def ask_scheduler(address: str, security: Security) -> None:
         await asyncio.wait_for(ask(), CONNECT)
 
     try:
-        asyncio.run(in_time())
+        with ThreadPoolExecutor(1, "dsvcca-ask") as asking:  # a notebook has an event loop in this thread already
+            asking.submit(asyncio.run, in_time()).result()
     except TimeoutError as error:
         raise OSError(f"no answer in {CONNECT} s") from error
     except OSError:
