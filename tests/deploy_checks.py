@@ -404,6 +404,7 @@ def checks(deploy: Path) -> dict[str, Any]:
     known = {"Dockerfile": check_dockerfile, "Dockerfile.gpu": check_dockerfile, "compose.yaml": check_compose}
     known |= {"constraints.txt": check_constraints, "health.py": check_health}
     known |= {"dask.yaml": check_dask, "tls.sh": check_tls, "slurm/dsvcca.yaml": check_slurm}
+    known |= {"slurm/dsvcca-gpu.yaml": check_slurm}
     known |= {"slurm/capture.sbatch": check_sbatch, "slurm/capture.py": check_capture}
     return known | {f"kubernetes/{name}": check_kubernetes for name in MANIFESTS}
 

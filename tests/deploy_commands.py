@@ -67,6 +67,11 @@ def parse(words: list[str]) -> tuple[str, dict[str, object]]:
             return "worker", _parsed(dask_worker, rest)
         case ["dask", "cuda", "worker", *rest]:
             return "cuda worker", _parsed(dask_cuda_worker(), rest)
+        case ["dsvcca", "--verbose", *rest]:
+            return parse(["dsvcca", *rest])
+        case ["dsvcca", "submit", *rest]:
+            found = _parsed(*dsvcca(["submit", *rest]))
+            return "dsvcca", found | {"sent": parse(["dsvcca", *found["line"]])}
         case ["dsvcca", *rest]:
             return "dsvcca", _checked(_parsed(*dsvcca(rest)))
         case ["jupyter", "lab", *rest] if set(rest) <= JUPYTER:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from dsvcca.clusters.slurm import read_slurm, seconds_of
 from dsvcca.errors import DsvccaError
+from tests.deploy_commands import Refused, parse
 
 SBATCH = {
     "job-name": r"[\w-]+",
@@ -60,9 +61,12 @@ def check_tls(path: Path) -> list[str]:
 def check_slurm(path: Path) -> list[str]:
     """Return what is wrong with a file for --slurm."""
     try:
-        read_slurm(path)
-    except DsvccaError as error:
+        options = read_slurm(path).options
+        told = parse(["dask", "worker", "tls://a:1", *map(str, options.get("worker-extra-args") or ())])[1]
+    except (DsvccaError, Refused) as error:
         return [f"{path.name}: {error}"]
+    if re.fullmatch(r"(GPU=1)?", str(told.get("resources") or "")) is None:
+        return [f"{path.name}: --resources {told['resources']!r}: plans know GPU=1 alone"]
     return []
 
 

@@ -268,6 +268,14 @@ SLURM = [
     ("memory: 4 GiB", "memory: 4 apples", "is no amount of memory"),
     ("jobqueue:", "jobqueue: [", "is no YAML"),
 ]
+SLURM_GPU = [
+    ("job-extra-directives:", "job-extra-directive:", "did you mean 'job-extra-directives'"),
+    ("worker-extra-args:", "worker-extra-arg:", "did you mean 'worker-extra-args'"),
+    ("GPU=1", "GPU1", "GPU"),
+    ("--resources", "--resourcs", "--resourcs"),
+    ('"1-00:00:00"', '"1-00:00:00:00"', "is none"),
+    ("  jobs: 4", "  jobs: four", "dsvcca.jobs"),
+]
 SBATCH = [
     ("#SBATCH --array", "#SBATCH --aray", "no option --aray"),
     ("#SBATCH --mem=4G", "#SBACTH --mem=4G", "is no directive"),
@@ -291,6 +299,7 @@ TYPOS = {
     "dask.yaml": DASK,
     "tls.sh": TLS_SCRIPT,
     "slurm/dsvcca.yaml": SLURM,
+    "slurm/dsvcca-gpu.yaml": SLURM_GPU,
     "slurm/capture.sbatch": SBATCH,
     "slurm/capture.py": CAPTURE,
     "Dockerfile": DOCKERFILE,
@@ -306,7 +315,14 @@ TYPOS = {
     "kubernetes/daskjob.yaml": JOB,
 }
 
-PROGRAMS = {"health.py", "tls.sh", "slurm/capture.py", "slurm/capture.sbatch", "slurm/dsvcca.yaml"}
+PROGRAMS = {
+    "health.py",
+    "tls.sh",
+    "slurm/capture.py",
+    "slurm/capture.sbatch",
+    "slurm/dsvcca.yaml",
+    "slurm/dsvcca-gpu.yaml",
+}
 """Files in which most words are names of their own, or of your cluster: not every letter of theirs is looked at."""
 
 FREE = {

@@ -23,7 +23,7 @@ from tests.deploy_commands import DEPLOY, RECORD, ROOT, Refused, parse
 from tests.deploy_kubernetes import RELEASE, made_by_operator
 from tests.deploy_typos import FREE, PROGRAMS, TYPOS
 
-PAGES = ("containers.md", "kubernetes.md")
+PAGES = ("containers.md", "gpu.md", "kubernetes.md")
 
 
 @pytest.fixture
