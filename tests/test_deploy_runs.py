@@ -89,7 +89,7 @@ class Pods:
 
     def __init__(self, folder):
         self.folder = folder
-        for name in ("tls", "data", "tmp", "dask"):
+        for name in ("data", "tmp", "dask"):
             (folder / name).mkdir()
         comm, dashboard, http = free_ports(3)
         self.here = {
@@ -105,8 +105,9 @@ class Pods:
         (folder / "dask" / "tls.yaml").write_text(self.moved(settings["data"]["tls.yaml"]))
         shutil.copy(DEPLOY / "dask.yaml", folder / "dask" / "dsvcca.yaml")
         page = (ROOT / "docs" / "kubernetes.md").read_text()
-        (block,) = re.findall(r"```sh\n(openssl .*?)```", page, flags=re.DOTALL)
-        subprocess.run(["bash", "-euc", block], cwd=folder / "tls", check=True, capture_output=True)
+        (block,) = re.findall(r"```sh\n(deploy/tls.sh .*?)```", page, flags=re.DOTALL)
+        (folder / "deploy").symlink_to(DEPLOY)
+        subprocess.run(["bash", "-euc", block], cwd=folder, check=True, capture_output=True)
         (folder / "tls" / "ca.key").unlink()  # as in the secret
 
     def moved(self, text):
