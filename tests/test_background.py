@@ -1,5 +1,6 @@
 """Runs in the background: watched, looked into, stopped, gone on with; the same bits as a run that is waited for."""
 
+import asyncio
 import threading
 import time
 from dataclasses import replace
@@ -188,3 +189,15 @@ def test_a_cluster_is_connected_to_until_it_is_closed(tmp_path):
         dsvcca.connect()
     with pytest.raises(DsvccaError, match="workers and scheduler say each on their own"):
         dsvcca.connect(address, workers=2)
+
+
+def test_a_cluster_is_joined_from_a_notebook(tmp_path):
+    """Where an event loop runs in this thread already, as in every notebook."""
+    with local_client(1, "1 GiB") as client:
+        address = client.scheduler_info()["address"]
+
+        async def joined():
+            with dsvcca.connect(address) as cluster:
+                return cluster.client.scheduler_info()["address"]
+
+        assert asyncio.run(joined()) == address

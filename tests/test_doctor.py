@@ -22,7 +22,7 @@ from tests.populations import same_bits, write_population
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 
-HERE = Facts("one", 1000.0, 8 << 30, dict(WORKER_ENVIRONMENT), 0)
+HERE = Facts("one", 1000.0, 8 << 30, dict(WORKER_ENVIRONMENT), 0, 1)
 
 
 def call(*arguments):
@@ -46,6 +46,7 @@ def test_a_sound_cluster_gives_no_advice():
         ({"memory_limit": 5 << 30}, {}, "the 2 workers of one may take 10.00 GiB together and it has 8.00 GiB"),
         ({}, {"clock": 1100.0}, "worker a and 1 more: the clock differs from the one here by 99 s"),
         ({}, {"clock": 900.0}, "worker a and 1 more: the clock differs from the one here by 99 s"),
+        ({}, {"blas": 4}, "worker a and 1 more: linear algebra takes 4 threads and not the one"),
         ({}, {"gpus": 1}, "worker a and 1 more: there is a GPU nobody uses"),
     ],
 )
@@ -82,6 +83,7 @@ def test_a_process_knows_itself():
     assert found.host
     assert abs(found.clock - time.time()) < 5
     assert found.memory > 1 << 28
+    assert found.blas == 1
 
 
 def test_what_is_tried_out_leaves_nothing(tmp_path):

@@ -15,6 +15,7 @@ from typing import Any
 from distributed import get_worker
 
 from dsvcca.clusters.local import WORKER_ENVIRONMENT
+from dsvcca.maths.blas import threads_held_to
 
 GPU = "GPU"
 """The Dask resource by which a worker says that it has one."""
@@ -44,6 +45,8 @@ class Facts:
         Of what `WORKER_ENVIRONMENT` names, what was set when the process began.
     gpus : int
         Of NVIDIA, that the machine shows.
+    blas : int
+        Threads that linear algebra takes where it is held to one.
     """
 
     host: str
@@ -51,6 +54,7 @@ class Facts:
     memory: int | None
     environment: Mapping[str, str]
     gpus: int
+    blas: int
 
 
 def facts() -> Facts:
@@ -61,6 +65,7 @@ def facts() -> Facts:
         _memory(),
         {name: os.environ[name] for name in WORKER_ENVIRONMENT if name in os.environ},
         len([path for path in Path("/dev").glob("nvidia[0-9]*") if path.name[6:].isdigit()]),
+        threads_held_to(),
     )
 
 
@@ -118,6 +123,12 @@ def harm(workers: Sequence[Mapping[str, Any]], found: Mapping[str, Facts], asked
         sentences.append(
             f"{whose(late)}: the clock differs from the one here by {max(skewed.values()):.0f} s: set clocks right, or "
             "certificates and object stores will refuse what is asked"
+        )
+    if several := [address for address, said in found.items() if said.blas > 1]:
+        sentences.append(
+            f"{whose(several)}: linear algebra takes {found[several[0]].blas} threads and not the one it is held to: "
+            "workers take the cores from each other, and bits may differ; start them with OPENBLAS_NUM_THREADS=1, "
+            "MKL_NUM_THREADS=1 and OMP_NUM_THREADS=1"
         )
     without = [w["address"] for w in workers if not has_gpu(w) and (one := found.get(w["address"])) and one.gpus]
     if without:

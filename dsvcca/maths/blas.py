@@ -53,6 +53,12 @@ def one_blas_thread() -> Iterator[None]:
                 _Inside.changed.clear()
 
 
+def threads_held_to() -> int:
+    """Return how many threads linear algebra takes where it is held to one: one, unless a library does not obey."""
+    with one_blas_thread():
+        return max((lib.num_threads or 1 for lib in _libraries() if lib.user_api == "blas"), default=1)
+
+
 def _libraries() -> list[Any]:
     return list(threadpoolctl.ThreadpoolController().lib_controllers)
 
