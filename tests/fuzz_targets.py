@@ -31,10 +31,11 @@ import xarray as xr
 import zarr
 
 import dsvcca
-from dsvcca import DsvccaError, DsvccaWarning, cli
+from dsvcca import DsvccaError, DsvccaWarning
 from dsvcca.activations import pieces, representations
 from dsvcca.activations.labels import checked_dims, checked_labels, folder_name
 from dsvcca.activations.paths import fit, labels_of, numbers, parts
+from dsvcca.cli.options import dims_of, planned, where_of
 from dsvcca.results import commits, filling, opening
 from dsvcca.storage import records
 from dsvcca.workspace import contents, partials
@@ -636,19 +637,40 @@ def foreign(data: bytes) -> None:
             _asked(lambda one=one: [piece.shape for piece in pieces.read_pieces(one)])
 
 
+AS_NOTHING_IS_SAID: dict[str, Any] = {
+    "where": None,
+    "labels": None,
+    "dims": None,
+    "pairs": "all",
+    "view": "auto",
+    "variance": None,
+    "criterion": "variance",
+    "rank": None,
+    "measures": None,
+    "variant": None,
+    "ridge": None,
+    "shuffles": 1,
+    "center": "all",
+    "keep": None,
+    "route": "auto",
+    "memory": "1 GiB",
+}
+"""What `planned` is given of the options that are not typed."""
+
+
 def command_line(data: bytes) -> None:
     """What is typed at a prompt is understood, or refused."""
     draws = Draws(data)
     store = dsvcca.open_store(boxes()["dense"].store)
     with suppress(DsvccaError):
-        cli._dims([draws.text() for _ in range(draws.below(4))])
+        dims_of([draws.text() for _ in range(draws.below(4))])
     with suppress(DsvccaError):
         name = ("", "seed=", "lr=", "layer=")[draws.below(4)]
-        store.select(**cli._where(store, [name + draws.text() for _ in range(1 + draws.below(2))]))
+        store.select(**where_of(store, [name + draws.text() for _ in range(1 + draws.below(2))]))
     option = draws.below(4)
     with suppress(DsvccaError):
         if option == 0:
-            cli._plan(store, "all", [draws.text()], {"memory": "1 GiB"})
+            planned(store=boxes()["dense"].store, targets=[draws.text()], **AS_NOTHING_IS_SAID)
         elif option == 1:
             dsvcca.plan_comparisons(store, draws.text(), view=draws.text())
         else:
