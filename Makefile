@@ -22,14 +22,15 @@ slow: env
 
 # Workers as jobs of SLURM, for real: as root on Debian, whose packages are installed if they are not there
 slurm: env
-	tests/slurm.sh $(BIN)/python -m pytest tests/test_slurm.py
+	tests/slurm.sh $(BIN)/python -m pytest -o faulthandler_timeout=0 tests/test_slurm.py
 
 # A cluster over TLS on four hosts (network namespaces), some of which are cut off: as root with iproute2; five minutes
 hosts: env
 	tests/hosts.sh $(BIN)/python -m pytest -o faulthandler_timeout=0 tests/test_hosts.py
-# Files for containers and Kubernetes, against the programs that read them; among the fast tests too
+
+# The files in deploy/, against the programs that read them; most of it is among the fast tests too
 deploy-check: env
-	$(BIN)/python -m pytest -n 2 tests/test_deploy.py tests/test_dask_configuration.py
+	$(BIN)/python -m pytest -n 2 tests/test_deploy.py tests/test_dask_configuration.py tests/test_deploy_runs.py
 
 # The image without GPU, built for real, and the command lines of deploy/compose.yaml run in it: as root on Debian, whose
 # packages are installed if they are not there. Without a registry of images: make image PYTHON312=/usr/local

@@ -13,7 +13,7 @@ set -euo pipefail
 
 refuse() { echo "$0: $1" >&2; exit 1; }
 [ $# = 1 ] || refuse "say in which folder: $0 FOLDER"
-folder=$1
+folder=${1%/}
 days=${DAYS:-365}
 [[ $days =~ ^[1-9][0-9]*$ ]] || refuse "DAYS='$days' is no number of days"
 [ ! -e "$folder" ] || refuse "'$folder' is there already, and keys are not overwritten: name another folder, or remove it"

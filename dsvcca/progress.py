@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import Protocol
 
@@ -74,14 +74,18 @@ class Watch:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._progress = Progress()
-        self._began = time.monotonic()
+        self._began, self._ended = time.monotonic(), 0.0
         self._stopping = threading.Event()
         self._interrupts: list[Callable[[], None]] = []
 
     @property
     def progress(self) -> Progress:
-        """How far it is."""
-        return self._progress
+        """How far it is now; once it has ended, how far it came."""
+        return replace(self._progress, seconds=(self._ended or time.monotonic()) - self._began)
+
+    def end(self) -> None:
+        """Note that nothing more will be done."""
+        self._ended = time.monotonic()
 
     def begin(self, stage: str, total: int) -> None:
         """Note that another stage begins."""
@@ -97,8 +101,8 @@ class Watch:
             If that was asked for.
         """
         with self._lock:
-            was, seconds = self._progress, time.monotonic() - self._began
-            self._progress = Progress(was.stage, was.done + 1, was.total, was.failed + failed, seconds)
+            was = self._progress
+            self._progress = replace(was, done=was.done + 1, failed=was.failed + failed)
         self.check()
 
     def check(self) -> None:

@@ -9,7 +9,7 @@ import jsonschema
 import yaml
 from dask.utils import parse_timedelta
 
-from dsvcca.clusters.local import WORKER_ENVIRONMENT
+from dsvcca.clusters.settings import WORKER_ENVIRONMENT
 from dsvcca.errors import nearest
 
 ENVIRONMENT = "distributed.nanny.pre-spawn-environ"

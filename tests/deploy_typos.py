@@ -255,7 +255,7 @@ DASK = [
 ]
 TLS_SCRIPT = [
     ('"$making/ca.key" -out "$making/ca.pem"', '"$making/ca.kez" -out "$making/ca.pem"', "ends with status 1"),
-    ("folder=$1", "foldr=$1", "folder is referenced but not assigned"),
+    ("folder=${1%/}", "foldr=${1%/}", "folder is referenced but not assigned"),
     ("umask 077", "unmask 077", "ends with status 127"),
     ("for member in scheduler worker client", "for member in scheduler workers client", "makes ["),
     ("extensions authority", "extensions authorities", "ends with status 1"),

@@ -6,7 +6,7 @@
 set -euo pipefail
 
 [ "$(id -u)" = 0 ] || { echo "SLURM's daemons are started as root, and this is $(id -un): not run" >&2; exit 3; }
-if ! command -v slurmctld slurmd munged sbatch > /dev/null; then
+if ! command -v slurmctld > /dev/null || ! command -v slurmd > /dev/null || ! command -v munged > /dev/null; then
   command -v apt-get > /dev/null || { echo "no slurmctld, and no apt-get to install it with: not run" >&2; exit 3; }
   apt-get install -y -qq --no-install-recommends slurm-wlm munge > /dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends slurm-wlm munge > /dev/null; }
 fi

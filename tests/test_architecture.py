@@ -63,7 +63,7 @@ HOUSE = {
         "misleading",
     ),
     "results": ("dataset", "commits", "opening", "filling", "tables"),
-    "clusters": ("local", "address", "slurm", "driver", "kubernetes", "workplace"),
+    "clusters": ("settings", "documents", "local", "address", "slurm", "jobs", "driver", "kubernetes", "workplace"),
     "engine": (
         "facts",
         "cluster",
@@ -108,7 +108,7 @@ ALLOWED = {
     "fsspec": {"storage.folders"},
     "filelock": {"storage.folders", "experiments"},
     "pydantic": {"storage.records", "clusters.slurm"},
-    "yaml": {"clusters.slurm", "clusters.kubernetes"},
+    "yaml": {"clusters.documents", "clusters.kubernetes"},
     "dask_jobqueue": {"clusters.slurm"},
     "upath": {"storage.folders"},
     "array_api_compat": {"maths.arrays"},

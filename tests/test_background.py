@@ -1,16 +1,20 @@
 """Runs in the background: watched, looked into, stopped, gone on with; the same bits as a run that is waited for."""
 
 import asyncio
+import logging
 import threading
 import time
+from contextlib import ExitStack
 from dataclasses import replace
 
+import dask
 import numpy as np
 import pytest
 
 import dsvcca
 from dsvcca import DsvccaError
 from dsvcca.clusters.local import local_client
+from dsvcca.clusters.settings import WORKER_MEMORY, dask_settings
 from dsvcca.engine import execute
 from dsvcca.progress import WATCH, Progress, Stopped, Watch, track
 from tests.populations import activations, same_bits, write_population
@@ -189,6 +193,46 @@ def test_a_cluster_is_connected_to_until_it_is_closed(tmp_path):
         dsvcca.connect()
     with pytest.raises(DsvccaError, match="workers and scheduler say each on their own"):
         dsvcca.connect(address, workers=2)
+
+
+def test_clusters_may_be_closed_in_another_order_than_they_were_begun():
+    log = logging.getLogger("distributed.client")
+    before = (dask.config.get("distributed.worker.memory.pause"), log.level, list(log.filters))
+    with local_client(1, "1 GiB") as client:
+        inside = dask.config.get("distributed.worker.memory.pause")
+        a, b = (dsvcca.connect(client.scheduler_info()["address"]) for _ in range(2))
+        a.close()
+        assert b.client.submit(sum, [1, 2]).result() == 3
+        b.close()
+    assert (dask.config.get("distributed.worker.memory.pause"), log.level, list(log.filters)) == before
+    first, second = ExitStack(), ExitStack()
+    first.enter_context(dask_settings(WORKER_MEMORY))
+    second.enter_context(dask_settings({**WORKER_MEMORY, "distributed.scheduler.allowed-failures": 77}))
+    first.close()
+    assert dask.config.get("distributed.worker.memory.pause") is inside is False
+    assert dask.config.get("distributed.scheduler.allowed-failures") == 77
+    second.close()
+    assert dask.config.get("distributed.worker.memory.pause") == before[0]
+    assert dask.config.get("distributed.scheduler.allowed-failures") != 77
+
+
+def test_time_goes_on_where_nothing_is_done():
+    watch = Watch()
+    watch.begin("reduce", 5)
+    watch.advance()
+    time.sleep(0.05)
+    late = watch.progress
+    assert late.seconds >= 0.05
+    assert late.left == 4 * late.seconds
+    watch.end()
+    ended = watch.progress
+    time.sleep(0.01)
+    assert watch.progress == ended
+
+
+def test_an_address_that_is_empty_is_refused():
+    with pytest.raises(DsvccaError, match="the address of the scheduler is empty"):
+        dsvcca.connect("")
 
 
 def test_a_cluster_is_joined_from_a_notebook(tmp_path):

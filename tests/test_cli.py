@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 import dsvcca
 from dsvcca.cli import app
+from dsvcca.clusters.local import local_client
 from tests.populations import write_population
 
 runner = CliRunner()
@@ -185,3 +186,18 @@ def test_an_interrupt_ends_a_cluster_with_one_line(tmp_path, number, to_all):
     assert "Traceback" not in said
     assert len(said.splitlines()) < 4  # on a machine that is busy Dask may have warned of something before
     subprocess.run(line, capture_output=True, check=True)
+
+
+def test_a_dry_run_looks_and_changes_nothing(tmp_path):
+    store, _ = write_population(tmp_path / "s.zarr", seeds=2, steps=(0,))
+    before = sorted(tmp_path.rglob("*"))
+    said = call("keep-bases", store.path, "--dry-run")
+    assert said.exit_code == 0, said.output
+    assert "4 representations" in said.output
+    assert "one worker thread like this one" in said.output
+    with local_client(2, "1 GiB") as client:
+        there = client.scheduler_info()["address"]
+        said = call("compare", store.path, tmp_path / "r.zarr", "--dry-run", "--scheduler", there)
+    assert said.exit_code == 0, said.output
+    assert "2 worker threads" in said.output
+    assert sorted(tmp_path.rglob("*")) == before

@@ -15,7 +15,8 @@ import yaml
 from distributed import Client, LocalCluster
 from distributed.scheduler import KilledWorker
 
-from dsvcca.clusters.local import ON_ONE_MACHINE, WORKER_ENVIRONMENT, local_client
+from dsvcca.clusters.local import local_client
+from dsvcca.clusters.settings import ON_ONE_MACHINE, WORKER_ENVIRONMENT
 from dsvcca.engine import execute
 from dsvcca.errors import RunError
 from tests.deploy_dask import ENVIRONMENT, findings, leaves, with_tls

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import stat
 import time
 from dataclasses import replace
@@ -14,14 +15,16 @@ from typer.testing import CliRunner
 import dsvcca
 from dsvcca import DsvccaError
 from dsvcca.cli import app
-from dsvcca.clusters.local import WORKER_ENVIRONMENT, local_client
+from dsvcca.clusters.local import local_client
+from dsvcca.clusters.settings import WORKER_ENVIRONMENT
 from dsvcca.engine import cluster
-from dsvcca.engine.facts import Facts, facts, harm, slower
+from dsvcca.engine.facts import Facts, _limits, facts, harm, slower
 from dsvcca.storage import staging
 from tests.populations import same_bits, write_population
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 
+V1 = "memory.limit_in_bytes"
 HERE = Facts("one", 1000.0, 8 << 30, dict(WORKER_ENVIRONMENT), 0, 1)
 
 
@@ -47,7 +50,6 @@ def test_a_sound_cluster_gives_no_advice():
         ({}, {"clock": 1100.0}, "worker a and 1 more: the clock differs from the one here by 99 s"),
         ({}, {"clock": 900.0}, "worker a and 1 more: the clock differs from the one here by 99 s"),
         ({}, {"blas": 4}, "worker a and 1 more: linear algebra takes 4 threads and not the one"),
-        ({}, {"gpus": 1}, "worker a and 1 more: there is a GPU nobody uses"),
     ],
 )
 def test_what_does_harm_is_told(change, own, message):
@@ -58,9 +60,12 @@ def test_what_does_harm_is_told(change, own, message):
 
 
 def test_a_gpu_that_is_used_and_memory_of_two_hosts_are_no_harm():
-    workers = [worker("a", memory_limit=5 << 30, resources={"GPU": 1}), worker("b", memory_limit=5 << 30)]
-    found = {"a": replace(HERE, gpus=1), "b": replace(HERE, host="two")}
+    workers = [worker("a", memory_limit=5 << 30, resources={"GPU": 1}), worker("b", memory_limit=5 << 30), worker("c")]
+    found = {"a": replace(HERE, gpus=1), "b": replace(HERE, host="two"), "c": replace(HERE, gpus=1)}
     assert harm(workers, found, (999.0, 1001.0)) == []
+    assert slower(workers, found) == []
+    (sentence,) = slower(workers, {**found, "b": replace(HERE, host="two", gpus=1)})
+    assert sentence.startswith("two: there is a GPU nobody uses")
 
 
 @pytest.mark.parametrize(
@@ -86,6 +91,16 @@ def test_a_process_knows_itself():
     assert found.blas == 1
 
 
+def test_memory_is_that_of_the_smallest_control_group(tmp_path):
+    job, own = tmp_path / "slurm" / "job_7", tmp_path / "memory" / "a"
+    for folder, name, limit in ((job, "memory.max", "100"), (job.parent, "memory.max", "max"), (own, V1, "70")):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(f"{limit}\n")
+    (tmp_path / "memory.max").write_text("90\n")
+    assert _limits("0::/slurm/job_7/step_0\n", tmp_path) == [100, 90]
+    assert _limits("9:memory:/a/b\n8:cpu:/a\n0::/elsewhere\n", tmp_path) == [70, 90]
+
+
 def test_what_is_tried_out_leaves_nothing(tmp_path):
     staging.try_out(tmp_path)
     assert list(tmp_path.iterdir()) == []
@@ -101,6 +116,9 @@ def test_the_doctor_looks_here_and_at_every_worker(tmp_path):
     assert not (tmp_path / "new").exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["s.zarr"]
     assert call("doctor").exit_code == 0
+    said = call("doctor", store.path, tmp_path / "s.zarr" / "zarr.json")
+    assert said.exit_code == 1
+    assert "zarr.json' is a file: name a folder" in said.output
 
 
 def test_the_doctor_refuses_what_compare_would(tmp_path, monkeypatch):
@@ -113,6 +131,9 @@ def test_the_doctor_refuses_what_compare_would(tmp_path, monkeypatch):
             assert said.exit_code == 1
             assert "cannot run: a worker thread has 512.00 MiB: ask for less than --memory 1 GiB" in said.output
             said = call("doctor", store.path, "--scheduler", found.scheduler_address)
+            assert said.exit_code == 1
+            assert "a worker thread has 512.00 MiB: ask for less than the 1 GiB of --memory" in said.output
+            said = call("doctor", store.path, "--scheduler", found.scheduler_address, "--memory", "0.5 GiB")
             assert said.exit_code == 0, said.output
             assert "better: worker tcp://127.0.0.1:" in said.output
             assert "MALLOC_TRIM_THRESHOLD_ is 65536" in said.output
@@ -150,6 +171,33 @@ def test_a_worker_whose_gpu_is_none_is_found_before_the_first_task(tmp_path):
         pytest.raises(DsvccaError, match="has no device to compute on .*: mend it, or start the worker without"),
     ):
         dsvcca.compare(dsvcca.plan_comparisons(store), tmp_path / "r.zarr", client=client)
+
+
+def test_a_worker_that_hangs_is_told_in_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(cluster, "WAIT", 2)
+    with local_client(2, "1 GiB") as client:
+        witness = cluster.witness_of({}, {"results": tmp_path})
+        assert cluster.ask_all(client, witness).objections == []
+        stopped = next(iter(client.run(os.getpid).values()))
+        os.kill(stopped, signal.SIGSTOP)
+        try:
+            began = time.monotonic()
+            with pytest.raises(DsvccaError, match="some workers do not answer within 2 s"):
+                cluster.ask_all(client, witness)
+            assert time.monotonic() - began < 30
+        finally:
+            os.kill(stopped, signal.SIGCONT)
+
+
+def test_workers_are_asked_anew_every_time(tmp_path):
+    with local_client(1, "1 GiB") as client:
+        (tmp_path / "r").mkdir()
+        witness = cluster.witness_of({}, {"results": tmp_path / "r"})
+        assert cluster.ask_all(client, witness).objections == []
+        (tmp_path / "r").rmdir()
+        (tmp_path / "r").touch()
+        [said] = cluster.ask_all(client, witness).objections
+        assert "cannot write the results" in said
 
 
 def test_harm_goes_to_the_log_before_the_first_task(tmp_path, caplog, monkeypatch):

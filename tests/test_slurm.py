@@ -1,5 +1,6 @@
 """Workers as jobs of SLURM: what a file may say, and, where SLURM answers (make slurm), jobs for real."""
 
+import logging
 import os
 import re
 import shlex
@@ -22,9 +23,10 @@ from typer.testing import CliRunner
 import dsvcca
 from dsvcca import DsvccaError
 from dsvcca.cli import app
-from dsvcca.clusters import slurm
-from dsvcca.clusters.local import WORKER_ENVIRONMENT, WORKER_MEMORY
-from dsvcca.clusters.slurm import read_slurm, slurm_client
+from dsvcca.clusters import driver, jobs
+from dsvcca.clusters.jobs import slurm_client
+from dsvcca.clusters.settings import WORKER_ENVIRONMENT, WORKER_MEMORY
+from dsvcca.clusters.slurm import read_slurm
 from dsvcca.errors import RunError
 from tests.populations import activations, same_bits, write_population
 
@@ -69,15 +71,27 @@ def test_the_example_is_one():
         ('"01:00:00"', "12:00:00", "walltime is the number 43200: write it in quotes"),
         ('"01:00:00"', '"00:01:30"', "a walltime of 90 s is gone before work is done"),
         ("    cores: 1 ", "    # ", "does not say jobqueue.slurm.cores"),
+        ("jobqueue:", "# caf\xe9", "is no YAML"),
+        ("  slurm:", "  slurm:\n    job-script-prologue: module load x", "give a list of text"),
+        ("  slurm:", "  slurm:\n    job-extra-directives: [[a]]", "give a list of text"),
     ],
 )
 def test_what_a_file_says_wrong_is_named(tmp_path, before, after, message):
     text = EXAMPLE.read_text()
     assert text.count(before) == 1
     path = tmp_path / "jobs.yaml"
-    path.write_text(text.replace(before, after))
+    path.write_text(text.replace(before, after), encoding="latin-1")
     with pytest.raises(DsvccaError, match=message):
         read_slurm(path)
+
+
+def test_folders_are_those_of_the_shell(tmp_path, monkeypatch):
+    monkeypatch.setenv("SCRATCH", "/scratch/me")
+    assert read_slurm(settings_file(tmp_path, **{"log-directory": "$SCRATCH/logs"})).options["log-directory"] == (
+        "/scratch/me/logs"
+    )
+    with pytest.raises(DsvccaError, match="local-directory is '/a b': dask-jobqueue takes no folder with a space"):
+        read_slurm(settings_file(tmp_path, **{"local-directory": "/a b"}))
 
 
 def test_a_file_that_is_not_there_and_a_second_cluster_are_refused(tmp_path):
@@ -93,7 +107,7 @@ def test_workers_in_jobs_have_the_settings_of_our_own_clusters(tmp_path, monkeyp
     def show(script, _):
         raise RunError(script)
 
-    monkeypatch.setattr(slurm, "look_at", show)
+    monkeypatch.setattr(jobs, "look_at", show)
     with pytest.raises(RunError) as said, slurm_client(read_slurm(settings_file(tmp_path))):
         pass
     exported = dict(re.findall(r"^export (\w+)=(\S+)$", str(said.value), re.MULTILINE))
@@ -107,6 +121,119 @@ def test_a_machine_without_slurm_says_so(tmp_path, monkeypatch):
     refused = pytest.raises(DsvccaError, match="sbatch cannot be run .*: is this a machine that SLURM knows")
     with refused, slurm_client(read_slurm(settings_file(tmp_path))):
         pass
+
+
+def test_certificates_may_lie_in_a_folder_with_a_space(tmp_path, monkeypatch):
+    def show(script, _):
+        raise RunError(script)
+
+    monkeypatch.setattr(jobs, "look_at", show)
+    (tmp_path / "a b").mkdir()
+    path = settings_file(tmp_path, **{"shared-temp-directory": str(tmp_path / "a b")})
+    with pytest.raises(RunError) as said, slurm_client(read_slurm(path)):
+        pass
+    line = shlex.split(next(one for one in str(said.value).splitlines() if "--tls-ca-file" in one))
+    assert Path(line[line.index("--tls-ca-file") + 1]).parents[1] == tmp_path / "a b"
+
+
+STAND_INS = {
+    # Programs of SLURM, as far as a scheduler of jobs needs them: a job is a process of this machine.
+    "sbatch": """
+        if [ "$1" = --test-only ]; then exit 0; fi
+        if [ -e FOLDER/refuse ]; then
+          echo x >> FOLDER/refused
+          echo "sbatch: error: AssocMaxSubmitJobLimit" >&2
+          exit 1
+        fi
+        cp "$1" FOLDER/script.$$
+        setsid bash FOLDER/script.$$ > FOLDER/log.$$ 2>&1 &
+        echo $! >> FOLDER/jobs
+        echo "Submitted batch job $!" """,
+    "squeue": """
+        if [ -e FOLDER/busy ]; then exit 1; fi
+        for job in $(cat FOLDER/jobs); do if kill -0 $job 2> /dev/null; then echo $job; fi; done""",
+    "scancel": "kill -- -$1",
+}
+
+
+@pytest.fixture
+def stand_ins(tmp_path, monkeypatch):
+    """Programs with the names of SLURM's."""
+    folder = tmp_path / "slurm"
+    folder.mkdir()
+    (folder / "jobs").touch()
+    for name, text in STAND_INS.items():
+        (folder / name).write_text(f"#!/bin/bash\n{text}\n".replace("FOLDER", str(folder)))
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    monkeypatch.setattr(jobs, "LOOK", 1)
+    return folder
+
+
+def wait_until(condition):
+    for _ in range(600):
+        if condition():
+            return
+        time.sleep(0.1)
+    raise AssertionError(condition)
+
+
+@pytest.fixture
+def logged():
+    """What goes to the log; Dask's clusters silence pytest's handlers."""
+    found = []
+    handler = logging.Handler()
+    handler.emit = lambda record: found.append(record.getMessage())
+    log = logging.getLogger("dsvcca")
+    before = log.level
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    yield found
+    log.setLevel(before)
+    log.removeHandler(handler)
+
+
+def test_jobs_that_are_refused_are_sent_again(tmp_path, stand_ins, logged):
+    """As where others of the same user are too many for a while."""
+    (stand_ins / "refuse").touch()
+    threading.Timer(4, (stand_ins / "refuse").unlink).start()
+    with slurm_client(read_slurm(settings_file(tmp_path, jobs=1))) as client:
+        refused = "SLURM refuses 1 jobs (sbatch: error: AssocMaxSubmitJobLimit): they are sent again"
+        assert any(one.startswith(refused) for one in logged)
+        assert len((stand_ins / "refused").read_text().split()) > 1
+        first = (stand_ins / "jobs").read_text().split()
+        assert len(first) == 1
+        (stand_ins / "busy").touch()  # SLURM does not answer: nothing is known of the job, and nothing is sent
+        time.sleep(3)
+        (stand_ins / "busy").unlink()
+        assert (stand_ins / "jobs").read_text().split() == first
+        (stand_ins / "refuse").touch()
+        os.killpg(int(first[0]), signal.SIGKILL)
+        wait_until(lambda: not client.scheduler_info()["workers"])
+        wait_until(lambda: len((stand_ins / "refused").read_text().split()) > 3)
+        (stand_ins / "refuse").unlink()
+        client.wait_for_workers(1, timeout=60)
+        assert len((stand_ins / "jobs").read_text().split()) == 2
+    wait_until(lambda: not subprocess.run(["squeue"], capture_output=True, check=False).stdout)
+
+
+def test_jobs_that_are_always_refused_are_an_error(tmp_path, stand_ins, monkeypatch):
+    monkeypatch.setattr(jobs, "TRIES", 1)
+    (stand_ins / "refuse").touch()
+    refused = pytest.raises(RunError, match="SLURM refuses the jobs of .*: sbatch: error: AssocMaxSubmitJobLimit")
+    with refused, slurm_client(read_slurm(settings_file(tmp_path))):
+        pass
+
+
+def test_jobs_that_end_at_once_are_sent_less_and_less_often(tmp_path, stand_ins, logged):
+    """One of a job's nodes is broken: others work meanwhile, and SLURM is not flooded."""
+    wrong = f"if [ $(wc -l < {stand_ins}/jobs) -gt 1 ]; then exit 7; fi; sleep 0.2"
+    path = settings_file(tmp_path, jobs=1, **{"job-script-prologue": [wrong]})
+    with slurm_client(read_slurm(path)):
+        os.killpg(int((stand_ins / "jobs").read_text()), signal.SIGKILL)
+        lost = "1 jobs ended before a worker came: they are sent again, and the next time not before"
+        wait_until(lambda: len([one for one in logged if one.startswith(lost)]) == 3)
+        assert [one.removeprefix(lost) for one in logged if one.startswith(lost)] == [" 1 s", " 2 s", " 4 s"]
 
 
 answers = shutil.which("sinfo") and subprocess.run(["sinfo"], capture_output=True, check=False).returncode == 0
@@ -215,6 +342,8 @@ def test_memory_and_price_are_those_of_the_jobs(tmp_path):
         (("compare", "STORE", "r.zarr", "--pairs", "some"), "pairs='some' is unknown"),
         (("compare", "STORE", "r.zarr", "--workers", "2"), "dsvcca.driver.cores 1 and memory 2 GiB: give it more"),
         (("compare", "STORE", "r.zarr", "--table", "/nowhere/t.csv"), "there is no folder '/nowhere'"),
+        (("keep-bases", "STORE", "--route", "nonsense"), "route='nonsense' keeps no bases"),
+        (("compare", "STORE", "r.zarr", "--dry-run"), "write it before, dsvcca submit --dry-run"),
     ],
 )
 def test_what_cannot_run_is_not_sent(tmp_path, line, message):
@@ -225,20 +354,45 @@ def test_what_cannot_run_is_not_sent(tmp_path, line, message):
     assert "Traceback" not in said.output
 
 
+def test_a_driver_that_is_killed_begins_again_so_many_times(tmp_path, monkeypatch):
+    """The script of its job, run here: `scontrol` notes what it is told, and whatever stands above changes nothing."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("scontrol", "scancel"):
+        (tmp_path / name).write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/{name}.said\n')
+        (tmp_path / name).chmod(0o755)
+    settings = read_slurm(settings_file(tmp_path, **{"job-script-prologue": ["set -euo pipefail"]}))
+    log = tmp_path / "logs" / "dsvcca-driver-7.log"
+    log.parent.mkdir()
+    script = driver.driver_script(settings, ["--help"])
+    line = next(one for one in script.splitlines() if "-m dsvcca" in one)
+    killed = script.replace(line, "bash -c 'kill -KILL $$' &")
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "SLURM_JOB_ID": "7"}
+    environment["SLURM_RESTART_COUNT"] = "50"  # of all those whose time was over
+    for _ in range(12):
+        with open(log, "a") as out:
+            ended = subprocess.run(["bash", "-c", killed], env=environment, stdout=out, stderr=out, check=False)
+        assert ended.returncode == 137
+    assert (tmp_path / "scontrol.said").read_text() == 10 * "requeue 7\n"
+    assert subprocess.run(["bash", "-c", script], env=environment, **TEXT, check=False).returncode == 0
+    assert len((tmp_path / "scontrol.said").read_text().splitlines()) == 10
+
+
 def test_the_job_of_a_driver_says_what_it_runs(tmp_path, monkeypatch):
     folder = tmp_path / "a 'b' $c"
     folder.mkdir()
     monkeypatch.chdir(folder)
     write_population(folder / "s.zarr", seeds=2, steps=(0,))
-    path = settings_file(tmp_path, **{"queue": "long", "job-script-prologue": ["module load python"]})
+    more = {"job-script-prologue": ["module load python"], "job-directives-skip": ["--time"]}
+    path = settings_file(tmp_path, queue="long", **more)
     said = said_of("submit", "--slurm", path, "--dry-run", "compare", "s.zarr", "r.zarr", "--where", "layer=a")
     assert said.exit_code == 0, said.output
     script = said.output[said.output.index("#!/bin/bash") :]
-    for one in ("--partition=long", "--mem=2048M", "--time=00:10:00", "--signal=B:USR1@60", "--requeue"):
+    assert "--time" not in script
+    for one in ("--partition=long", "--mem=2048M", "--signal=B:USR1@60", "--requeue"):
         assert f"#SBATCH {one}\n" in script
     line = next(one for one in script.splitlines() if "-m dsvcca" in one)
     assert shlex.split(line)[1:-1] == [
-        *("-m", "dsvcca", "--verbose", "compare", "s.zarr", "r.zarr", "--where", "layer=a", "--slurm", str(path))
+        *("-m", "dsvcca", "--verbose", "compare", "--slurm", str(path), "s.zarr", "r.zarr", "--where", "layer=a")
     ]
     assert subprocess.run(["bash", "-n"], input=script, text=True, check=False).returncode == 0
     assert not (folder / "r.zarr").exists()

@@ -36,7 +36,7 @@ def test_a_line_takes_the_place_of_that_in_the_manifest(copied, name):
     manifest, before = yaml.safe_load(said.stdout), yaml.safe_load((KUBERNETES / name).read_text())
     pods = [one["spec"].get("template", one["spec"].get("job"))["spec"] for one in (manifest, before)]
     args = pods[0]["containers"][0].pop("args")
-    assert args == ["dsvcca", "--verbose", *LINE, "--scheduler=$(DASK_SCHEDULER_ADDRESS)"]
+    assert args == ["dsvcca", "--verbose", "compare", "--scheduler=$(DASK_SCHEDULER_ADDRESS)", *LINE[1:]]
     parse([args[0], *args[2:]])
     del pods[1]["containers"][0]["args"]
     assert manifest == before  # and nothing else
@@ -49,6 +49,7 @@ def test_a_line_takes_the_place_of_that_in_the_manifest(copied, name):
     [
         (None, "cannot be read (No such file or directory)"),
         ("kind: [", "is no YAML"),
+        ("kind: caf\xe9", "is no YAML"),
         ("kind: Pod", "holds Pod: a single Job or DaskJob is wanted"),
         ("kind: Job\n---\nkind: Job", "holds Job, Job: a single Job or DaskJob is wanted"),
         ("", "holds nothing"),
@@ -60,7 +61,7 @@ def test_a_line_takes_the_place_of_that_in_the_manifest(copied, name):
 def test_a_manifest_of_something_else_is_refused(tmp_path, text, message):
     path = tmp_path / "job.yaml"
     if text is not None:
-        path.write_text(text)
+        path.write_text(text, encoding="latin-1")
     said = sent(path, "--dry-run", *LINE)
     assert said.exit_code == 1
     assert message in said.output
@@ -74,6 +75,7 @@ def test_a_manifest_of_something_else_is_refused(tmp_path, text, message):
         ((*LINE, "--workers", "2"), "the manifest says where the work is done"),
         (("info", "a.zarr"), "'info' cannot be sent"),
         (("compare", "a.zarr"), "Missing argument 'RESULTS'"),
+        (("compare", "a.zarr", "r.zarr", "--dry-run"), "write it before, dsvcca submit --dry-run"),
         (("compare", "a.zarr", "r.zarr", "--memroy", "1"), "No such option: --memroy"),
     ],
 )
@@ -81,6 +83,14 @@ def test_a_line_that_cannot_run_there_is_refused(line, message):
     said = sent(KUBERNETES / "driver.yaml", "--dry-run", *line)
     assert said.exit_code
     assert message in said.output
+
+
+def test_kubernetes_puts_nothing_in_the_place_of_what_was_typed():
+    line = ("compare", "--where", "layer=$(HOSTNAME)$$x", "--", "/data/a.zarr", "/data/r.zarr")
+    said = sent(KUBERNETES / "driver.yaml", "--dry-run", *line)
+    args = yaml.safe_load(said.stdout)["spec"]["template"]["spec"]["containers"][0]["args"]
+    assert args[2:4] == ["compare", "--scheduler=$(DASK_SCHEDULER_ADDRESS)"]
+    assert args[4:] == ["--where", "layer=$$(HOSTNAME)$$$$x", *line[3:]]
 
 
 def test_one_place_is_to_be_named():

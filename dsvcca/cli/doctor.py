@@ -16,7 +16,7 @@ from distributed import Client
 from dsvcca.activations.store import open_store
 from dsvcca.cli.options import Memory, Scheduler, SlurmFile, TlsCa, TlsCert, TlsKey, Workers, Workspace
 from dsvcca.cli.plain import plain_errors, print_rows
-from dsvcca.clusters.workplace import Workplace
+from dsvcca.clusters.workplace import MEMORY, Workplace
 from dsvcca.engine import cluster
 from dsvcca.engine.facts import facts, has_gpu
 from dsvcca.engine.readiness import file_of
@@ -67,7 +67,11 @@ def doctor(
     wanted = {"workspace": workspace or (store and workspace_beside(store, None)), "results": out}
     for what, path in wanted.items():
         if path:
-            written[what] = _there(folders.at(path, what))
+            place = folders.at(path, what)
+            if not folders.is_remote(place) and place.exists() and not place.is_dir():
+                wrong.append(f"the {what} '{path}' is a file: name a folder, or one that is not there yet")
+                continue
+            written[what] = _there(place)
             try:
                 staging.try_out(written[what])
             except Exception as error:  # whatever the library of a URL raises
@@ -82,8 +86,9 @@ def doctor(
             wrong += answers.objections
             advice = answers.harm + answers.slower
             least = cluster.memory_of_a_thread(client)
-            if memory and least is not None and least < there.memory:
-                wrong.append(f"a worker thread has {format_bytes(least)}: ask for less than --memory {memory}")
+            if least is not None and least < there.memory:
+                asked = f"--memory {memory}" if memory else f"the {MEMORY} of --memory, as it is where nothing is said"
+                wrong.append(f"a worker thread has {format_bytes(least)}: ask for less than {asked}")
     print_rows(rows)
     for kind, sentences in (("cannot run", wrong), ("better", advice)):
         for sentence in sentences:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from dask.utils import format_bytes
@@ -44,9 +44,9 @@ from dsvcca.clusters.workplace import Workplace
 from dsvcca.engine import cluster
 from dsvcca.engine.bases import known_ranks
 from dsvcca.engine.compare import compare as compare_plan
-from dsvcca.engine.keeping import keep_bases
+from dsvcca.engine.keeping import keep_bases, plans_that_keep, wanted_bases
 from dsvcca.errors import DsvccaError
-from dsvcca.plans.planning import ALL_BUT_NOISE
+from dsvcca.plans.planning import ALL_BUT_NOISE, population_of
 from dsvcca.results.tables import to_frame
 
 
@@ -74,22 +74,16 @@ def keep_bases_(
     there = Workplace.of(workers, scheduler, (tls_ca, tls_cert, tls_key), slurm, memory)
     found = opened(store, where, None, None)
     before = int(found.index.bytes.sum())
+    options: dict[str, Any] = {"view": view or "auto", "variance": variance, "criterion": criterion, "rank": rank}
+    options |= {"center": center, "route": route, "memory": there.memory}
     if dry_run:
-        print(f"{store}: {len(found.representations)} representations, {format_bytes(before)}")
+        wanted = wanted_bases(**options)
+        for one in plans_that_keep(found, population_of(found), wanted):
+            print(one.describe(cluster.machine_of(workers=there.threads), known_ranks(one, workspace)))
+        print(f"{store}: {len(found.representations)} representations, {format_bytes(before)} before")
         return
     with ExitStack() as stack:
-        keep_bases(
-            found,
-            view=view or "auto",
-            variance=variance,
-            criterion=criterion,
-            rank=rank,
-            center=center,
-            route=route,
-            memory=there.memory,
-            client=there.client(stack),
-            workspace=workspace,
-        )
+        keep_bases(found, **options, client=there.client(stack), workspace=workspace)
     print(f"{store}: {format_bytes(before)} before, {format_bytes(int(found.index.bytes.sum()))} now")
 
 
@@ -206,13 +200,12 @@ def compare(
         route=route,
         memory=there.memory,
     )
-    if dry_run:
-        print(chosen.describe(cluster.machine_of(workers=there.threads), known_ranks(chosen, workspace)))
-        return
     with ExitStack() as stack:
-        client = there.client(stack)
+        client = there.client(stack) if scheduler or not dry_run else None
         machine = cluster.machine_of(client if scheduler or slurm else None, workers=there.threads)
         print(chosen.describe(machine, known_ranks(chosen, workspace)), flush=True)
+        if dry_run:
+            return
         found = compare_plan(chosen, out, client=client, workspace=workspace)
     if table is not None:
         to_frame(found).to_csv(table, index=False)

@@ -48,6 +48,8 @@ def submit(
     command = group.commands[line[0]]
     with command.make_context(line[0], list(line[1:])) as inner:  # refuses what it does not know
         options = inner.params
+    if options["dry_run"]:
+        raise DsvccaError(f"--dry-run stands behind {line[0]}: write it before, dsvcca submit --dry-run ...")
     if manifest is not None:
         if after or any(options[name] for name in WHERE):
             raise DsvccaError(
@@ -64,11 +66,11 @@ def _to_slurm(
 ) -> None:
     """Send a line to SLURM, once it is known that it can be planned."""
     said = any(options[name] for name in WHERE)
-    whole = [*line, *(() if said else ("--slurm", settings.path))]
+    whole = [line[0], *(() if said else ("--slurm", settings.path)), *line[1:]]
     if options["workers"]:
         _check_room(settings, options["workers"], options["memory"] or MEMORY)
     if not after:  # what a job before this one makes is not there yet
-        status = command.main([*whole[1:], "--dry-run"], prog_name=f"dsvcca {line[0]}", standalone_mode=False)
+        status = command.main(["--dry-run", *whole[1:]], prog_name=f"dsvcca {line[0]}", standalone_mode=False)
         if status:
             raise typer.Exit(status)
     script = driver.driver_script(settings, whole, after)

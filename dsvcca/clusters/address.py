@@ -26,7 +26,7 @@ CONNECT = 10
 def joined_client(address: str, tls: Sequence[str | os.PathLike[str] | None]) -> Iterator[Client]:
     """Connect to a scheduler; by TLS if its address or a certificate asks for it, and then not otherwise.
 
-    Where the connection is lost an error says so; what Dask says of it, with a traceback, is left out.
+    Where the connection is lost an error says so; what Dask's clients say meanwhile, with a traceback, is left out.
     """
     given = {option: str(path) for option, path in zip(TLS, tls, strict=True) if path is not None}
     security = Security(require_encryption=True if given else None, **{TLS[option]: given[option] for option in given})
@@ -46,13 +46,20 @@ def joined_client(address: str, tls: Sequence[str | os.PathLike[str] | None]) ->
     except OSError as error:
         raise DsvccaError(f"no Dask scheduler answers at {address!r} ({error}): check the address, start it") from error
     said = logging.getLogger("distributed.client")
-    level = said.level
-    said.setLevel(logging.CRITICAL)
+    quiet = _Quiet()
+    said.addFilter(quiet)
     try:
         with Client(address, timeout=CONNECT, security=security, set_as_default=False) as client:
             yield client
     finally:
-        said.setLevel(level)
+        said.removeFilter(quiet)
+
+
+class _Quiet(logging.Filter):
+    """Lets nothing through that is less than critical."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return record.levelno >= logging.CRITICAL
 
 
 def ask_scheduler(address: str, security: Security) -> None:

@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import os
 import shlex
-import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from dask.utils import parse_bytes
 
-from dsvcca.clusters.slurm import JOBS_NAME, MARGIN, SlurmSettings, look_at
+from dsvcca.clusters.jobs import JOBS_NAME, look_at, sbatch
+from dsvcca.clusters.slurm import MARGIN, SlurmSettings
 from dsvcca.errors import RunError
 
 RETRIES = 10
-"""Times that a driver which was killed begins again; one whose time is over does as often as it takes."""
+"""Times that a driver which was killed begins again, as its log counts them; one whose time is over always does."""
 
 SCRIPT = """\
 #!/bin/bash
 {directives}
 
 {prologue}
+set +e +u +o pipefail # whatever stands above
 
 # Jobs that workers are in have this name, so that those of a driver that was killed are found again.
 export {jobs_name}="dsvcca-$SLURM_JOB_ID"
@@ -40,8 +40,11 @@ while true; do
   if ! kill -0 "$driver" 2> /dev/null; then break; fi  # or it was the signal that ended waiting
 done
 echo "dsvcca: status $status after $SECONDS s, restart ${{SLURM_RESTART_COUNT:-0}}"
-if [ "$status" -gt 128 ] && {{ [ "$over" = 1 ] || [ "${{SLURM_RESTART_COUNT:-0}}" -lt {retries} ]; }}; then
-  scontrol requeue "$SLURM_JOB_ID"
+if [ "$status" -gt 128 ]; then
+  if [ "$over" = 0 ]; then echo "dsvcca: killed"; fi
+  if [ "$over" = 1 ] || [ "$(grep -cx "dsvcca: killed" {log}"$SLURM_JOB_ID.log")" -le {retries} ]; then
+    scontrol requeue "$SLURM_JOB_ID"
+  fi
 fi
 exit "$status"
 """
@@ -78,12 +81,15 @@ def driver_script(settings: SlurmSettings, line: Sequence[str], after: Sequence[
         "kill-on-invalid-dep": "yes" if after else None,
     }
     directives = [f"--{name}={value}" for name, value in wanted.items() if value is not None]
+    skipped = options.get("job-directives-skip") or []
+    directives = [one for one in directives if not any(str(skip) in f"#SBATCH {one}" for skip in skipped)]
     return SCRIPT.format(
         directives="\n".join(f"#SBATCH {one}" for one in [*directives, "--requeue", *own.directives]),
         prologue="\n".join(options.get("job-script-prologue") or []),
         jobs_name=JOBS_NAME,
         line=shlex.join([sys.executable, "-m", "dsvcca", "--verbose", *line]),
         retries=RETRIES,
+        log=shlex.quote(str(_log(settings, "")).removesuffix(".log")),
     )
 
 
@@ -97,10 +103,7 @@ def send(script: str, settings: SlurmSettings) -> tuple[str, Path]:
     """
     look_at(script, settings)
     _log(settings, "").parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", suffix=".sh") as file:
-        file.write(script)
-        file.flush()
-        found = subprocess.run(["sbatch", "--parsable", file.name], capture_output=True, text=True, check=False)
+    found = sbatch(script, "--parsable")
     if found.returncode:
         raise RunError(f"SLURM refuses the driver of '{settings.path}': {found.stderr.strip()}")
     job = found.stdout.strip().split(";")[0]
@@ -108,5 +111,4 @@ def send(script: str, settings: SlurmSettings) -> tuple[str, Path]:
 
 
 def _log(settings: SlurmSettings, job: str) -> Path:
-    folder = os.path.expandvars(os.path.expanduser(settings.options.get("log-directory") or "."))
-    return Path(folder).absolute() / f"dsvcca-driver-{job}.log"
+    return Path(settings.options.get("log-directory") or ".").absolute() / f"dsvcca-driver-{job}.log"

@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import yaml
 
+from dsvcca.clusters.documents import documents_in
 from dsvcca.errors import DsvccaError, RunError
 
 KINDS = {"Job": ("spec", "template", "spec"), "DaskJob": ("spec", "job", "spec")}
 """Objects that run something to its end, and where their pod is described."""
+
+EXAMPLE = "deploy/kubernetes/driver.yaml"
 
 ADDRESS = "DASK_SCHEDULER_ADDRESS"
 """Environment variable of a container: where its scheduler is."""
@@ -26,7 +28,7 @@ def driver_manifest(path: str | os.PathLike[str], line: Sequence[str]) -> str:
     ----------
     path : path
         A Job or a DaskJob, of which deploy/kubernetes has examples. Where its container is told the address of a
-        scheduler, the line ends with that.
+        scheduler, the line says it.
     line : sequence of str
         What stands behind `dsvcca` on it. Paths are those that pods see.
 
@@ -35,23 +37,18 @@ def driver_manifest(path: str | os.PathLike[str], line: Sequence[str]) -> str:
     DsvccaError
         If there is no such file, or something else is in it.
     """
-    try:
-        documents = [one for one in yaml.safe_load_all(Path(path).read_text()) if one is not None]
-    except OSError as error:
-        raise DsvccaError(f"'{path}' cannot be read ({error.strerror}): name the manifest of a Job") from error
-    except yaml.YAMLError as error:
-        raise DsvccaError(
-            f"'{path}' is no YAML ({error}): see deploy/kubernetes/driver.yaml for one that is"
-        ) from error
+    documents = documents_in(path, "the manifest of a Job", EXAMPLE)
     kinds = [one.get("kind") if isinstance(one, dict) else None for one in documents]
     if len(documents) != 1 or kinds[0] not in KINDS:
         raise DsvccaError(
             f"'{path}' holds {', '.join(map(str, kinds)) or 'nothing'}: a single {' or '.join(KINDS)} is wanted, as "
-            "deploy/kubernetes/driver.yaml has it"
+            f"{EXAMPLE} has it"
         )
     container = _container(documents[0], path)
     known = {one.get("name") for one in container.get("env") or [] if isinstance(one, dict)}
-    container["args"] = ["dsvcca", "--verbose", *line, *([f"--scheduler=$({ADDRESS})"] if ADDRESS in known else [])]
+    own, *rest = [one.replace("$", "$$") for one in line]  # Kubernetes puts variables in where it finds $(NAME)
+    there = [f"--scheduler=$({ADDRESS})"] if ADDRESS in known else []
+    container["args"] = ["dsvcca", "--verbose", own, *there, *rest]
     manifest: str = yaml.safe_dump(documents[0], sort_keys=False, width=120)
     return manifest
 
@@ -64,7 +61,7 @@ def _container(document: Any, path: str | os.PathLike[str]) -> dict[str, Any]:
     containers = pod.get("containers") if isinstance(pod, dict) else None
     if not isinstance(containers, list) or len(containers) != 1 or not isinstance(containers[0], dict):
         where = ".".join((*KINDS[document["kind"]], "containers"))
-        raise DsvccaError(f"'{path}': {where} is not one container: see deploy/kubernetes/driver.yaml")
+        raise DsvccaError(f"'{path}': {where} is not one container: see {EXAMPLE}")
     found: dict[str, Any] = containers[0]
     return found
 

@@ -9,48 +9,10 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from multiprocessing import resource_tracker
 
-import dask
 from distributed import Client, LocalCluster
 
+from dsvcca.clusters.settings import ON_ONE_MACHINE, dask_settings
 from dsvcca.errors import RunError
-
-WORKER_ENVIRONMENT = {
-    # Read when a process starts: it must come from Dask's configuration, `env=` is too late. By default Dask's nanny
-    # has freed memory returned so eagerly that every array is paid for twice.
-    "MALLOC_TRIM_THRESHOLD_": str(256 << 20),
-    "MALLOC_MMAP_THRESHOLD_": str(256 << 20),
-    "MALLOC_ARENA_MAX": "1",  # or every reading thread keeps freed memory of its own
-    "OMP_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-}
-
-WORKER_MEMORY = {
-    # Workers keep nothing that could be moved to disk: tasks carry paths, and what they give back is a receipt.
-    "distributed.worker.memory.target": False,
-    "distributed.worker.memory.spill": False,
-    # A worker has one thread: nothing begins while its task runs, and what that has freed may stay with the allocator.
-    # A worker that pauses then waits for ever for memory that nobody holds.
-    "distributed.worker.memory.pause": False,
-}
-
-
-ON_ONE_MACHINE = {
-    "distributed.nanny.pre-spawn-environ": WORKER_ENVIRONMENT,
-    **WORKER_MEMORY,
-    "distributed.scheduler.allowed-failures": 1,  # a task that kills two workers is done again alone, which will tell
-    # Where scheduler and workers share the cores, looking at themselves 50 or 100 times a second takes 4 % of one.
-    "distributed.admin.tick.interval": "500ms",
-    "distributed.admin.system-monitor.interval": "2s",
-    "distributed.worker.profile.interval": "100ms",
-    # Who is interrupted needs not be told of each task that was cancelled, nor that the scheduler ended first.
-    "distributed.worker.preload": [
-        "import logging; logging.getLogger('distributed.worker.state_machine').setLevel('ERROR'); "
-        "logging.getLogger('distributed.worker').addFilter(lambda said: 'during heartbeat' not in said.getMessage())"
-    ],
-}
-"""Dask's settings for a cluster of this machine's own."""
-
 
 LOOK = 5
 """Seconds after which it is looked whether a cluster has all its workers."""
@@ -62,10 +24,9 @@ def local_client(workers: int, memory: int | str | None = None) -> Iterator[Clie
 
     An interrupt from the keyboard is for this process: workers end with the cluster, and without a word.
     """
-    said = logging.getLogger("distributed")
-    level = said.level
+    said, level = logging.getLogger("distributed"), None
     try:
-        with dask.config.set(ON_ONE_MACHINE), ExitStack() as stack:
+        with dask_settings(ON_ONE_MACHINE), ExitStack() as stack:
             with _interrupts_wait():  # and in whatever is started here, now or later
                 try:
                     cluster = LocalCluster(
@@ -86,21 +47,23 @@ def local_client(workers: int, memory: int | str | None = None) -> Iterator[Clie
             try:
                 yield client
             finally:
+                level = said.level
                 said.setLevel(logging.CRITICAL)  # nobody has to be told how workers end
     finally:
-        said.setLevel(level)
+        if level is not None:
+            said.setLevel(level)
 
 
 @contextmanager
-def kept_at(scale: Callable[[], object]) -> Iterator[None]:
-    """Ask for workers again and again: others come for those that are lost, also for one that dies as it starts."""
+def kept_at(scale: Callable[[], object], every: float = LOOK) -> Iterator[None]:
+    """Ask for workers every few seconds: others come for those that are lost, also for one that dies as it starts."""
     done = threading.Event()
 
-    def look() -> None:
-        while not done.wait(LOOK):
+    def keep() -> None:
+        while not done.wait(every):
             scale()
 
-    looking = threading.Thread(target=look, name="dsvcca-keep", daemon=True)
+    looking = threading.Thread(target=keep, name="dsvcca-keep", daemon=True)
     looking.start()
     try:
         yield

@@ -11,15 +11,16 @@ from typing import Any
 from distributed import Client
 
 from dsvcca.clusters.address import joined_client
+from dsvcca.clusters.jobs import slurm_client
 from dsvcca.clusters.local import local_client
-from dsvcca.clusters.slurm import SlurmSettings, read_slurm, slurm_client
+from dsvcca.clusters.slurm import SlurmSettings, read_slurm
 from dsvcca.errors import DsvccaError
 from dsvcca.plans.planning import bytes_of
 
 MEMORY = "1 GiB"
 """Of a worker thread, where nothing is said."""
 
-Path = str | os.PathLike[str]
+PathLike = str | os.PathLike[str]
 
 
 @dataclass(frozen=True)
@@ -40,13 +41,18 @@ class Workplace:
 
     workers: int
     scheduler: str | None
-    tls: Sequence[Path | None]
+    tls: Sequence[PathLike | None]
     slurm: SlurmSettings | None
     memory: int
 
     @classmethod
     def of(
-        cls, workers: int, scheduler: str | None, tls: Sequence[Path | None], slurm: Path | None, memory: str | None
+        cls,
+        workers: int,
+        scheduler: str | None,
+        tls: Sequence[PathLike | None],
+        slurm: PathLike | None,
+        memory: str | None,
     ) -> Workplace:
         """Return what options say.
 
@@ -56,6 +62,8 @@ class Workplace:
             If they contradict each other, or the file for SLURM cannot be used.
         """
         given = {"workers": workers, "scheduler": scheduler, "slurm": slurm}
+        if scheduler is not None and not scheduler:
+            raise DsvccaError("the address of the scheduler is empty: is the variable set that was to hold it?")
         if len(several := [name for name, value in given.items() if value]) > 1:
             raise DsvccaError(f"{' and '.join(several)} say each on their own where the work is done: give one of them")
         if not scheduler and any(tls):
@@ -121,11 +129,11 @@ def connect(
     scheduler: str | None = None,
     *,
     workers: int = 0,
-    slurm: Path | None = None,
+    slurm: PathLike | None = None,
     memory: str | None = None,
-    tls_ca: Path | None = None,
-    tls_cert: Path | None = None,
-    tls_key: Path | None = None,
+    tls_ca: PathLike | None = None,
+    tls_cert: PathLike | None = None,
+    tls_key: PathLike | None = None,
 ) -> Cluster:
     """Start a cluster or join one, as the options of the command line do, for as long as a notebook needs it.
 
@@ -138,7 +146,7 @@ def connect(
     slurm : path, optional
         Jobs of SLURM instead: a file that says what they are like (docs/slurm.md).
     memory : str, default "1 GiB"
-        Of each of those processes.
+        Of each of those processes; others have what they were started with.
     tls_ca, tls_cert, tls_key : path, optional
         Certificate of who signed those of the cluster, and one to show to it, with its key.
 

@@ -51,6 +51,8 @@ class Run:
             self._found = compare(self.plan, self.out, client=client, workspace=workspace)
         except BaseException as error:
             self._error = error
+        finally:
+            self._watch.end()
 
     @property
     def progress(self) -> Progress:

@@ -13,11 +13,10 @@ import platform
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,7 @@ from distributed.comm.core import CommClosedError
 
 from dsvcca.engine.facts import Facts, device_of_process, facts, harm, slower, whose
 from dsvcca.errors import DsvccaError, RunError
-from dsvcca.maths.arrays import computing_on, put
+from dsvcca.maths.arrays import computing_on, put, to_numpy
 from dsvcca.plans.machine import Machine, measure_rates, this_machine
 from dsvcca.storage import folders, staging
 
@@ -150,13 +149,10 @@ class Answers:
 
     Attributes
     ----------
-    workers : list of dict
-        What the scheduler says of each.
     objections, harm, slower : list of str
         Why some cannot take part; what will do harm; what costs time. A sentence each.
     """
 
-    workers: list[dict[str, Any]]
     objections: list[str]
     harm: list[str]
     slower: list[str]
@@ -173,21 +169,18 @@ def ask_all(client: Client, witness: Witness) -> Answers:
     wait_for_workers(client)
     began = time.time()
     content = pickle.dumps((witness, folders.known_options()))  # as bytes: no log shows what is in it
-    with ThreadPoolExecutor(1, "dsvcca-ask") as asking:
-        try:
-            for _ in range(3):
-                answer = asking.submit(client.run, _asked, content, on_error="return")
-                found: dict[str, Any] = answer.result(timeout=WAIT)
-                if not any(isinstance(said, CommClosedError) for said in found.values()):
-                    break
-                time.sleep(1)  # one went away as it was asked
-        except TimeoutError as error:
-            asking.shutdown(wait=False)
-            raise RunError(
-                f"some workers do not answer within {WAIT} s: end those that hang, or are cut off"
-            ) from error
-        except OSError as error:
-            raise RunError(LOST.format("")) from error
+    asking: Any = client
+    try:
+        for _ in range(3):
+            asked_all = partial(asking._run, _asked, content, on_error="return")  # `client.run` waits for ever
+            found: dict[str, Any] = client.sync(asked_all, callback_timeout=WAIT)
+            if not any(isinstance(said, CommClosedError) for said in found.values()):
+                break
+            time.sleep(1)  # one went away as it was asked
+    except TimeoutError as error:
+        raise RunError(f"some workers do not answer within {WAIT} s: end those that hang, or are cut off") from error
+    except OSError as error:
+        raise RunError(LOST.format("")) from error
     asked = (began, time.time())
     known: dict[str, Facts] = {}
     objections: dict[str, list[str]] = {}
@@ -200,7 +193,7 @@ def ask_all(client: Client, witness: Witness) -> Answers:
             objections.setdefault(why, []).append(address)
     sentences = [f"{whose(addresses)} {why}" for why, addresses in objections.items()]
     workers = workers_of(client)
-    return Answers(workers, sentences, harm(workers, known, asked), slower(workers, known))
+    return Answers(sentences, harm(workers, known, asked), slower(workers, known))
 
 
 def _spelled(error: BaseException) -> str:
@@ -220,10 +213,18 @@ def _asked(content: bytes) -> tuple[str, Facts]:
 _accepted: deque[Witness] = deque(maxlen=64)
 
 
-def objection(witness: Witness) -> str:
-    """Return why this process cannot take part; "" if it can, which is looked at once."""
+def remembered_objection(witness: Witness) -> str:
+    """Return what `objection` does; once that there is none it is not looked at again."""
     if witness in _accepted:
         return ""
+    if why := objection(witness):
+        return why
+    _accepted.append(witness)
+    return ""
+
+
+def objection(witness: Witness) -> str:
+    """Return why this process cannot take part as things are now; "" if it can."""
     for (name, there), (_, here) in zip(witness.versions, versions(), strict=True):
         if here != there:
             return f"has {name} {here}, the driver {there}: install the same there"
@@ -241,10 +242,10 @@ def objection(witness: Witness) -> str:
             return f"cannot write the {what} ('{path}': {error}): mount it to be written, for the user of that worker"
     try:
         with computing_on(device_of_process()):
-            put(np.zeros(1))
+            ones = put(np.ones((2, 2)))
+            to_numpy(ones @ ones + ones)
     except Exception as error:  # whatever a library of GPUs raises
         return f"has no device to compute on ({error}): mend it, or start the worker without --resources GPU=1"
-    _accepted.append(witness)
     return ""
 
 

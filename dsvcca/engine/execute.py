@@ -310,7 +310,7 @@ def unpacked(function: Callable[[Any], Receipt], content: bytes) -> Receipt:
     """Run one task that came as bytes, which no log can read, with what the driver was told of how URLs are reached."""
     task, options, witness = pickle.loads(zlib.decompress(content))
     use_options(options)
-    if witness is not None and (why := cluster.objection(witness)):
+    if witness is not None and (why := cluster.remembered_objection(witness)):
         raise cluster.WrongWorkerError(get_worker().address, why)
     return guarded(function, task)
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from distributed import get_worker
 
-from dsvcca.clusters.local import WORKER_ENVIRONMENT
+from dsvcca.clusters.settings import WORKER_ENVIRONMENT
 from dsvcca.maths.blas import threads_held_to
 
 GPU = "GPU"
@@ -74,10 +74,34 @@ def _memory() -> int | None:
     found = []
     with suppress(OSError, ValueError):
         found.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        with suppress(OSError, ValueError):  # the first says "max" where there is none
-            found.append(int(Path(limit).read_text()))
+    with suppress(OSError):
+        found += _limits(Path("/proc/self/cgroup").read_text(), Path("/sys/fs/cgroup"))
     return min(found, default=None)
+
+
+def _limits(groups: str, mount: Path) -> list[int]:
+    """Return the limits of memory of control groups, and of those above them, of both versions.
+
+    Parameters
+    ----------
+    groups : str
+        Lines such as ``0::/slurm/job_7`` and ``4:memory:/slurm/job_7``.
+    mount : path
+        Where they are to be seen.
+    """
+    found = []
+    for line in groups.splitlines():
+        _, controllers, own = line.split(":", 2)
+        if controllers not in ("", "memory"):
+            continue
+        top, name = (mount / "memory", "memory.limit_in_bytes") if controllers else (mount, "memory.max")
+        folder = top / own.lstrip("/")  # in a container it may be one that is not to be seen there
+        for group in (folder, *folder.parents):
+            with suppress(OSError, ValueError):  # "max" where there is none
+                found.append(int((group / name).read_text()))
+            if group == top:
+                break
+    return found
 
 
 def device_of_process() -> str | None:
@@ -130,9 +154,6 @@ def harm(workers: Sequence[Mapping[str, Any]], found: Mapping[str, Facts], asked
             "workers take the cores from each other, and bits may differ; start them with OPENBLAS_NUM_THREADS=1, "
             "MKL_NUM_THREADS=1 and OMP_NUM_THREADS=1"
         )
-    without = [w["address"] for w in workers if not has_gpu(w) and (one := found.get(w["address"])) and one.gpus]
-    if without:
-        sentences.append(f"{whose(without)}: there is a GPU nobody uses: start a worker for it with --resources GPU=1")
     return sentences
 
 
@@ -147,6 +168,9 @@ def slower(workers: Sequence[Mapping[str, Any]], found: Mapping[str, Facts]) -> 
         )
     if none := [w["address"] for w in workers if not w["memory_limit"]]:
         sentences.append(f"{whose(none)}: no limit of memory is set, so no plan can be checked against it")
+    used = {found[w["address"]].host for w in workers if w["address"] in found and has_gpu(w)}
+    if idle := sorted({said.host for said in found.values() if said.gpus} - used):
+        sentences.append(f"{', '.join(idle)}: there is a GPU nobody uses: start a worker for it with --resources GPU=1")
     if alone := [w["address"] for w in workers if not w.get("nanny")]:
         sentences.append(f"{whose(alone)}: there is no nanny: nobody starts it again if it dies")
     return sentences

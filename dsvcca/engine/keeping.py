@@ -167,14 +167,7 @@ def keep(
     DsvccaError
         If something stops all of them.
     """
-    for r in found:
-        if r.written < 0:
-            raise DsvccaError(f"{r}: '{store.path}' was written by others and is only read: import it into a new store")
-    check_population(found, store)
-    plans = list(_plans(store, found, wanted))
-    for plan in plans:
-        plan.check_kept()
-        plan.check()
+    plans = plans_that_keep(store, found, wanted)
     for r in found:
         if r.kept is not None:
             sweep(r)
@@ -220,6 +213,25 @@ class _Left:
     refs: list[tuple[Plan, int, BasisRef]] = field(default_factory=list)
     bases: list[KeptBasis] = field(default_factory=list)
     reasons: list[str] = field(default_factory=list)
+
+
+def plans_that_keep(store: Store, found: Sequence[Representation], wanted: Wanted) -> list[Plan]:
+    """Return the plans that make the bases of some representations of a store.
+
+    Raises
+    ------
+    DsvccaError
+        If one cannot work.
+    """
+    for r in found:
+        if r.written < 0:
+            raise DsvccaError(f"{r}: '{store.path}' was written by others and is only read: import it into a new store")
+    check_population(found, store)
+    plans = list(_plans(store, found, wanted))
+    for plan in plans:
+        plan.check_kept()
+        plan.check()
+    return plans
 
 
 def _read_again(workspace: str, left: Iterable[_Left]) -> None:
