@@ -176,7 +176,7 @@ def test_the_log_says_how_far_a_long_run_is(monkeypatch, caplog):
     assert [record.message.split(",")[0] for record in caplog.records] == ["reduce: 1 of 3", "reduce: 2 of 3"]
 
 
-def test_a_cluster_is_connected_to_until_it_is_closed(tmp_path):
+def test_a_cluster_is_connected_to_until_it_is_closed(tmp_path, monkeypatch):
     store, _ = write_population(tmp_path / "s.zarr", seeds=2, steps=(0,))
     plan = dsvcca.plan_comparisons(store)
     cluster = dsvcca.connect(workers=2)
@@ -187,6 +187,7 @@ def test_a_cluster_is_connected_to_until_it_is_closed(tmp_path):
     assert cluster.client.status == "running"
     assert "dsvcca cluster" in repr(cluster)
     cluster.close()
+    monkeypatch.setattr("dsvcca.clusters.address.CONNECT", 1)
     with pytest.raises(DsvccaError, match="no Dask scheduler answers"):
         dsvcca.connect(address)
     with pytest.raises(DsvccaError, match="where is the work to be done"):

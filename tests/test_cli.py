@@ -103,7 +103,8 @@ def test_verify_fails_where_something_is_wrong(tmp_path):
     ],
 )
 @pytest.mark.filterwarnings("ignore")
-def test_errors_have_no_traceback(store, tmp_path, arguments, message):
+def test_errors_have_no_traceback(store, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.setattr("dsvcca.clusters.address.CONNECT", 1)
     places = {"STORE": store.path, "OUT": tmp_path / "r.zarr"}
     said = call(*(places.get(a, a) for a in arguments))
     assert said.exit_code == 1
@@ -185,7 +186,8 @@ def test_an_interrupt_ends_a_cluster_with_one_line(tmp_path, number, to_all):
     assert said.endswith("stopped: what was finished is kept, the same line goes on from there\n")
     assert "Traceback" not in said
     assert len(said.splitlines()) < 4  # on a machine that is busy Dask may have warned of something before
-    subprocess.run(line, capture_output=True, check=True)
+    if to_all:
+        subprocess.run(line, capture_output=True, check=True)
 
 
 def test_a_dry_run_looks_and_changes_nothing(tmp_path):

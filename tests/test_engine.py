@@ -685,6 +685,7 @@ def end_or_wait(task):
     return task
 
 
+@pytest.mark.slow
 def test_what_waited_with_a_task_that_kills_is_done(monkeypatch):
     monkeypatch.setitem(local.ON_ONE_MACHINE, "distributed.scheduler.allowed-failures", 0)  # all are suspects at once
     with warnings.catch_warnings(), local_client(1, "1 GiB") as client:

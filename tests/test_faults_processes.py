@@ -145,6 +145,7 @@ def test_when_every_worker_is_killed_others_go_on(store, whole, tmp_path):
 
 
 @fault("a worker that freezes (SIGSTOP), and thaws when all is done", "its tasks go to others, the same bits")
+@pytest.mark.slow
 def test_what_a_frozen_worker_had_is_done_by_others(store, whole, tmp_path):
     watched = Watched(tmp_path)
     with dask.config.set({"distributed.scheduler.worker-ttl": "3s"}), local_client(2, "1.5 GiB") as client:
@@ -457,7 +458,7 @@ def test_a_worker_of_another_version_is_found_before_the_first_task(
 
 @pytest.mark.filterwarnings("ignore")
 @fault("a worker of another version that joins late", "it is given nothing more, the others finish, the same bits")
-def test_a_worker_of_another_version_that_comes_late_is_passed_over(processes, another, caplog):
+def test_a_worker_of_another_version_that_comes_late_is_passed_over(processes, another, tmp_path, caplog):
     processes.scheduler()
     processes.worker()
     with processes.client() as client, caplog.at_level("WARNING", logger="dsvcca"):
@@ -467,22 +468,26 @@ def test_a_worker_of_another_version_that_comes_late_is_passed_over(processes, a
             own = Path(dsvcca.__file__).parent.parent
             processes.worker(PYTHONPATH=f"{another / 'numpy'}{os.pathsep}{own}")
             client.wait_for_workers(2, timeout=60)
-            came.set()
+            came.touch()
 
-        came = threading.Event()
+        came = tmp_path / "came"
         with ThreadPoolExecutor(1) as other, cluster.taking_part(client, {}, {}):
             coming = other.submit(come)
-            receipts, failures = execute.run(slow, list(range(60)), client=client, title="slow")
+            tasks = [(i, str(came)) for i in range(12)]
+            receipts, failures = execute.run(wait_for_a_file, tasks, client=client, title="waiting")
             coming.result()
-        assert came.is_set()
-        assert sorted(receipts) == list(range(60))
+        assert sorted(receipts) == list(range(12))
         assert not failures
         assert "has numpy 1.0.0, the driver" in caplog.text
 
 
-def slow(task):
+def wait_for_a_file(task):
+    """The first has to wait; others take long enough that there are some for who comes."""
+    number, path = task
+    while not Path(path).exists():
+        time.sleep(0.05)
     time.sleep(0.2)
-    return task
+    return number
 
 
 @needs_root

@@ -155,6 +155,7 @@ def test_urls_that_cannot_be_reached_are_told_so(tmp_path):
     assert dsvcca.create_store(f"file://{tmp_path}/s.zarr", datapoints=5).path == str(tmp_path / "s.zarr")
 
 
+@pytest.mark.slow
 def test_the_lines_of_the_docs_run(tmp_path):
     """As somebody types them, who says by the environment who they are: no options, in processes of their own."""
     docs = (Path(__file__).parent.parent / "docs" / "object-stores.md").read_text()

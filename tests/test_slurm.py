@@ -166,7 +166,7 @@ def stand_ins(tmp_path, monkeypatch):
         (folder / name).write_text(f"#!/bin/bash\n{text}\n".replace("FOLDER", str(folder)))
         (folder / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
-    monkeypatch.setattr(jobs, "LOOK", 1)
+    monkeypatch.setattr(jobs, "LOOK", 0.5)
     return folder
 
 
@@ -196,7 +196,7 @@ def logged():
 def test_jobs_that_are_refused_are_sent_again(tmp_path, stand_ins, logged):
     """As where others of the same user are too many for a while."""
     (stand_ins / "refuse").touch()
-    threading.Timer(4, (stand_ins / "refuse").unlink).start()
+    threading.Timer(2, (stand_ins / "refuse").unlink).start()
     with slurm_client(read_slurm(settings_file(tmp_path, jobs=1))) as client:
         refused = "SLURM refuses 1 jobs (sbatch: error: AssocMaxSubmitJobLimit): they are sent again"
         assert any(one.startswith(refused) for one in logged)
@@ -204,7 +204,7 @@ def test_jobs_that_are_refused_are_sent_again(tmp_path, stand_ins, logged):
         first = (stand_ins / "jobs").read_text().split()
         assert len(first) == 1
         (stand_ins / "busy").touch()  # SLURM does not answer: nothing is known of the job, and nothing is sent
-        time.sleep(3)
+        time.sleep(2)
         (stand_ins / "busy").unlink()
         assert (stand_ins / "jobs").read_text().split() == first
         (stand_ins / "refuse").touch()
@@ -233,7 +233,7 @@ def test_jobs_that_end_at_once_are_sent_less_and_less_often(tmp_path, stand_ins,
         os.killpg(int((stand_ins / "jobs").read_text()), signal.SIGKILL)
         lost = "1 jobs ended before a worker came: they are sent again, and the next time not before"
         wait_until(lambda: len([one for one in logged if one.startswith(lost)]) == 3)
-        assert [one.removeprefix(lost) for one in logged if one.startswith(lost)] == [" 1 s", " 2 s", " 4 s"]
+        assert [one.removeprefix(lost) for one in logged if one.startswith(lost)] == [" 0.5 s", " 1.0 s", " 2.0 s"]
 
 
 answers = shutil.which("sinfo") and subprocess.run(["sinfo"], capture_output=True, check=False).returncode == 0
