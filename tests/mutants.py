@@ -22,7 +22,7 @@ from queue import SimpleQueue
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
-COPIED = ("dsvcca", "tests", "docs", "benchmarks", "pyproject.toml", "README.md")
+COPIED = ("dsvcca", "tests", "deploy", "docs", "benchmarks", "pyproject.toml", "README.md")
 LONGEST = 90
 """Seconds that a test may take; one that hangs without its guard has caught the mutant."""
 
