@@ -5,6 +5,7 @@ import os
 import signal
 import stat
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import dask
@@ -104,6 +105,21 @@ def test_memory_is_that_of_the_smallest_control_group(tmp_path):
 def test_what_is_tried_out_leaves_nothing(tmp_path):
     staging.try_out(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_many_try_out_one_place_at_a_time(tmp_path):
+    """The folder that they share is made and removed by all of them."""
+
+    def often(_):
+        for _ in range(150):
+            staging.try_out(tmp_path)
+
+    with ThreadPoolExecutor(12) as pool:
+        list(pool.map(often, range(12)))
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / staging.STAGING).touch()
+    with pytest.raises(OSError, match=r"\.uncommitted"):
+        staging.try_out(tmp_path)
 
 
 def test_the_doctor_looks_here_and_at_every_worker(tmp_path):

@@ -233,7 +233,13 @@ def test_jobs_that_end_at_once_are_sent_less_and_less_often(tmp_path, stand_ins,
         lost = "1 jobs ended before a worker came: they are sent again, and the next time not before"
         wait_until(lambda: len([one for one in logged if one.getMessage().startswith(lost)]) == 5)
         told = [one for one in logged if one.getMessage().startswith(lost)]
-        assert [one.getMessage().removeprefix(lost) for one in told] == [" 0.5 s", " 1.0 s", " 2.0 s", " 4.0 s", " 8.0 s"]
+        assert [one.getMessage().removeprefix(lost) for one in told] == [
+            " 0.5 s",
+            " 1.0 s",
+            " 2.0 s",
+            " 4.0 s",
+            " 8.0 s",
+        ]
         assert told[4].created - told[3].created >= 4
 
 

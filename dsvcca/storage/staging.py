@@ -21,10 +21,15 @@ def stage(root: Path) -> Path:
     """Return a new folder below `root` in which an object can be made unseen, after sweeping dead ones."""
     folder = root / STAGING / f"{_machine()}-{os.getpid()}-{secrets.token_hex(6)}"
     for _ in range(100):
-        with suppress(FileNotFoundError):  # another process may remove the empty staging folder in between
+        try:
             folders.make(folder)
             sweep(folder.parent)
             return folder
+        except FileNotFoundError:
+            pass  # another process removed the empty staging folder in between
+        except FileExistsError:  # or while it was looked at whether what is there is a folder
+            if folders.exists(folder.parent) and not folder.parent.is_dir():
+                raise
     raise DsvccaError(f"'{folder.parent}' vanishes as often as it is made: is something cleaning '{root}'?")
 
 
