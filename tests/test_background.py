@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import signal
 import threading
 import time
 from contextlib import ExitStack
@@ -142,9 +143,8 @@ def test_waiting_ends_and_the_run_does_not(store, tmp_path):
 def test_two_runs_do_not_fill_the_same_results(store, tmp_path):
     run = dsvcca.start(plan_of(store), tmp_path / "r.zarr", workspace=tmp_path / "w")
     wait_for_commits(tmp_path, 1, run)
-    other = dsvcca.start(plan_of(store), tmp_path / "r.zarr", workspace=tmp_path / "w")
     with pytest.raises(DsvccaError, match="is being filled by another process"):
-        other.wait()
+        dsvcca.compare(plan_of(store), tmp_path / "r.zarr", workspace=tmp_path / "w")
     run.stop()
 
 
@@ -215,6 +215,38 @@ def test_clusters_may_be_closed_in_another_order_than_they_were_begun():
     second.close()
     assert dask.config.get("distributed.worker.memory.pause") == before[0]
     assert dask.config.get("distributed.scheduler.allowed-failures") != 77
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="no signals to a thread here")
+def test_who_waits_may_be_interrupted_and_the_run_goes_on(store, tmp_path):
+    run = dsvcca.start(plan_of(store, shuffles=150), tmp_path / "r.zarr", workspace=tmp_path / "w")
+    interrupt = threading.Timer(1, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        interrupt.start()
+        with pytest.raises(KeyboardInterrupt):
+            run.wait()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert run.state == "running"
+    done = run.progress.done
+    while run.state == "running" and run.progress.done == done:
+        time.sleep(0.02)
+    assert run.state == "running"
+    run.stop()
+    assert run.state == "stopped"
+    with pytest.raises(DsvccaError, match="the run was stopped"):
+        run.wait()
+
+
+def test_what_is_not_there_yet_is_said_so(store, tmp_path):
+    run = dsvcca.start(plan_of(store), tmp_path / "r.zarr", workspace=tmp_path / "w")
+    with pytest.raises(DsvccaError, match=r"nothing is there to open yet \(.*\): ask again later"):
+        run.results()
+    with pytest.raises(DsvccaError, match=r"a run into '.*r.zarr' goes on \(.*\): wait\(\) for it, or stop"):
+        dsvcca.start(plan_of(store), tmp_path / "r.zarr", workspace=tmp_path / "w")
+    run.stop()
+    dsvcca.start(plan_of(store), tmp_path / "r.zarr", workspace=tmp_path / "w").stop()
 
 
 def test_time_goes_on_where_nothing_is_done():

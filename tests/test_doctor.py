@@ -26,7 +26,7 @@ from tests.populations import same_bits, write_population
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 
 V1 = "memory.limit_in_bytes"
-HERE = Facts("one", 1000.0, 8 << 30, dict(WORKER_ENVIRONMENT), 0, 1)
+HERE = Facts("one", 1000.0, 8 << 30, dict(WORKER_ENVIRONMENT), 0, 1, 4)
 
 
 def call(*arguments):
@@ -42,6 +42,8 @@ def test_a_sound_cluster_gives_no_advice():
     found = {"a": HERE, "b": HERE}
     assert harm(workers, found, (999.0, 1001.0)) == []
     assert slower(workers, found) == []
+    (sentence,) = slower(workers, dict.fromkeys("ab", replace(HERE, cores=1)))
+    assert sentence == "one has 1 cores for 2 worker threads: start no more than it has cores"
 
 
 @pytest.mark.parametrize(
@@ -77,6 +79,7 @@ def test_a_gpu_that_is_used_and_memory_of_two_hosts_are_no_harm():
         ({}, {"environment": {"MALLOC_TRIM_THRESHOLD_": "much"}}, "MALLOC_TRIM_THRESHOLD_ is much"),
         ({"memory_limit": 0}, {}, "no limit of memory is set"),
         ({"nanny": None}, {}, "there is no nanny"),
+        ({"nthreads": 4}, {}, "several threads share the memory and the Python of a process"),
     ],
 )
 def test_what_costs_time_or_safety_is_told(change, own, message):
@@ -145,10 +148,12 @@ def test_the_doctor_refuses_what_compare_would(tmp_path, monkeypatch):
         with LocalCluster(**options) as found:
             said = call("doctor", store.path, "--scheduler", found.scheduler_address, "--memory", "1 GiB")
             assert said.exit_code == 1
-            assert "cannot run: a worker thread has 512.00 MiB: ask for less than --memory 1 GiB" in said.output
+            assert (
+                "cannot run: a worker thread has 512.00 MiB, not --memory 1 GiB: ask for as much at most" in said.output
+            )
             said = call("doctor", store.path, "--scheduler", found.scheduler_address)
             assert said.exit_code == 1
-            assert "a worker thread has 512.00 MiB: ask for less than the 1 GiB of --memory" in said.output
+            assert "a worker thread has 512.00 MiB, not the 1 GiB of --memory, as it is where nothing is" in said.output
             said = call("doctor", store.path, "--scheduler", found.scheduler_address, "--memory", "0.5 GiB")
             assert said.exit_code == 0, said.output
             assert "better: worker tcp://127.0.0.1:" in said.output

@@ -73,6 +73,9 @@ def test_the_example_is_one():
         ("    cores: 1 ", "    # ", "does not say jobqueue.slurm.cores"),
         ("jobqueue:", "# caf\xe9", "is no YAML"),
         ("  slurm:", "  slurm:\n    job-script-prologue: module load x", "give a list of text"),
+        ("    queue: ", "    partition: ", "knows no 'partition': dask-jobqueue calls it 'queue'"),
+        ("    queue: ", "    exclude: ", r'knows no \'exclude\': write job-extra-directives: \["--exclude=...'),
+        ("    processes: 1", "    processes: 9", "9 processes share 1 cores: give each of them one"),
         ("  slurm:", "  slurm:\n    job-extra-directives: [[a]]", "give a list of text"),
     ],
 )
@@ -350,7 +353,6 @@ def test_memory_and_price_are_those_of_the_jobs(tmp_path):
         (("compare", "STORE", "r.zarr", "--workers", "2"), "dsvcca.driver.cores 1 and memory 2 GiB: give it more"),
         (("compare", "STORE", "r.zarr", "--table", "/nowhere/t.csv"), "there is no folder '/nowhere'"),
         (("keep-bases", "STORE", "--route", "nonsense"), "route='nonsense' keeps no bases"),
-        (("compare", "STORE", "r.zarr", "--dry-run"), "write it before, dsvcca submit --dry-run"),
     ],
 )
 def test_what_cannot_run_is_not_sent(tmp_path, line, message):
@@ -403,6 +405,17 @@ def test_the_job_of_a_driver_says_what_it_runs(tmp_path, monkeypatch):
     ]
     assert subprocess.run(["bash", "-n"], input=script, text=True, check=False).returncode == 0
     assert not (folder / "r.zarr").exists()
+    assert not (tmp_path / "logs").exists()
+    workers = script[script.index("# The driver sends 2 of these at a time:") :]
+    for one in (
+        "#SBATCH -p long",
+        "#SBATCH --mem=2G",
+        "module load python",
+        "-m distributed.cli.dask_worker tls://SCH",
+    ):
+        assert one in workers
+    behind = said_of("submit", "compare", "s.zarr", "r.zarr", "--where", "layer=a", "--slurm", path, "--dry-run")
+    assert "-m dsvcca --verbose compare s.zarr r.zarr --where layer=a --slurm" in behind.output
     again = said_of("submit", "--slurm", path, "--dry-run", "--after", 7, "--after", 8, "compare", "/later", "r.zarr")
     assert "#SBATCH --dependency=afterok:7:8\n" in again.output
 

@@ -39,8 +39,13 @@ def test_a_line_takes_the_place_of_that_in_the_manifest(copied, name):
     assert args == ["dsvcca", "--verbose", "compare", "--scheduler=$(DASK_SCHEDULER_ADDRESS)", *LINE[1:]]
     parse([args[0], *args[2:]])
     del pods[1]["containers"][0]["args"]
+    if manifest["kind"] == "Job":  # any number of them at a time
+        assert manifest["metadata"].pop("generateName") == before["metadata"].pop("name") + "-"
+        said_of = said.stdout.replace("generateName: dsvcca-compare-", "name: dsvcca-compare-x2k7p")
+    else:
+        said_of = said.stdout
     assert manifest == before  # and nothing else
-    (copied / "kubernetes" / name).write_text(said.stdout)
+    (copied / "kubernetes" / name).write_text(said_of)
     assert checks(copied)[f"kubernetes/{name}"](copied / "kubernetes" / name) == []
 
 
@@ -75,7 +80,7 @@ def test_a_manifest_of_something_else_is_refused(tmp_path, text, message):
         ((*LINE, "--workers", "2"), "the manifest says where the work is done"),
         (("info", "a.zarr"), "'info' cannot be sent"),
         (("compare", "a.zarr"), "Missing argument 'RESULTS'"),
-        (("compare", "a.zarr", "r.zarr", "--dry-run"), "write it before, dsvcca submit --dry-run"),
+        (("compare", "/data/a.zarr", "r.zarr"), "'r.zarr' is a path from here: name it as pods see it, /data/r.zarr"),
         (("compare", "a.zarr", "r.zarr", "--memroy", "1"), "No such option: --memroy"),
     ],
 )
@@ -90,7 +95,7 @@ def test_kubernetes_puts_nothing_in_the_place_of_what_was_typed():
     said = sent(KUBERNETES / "driver.yaml", "--dry-run", *line)
     args = yaml.safe_load(said.stdout)["spec"]["template"]["spec"]["containers"][0]["args"]
     assert args[2:4] == ["compare", "--scheduler=$(DASK_SCHEDULER_ADDRESS)"]
-    assert args[4:] == ["--where", "layer=$$(HOSTNAME)$$$$x", *line[3:]]
+    assert args[4:] == ["--memory=4 GiB", "--where", "layer=$$(HOSTNAME)$$$$x", *line[3:]]  # memory as it was
 
 
 def test_one_place_is_to_be_named():

@@ -88,14 +88,17 @@ def doctor(
             least = cluster.memory_of_a_thread(client)
             if least is not None and least < there.memory:
                 asked = f"--memory {memory}" if memory else f"the {MEMORY} of --memory, as it is where nothing is said"
-                wrong.append(f"a worker thread has {format_bytes(least)}: ask for less than {asked}")
+                wrong.append(f"a worker thread has {format_bytes(least)}, not {asked}: ask for as much at most")
     print_rows(rows)
     for kind, sentences in (("cannot run", wrong), ("better", advice)):
         for sentence in sentences:
             print(f"{kind}: {sentence}")
     if wrong:
         raise typer.Exit(1)
-    print("nothing stands in the way" + (" of a run on this cluster" if client is not None else ""))
+    where = (
+        "a run on this cluster" if client is not None else "a run here; --workers, --scheduler or --slurm asks others"
+    )
+    print(f"nothing stands in the way of {where}")
 
 
 def _rows_of(client: Client) -> list[tuple[str, str]]:

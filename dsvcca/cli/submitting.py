@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from dsvcca.cli.plain import plain_errors
-from dsvcca.clusters import driver, kubernetes
+from dsvcca.clusters import driver, jobs, kubernetes
 from dsvcca.clusters.slurm import SlurmSettings, read_slurm
 from dsvcca.clusters.workplace import MEMORY
 from dsvcca.errors import DsvccaError
@@ -40,21 +40,25 @@ def submit(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be sent, and send nothing.")] = False,
 ) -> None:
     """Send a comparison as a job, which goes on by itself where it was cut short."""
-    if (slurm is None) == (manifest is None):
-        raise DsvccaError("where is it to be sent? Give one of --slurm FILE and --kubernetes FILE")
     if line[0] not in SENT:
         raise DsvccaError(f"{line[0]!r} cannot be sent: what can is {' and '.join(SENT)}")
     group: Any = context.find_root().command
     command = group.commands[line[0]]
     with command.make_context(line[0], list(line[1:])) as inner:  # refuses what it does not know
         options = inner.params
-    if options["dry_run"]:
-        raise DsvccaError(f"--dry-run stands behind {line[0]}: write it before, dsvcca submit --dry-run ...")
+    if options["dry_run"]:  # typed at the end, and meant for all of it
+        dry_run, line = True, [one for one in line if one != "--dry-run"]
+    slurm = slurm or (None if manifest else options["slurm"])
+    if (slurm is None) == (manifest is None):
+        raise DsvccaError("where is it to be sent? Give one of --slurm FILE and --kubernetes FILE")
     if manifest is not None:
         if after or any(options[name] for name in WHERE):
             raise DsvccaError(
                 "on Kubernetes the manifest says where the work is done, and --after is a word of SLURM's"
             )
+        for path in (options["store"], options.get("out") or "/"):
+            if not path.startswith("/") and "://" not in path:
+                raise DsvccaError(f"{path!r} is a path from here: name it as pods see it, /data/{path}")
         found = kubernetes.driver_manifest(manifest, line)
         print(found if dry_run else kubernetes.create(found))
     elif slurm is not None:
@@ -76,6 +80,9 @@ def _to_slurm(
     script = driver.driver_script(settings, whole, after)
     if dry_run:
         print(script)
+        if not options["workers"]:
+            print(f"# The driver sends {settings.jobs} of these at a time:\n")
+            print(jobs.worker_script(settings))
         return
     job, log = driver.send(script, settings)
     print(f"job      {job}   (squeue --job {job}; scancel {job} ends it, the same line goes on from there)")

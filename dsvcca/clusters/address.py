@@ -44,7 +44,10 @@ def joined_client(address: str, tls: Sequence[str | os.PathLike[str] | None]) ->
     try:
         ask_scheduler(address, security)
     except OSError as error:
-        raise DsvccaError(f"no Dask scheduler answers at {address!r} ({error}): check the address, start it") from error
+        hint = "" if secured else "; if it speaks TLS its address begins with tls://"
+        raise DsvccaError(
+            f"no Dask scheduler answers at {address!r} ({error}): check the address, start it{hint}"
+        ) from error
     said = logging.getLogger("distributed.client")
     quiet = _Quiet()
     said.addFilter(quiet)

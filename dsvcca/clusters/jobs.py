@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import subprocess
 import tempfile
@@ -13,6 +14,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import dask
 from distributed import Client, SchedulerPlugin, Security, Status
 
 from dsvcca.clusters.local import kept_at
@@ -232,6 +234,22 @@ def _queued(jobs: set[str]) -> set[str]:
     return jobs if found.returncode else jobs.intersection(found.stdout.split())
 
 
+SILENT = re.compile("(?i)unable to contact|unknown host|resolve|connection (refused|timed out)|timed out")
+"""What SLURM's programs say where nobody answers them."""
+
+
+def worker_script(settings: SlurmSettings) -> str:
+    """Return the script of a job with workers, as far as it is known before there is a scheduler."""
+    queue, options = jobqueue(), _options(settings)
+    logs = Path(options["log-directory"] or ".")
+    there = logs.exists()
+    with dask.config.set({"jobqueue.slurm": options}):
+        script: str = queue.slurm.SLURMJob("tls://SCHEDULER:PORT", name="NAME", protocol="tls://").job_script()
+    if not there:
+        logs.rmdir()  # which it has made
+    return script
+
+
 def sbatch(script: str, *options: str) -> subprocess.CompletedProcess[str]:
     """Hand a batch script to SLURM."""
     with tempfile.NamedTemporaryFile("w", suffix=".sh") as file:
@@ -252,5 +270,9 @@ def look_at(script: str, settings: SlurmSettings) -> None:
         If it would refuse it.
     """
     found = sbatch(script, "--test-only")
+    if found.returncode and SILENT.search(found.stderr):
+        raise RunError(
+            f"SLURM does not answer here: {found.stderr.strip()}: is this a machine from which jobs are sent?"
+        )
     if found.returncode:
         raise RunError(f"SLURM refuses the jobs of '{settings.path}': {found.stderr.strip()}")

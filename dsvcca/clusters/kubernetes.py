@@ -17,6 +17,9 @@ KINDS = {"Job": ("spec", "template", "spec"), "DaskJob": ("spec", "job", "spec")
 
 EXAMPLE = "deploy/kubernetes/driver.yaml"
 
+MEMORY = "--memory"
+"""Option that stays as the manifest has it: what workers have."""
+
 ADDRESS = "DASK_SCHEDULER_ADDRESS"
 """Environment variable of a container: where its scheduler is."""
 
@@ -28,7 +31,7 @@ def driver_manifest(path: str | os.PathLike[str], line: Sequence[str]) -> str:
     ----------
     path : path
         A Job or a DaskJob, of which deploy/kubernetes has examples. Where its container is told the address of a
-        scheduler, the line says it.
+        scheduler, the line says it, and what a worker thread has of memory as well. A Job gets a name of its own.
     line : sequence of str
         What stands behind `dsvcca` on it. Paths are those that pods see.
 
@@ -48,7 +51,11 @@ def driver_manifest(path: str | os.PathLike[str], line: Sequence[str]) -> str:
     known = {one.get("name") for one in container.get("env") or [] if isinstance(one, dict)}
     own, *rest = [one.replace("$", "$$") for one in line]  # Kubernetes puts variables in where it finds $(NAME)
     there = [f"--scheduler=$({ADDRESS})"] if ADDRESS in known else []
+    if not any(one.partition("=")[0] == MEMORY for one in line):
+        there += [one for one in container.get("args") or [] if isinstance(one, str) and one.startswith(f"{MEMORY}=")]
     container["args"] = ["dsvcca", "--verbose", own, *there, *rest]
+    if documents[0]["kind"] == "Job" and (name := documents[0].get("metadata", {}).pop("name", None)):
+        documents[0]["metadata"]["generateName"] = f"{name}-"  # or it would be refused while one of that name is there
     manifest: str = yaml.safe_dump(documents[0], sort_keys=False, width=120)
     return manifest
 

@@ -39,7 +39,8 @@ def local_client(workers: int, memory: int | str | None = None) -> Iterator[Clie
                 except (OSError, RuntimeError) as error:
                     raise RunError(
                         f"{workers} workers could not be started here ({error}): is there memory, and are open files "
-                        "and processes enough (ulimit -a)?"
+                        "and processes enough (ulimit -a)? In a script, does what starts them stand below "
+                        '`if __name__ == "__main__":`?'
                     ) from error
             stack.enter_context(cluster)
             stack.enter_context(kept_at(lambda: cluster.scale(workers)))

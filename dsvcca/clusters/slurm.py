@@ -30,6 +30,12 @@ EXAMPLE = "deploy/slurm/dsvcca.yaml"
 LISTS = ("worker-extra-args", "job-script-prologue", "job-extra-directives", "job-directives-skip")
 """Options that are a list of text each."""
 
+CALLED = {"partition": "queue", "time": "walltime", "mem": "memory", "cpus-per-task": "cores", "job-name": "name"}
+"""What SLURM calls otherwise than `dask_jobqueue`."""
+
+DIRECTIVES = ("exclude", "nodelist", "gres", "gpus", "qos", "constraint", "reservation", "exclusive", "mail-user")
+"""Words of SLURM that are handed through."""
+
 WALLTIME = re.compile(r"(?:(\d+)-)?(\d+(?::\d+){0,2})")
 """Days, and the rest of a time as SLURM writes it."""
 
@@ -128,6 +134,12 @@ def read_slurm(path: str | os.PathLike[str]) -> SlurmSettings:
     options = {name.replace("_", "-"): value for name, value in found.jobqueue.slurm.items()}
     known = defaults()
     for name in options:
+        if name in CALLED:
+            raise DsvccaError(f"'{path}': jobqueue.slurm knows no {name!r}: dask-jobqueue calls it {CALLED[name]!r}")
+        if name in DIRECTIVES:
+            raise DsvccaError(
+                f"'{path}': jobqueue.slurm knows no {name!r}: write job-extra-directives: [\"--{name}=...\"]"
+            )
         if name not in known:
             raise DsvccaError(f"'{path}': jobqueue.slurm knows no {name!r}: {nearest(name, known)}")
     for name in ("cores", "memory", "walltime"):
@@ -147,6 +159,10 @@ def read_slurm(path: str | os.PathLike[str]) -> SlurmSettings:
     for name in ("cores", "processes"):
         if not isinstance(options.get(name, 1), int) or options.get(name, 1) < 1:
             raise DsvccaError(f"'{path}': {name} is {options[name]!r}: give a number from 1 on")
+    if options.get("processes", 1) > options["cores"]:
+        raise DsvccaError(
+            f"'{path}': {options['processes']} processes share {options['cores']} cores: give each of them one"
+        )
     for name in LISTS:
         if not isinstance(value := options.get(name) or [], list) or not all(
             isinstance(one, str | int) for one in value

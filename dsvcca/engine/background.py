@@ -6,6 +6,7 @@ import os
 import threading
 import warnings
 from contextvars import copy_context
+from weakref import WeakSet
 
 import xarray as xr
 from distributed import Client
@@ -16,6 +17,9 @@ from dsvcca.errors import DsvccaError, DsvccaWarning
 from dsvcca.plans.plan import Plan
 from dsvcca.progress import WATCH, Progress, Stopped, Watch
 from dsvcca.results.opening import open_results
+
+_begun: WeakSet[Run] = WeakSet()
+"""Runs of this process."""
 
 
 class Run:
@@ -39,6 +43,7 @@ class Run:
         self._watch = Watch()
         self._found: xr.Dataset | None = None
         self._error: BaseException | None = None
+        self._done = threading.Event()  # and not `Thread.join`: one that is interrupted takes its thread for ended
         context = copy_context()
         context.run(WATCH.set, self._watch)
         self._thread = threading.Thread(
@@ -53,6 +58,7 @@ class Run:
             self._error = error
         finally:
             self._watch.end()
+            self._done.set()
 
     @property
     def progress(self) -> Progress:
@@ -62,7 +68,7 @@ class Run:
     @property
     def state(self) -> str:
         """One of "running", "finished", "stopped" and "failed"."""
-        if self._thread.is_alive():
+        if not self._done.is_set():
             return "running"
         if self._error is None:
             return "finished"
@@ -78,7 +84,12 @@ class Run:
         """
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*is not complete", DsvccaWarning)
-            return open_results(self.out)
+            try:
+                return open_results(self.out)
+            except DsvccaError as error:
+                if self.state != "running":
+                    raise
+                raise DsvccaError(f"nothing is there to open yet ({self.progress}): ask again later") from error
 
     def stop(self) -> None:
         """Stop, and wait until that is done; what was finished is kept, and the same plan goes on from there.
@@ -86,12 +97,12 @@ class Run:
         Workers finish the tasks that they have begun.
         """
         self._watch.stop()
-        self._thread.join()
+        self._done.wait()
 
     def wait(self, timeout: float | None = None) -> xr.Dataset:
         """Return the results once all of them are there.
 
-        An interrupt from the keyboard ends the waiting, and not the run.
+        An interrupt from the keyboard, or of a notebook's kernel, ends the waiting, and not the run: `stop` does that.
 
         Parameters
         ----------
@@ -103,8 +114,7 @@ class Run:
         DsvccaError
             What `compare` raises; if the run was stopped; if it is not done in time.
         """
-        self._thread.join(timeout)
-        if self._thread.is_alive():
+        if not self._done.wait(timeout):
             raise DsvccaError(f"the run is not done after {timeout} s ({self.progress}): wait longer, or stop() it")
         if isinstance(self._error, Stopped):
             raise DsvccaError(
@@ -145,7 +155,8 @@ def start(
     Raises
     ------
     DsvccaError
-        If the plan or the client is none. What `compare` raises later comes from ``run.wait()``.
+        If the plan or the client is none, or another run into the same folder goes on. What `compare` raises later
+        comes from ``run.wait()``.
 
     Examples
     --------
@@ -154,4 +165,9 @@ def start(
     check_plan(plan)
     if client is not None:
         cluster.check_client(client)
-    return Run(plan, out, client, workspace)
+    for other in list(_begun):
+        if str(other.out) == str(out) and other.state == "running":
+            raise DsvccaError(f"a run into {str(out)!r} goes on ({other.progress}): wait() for it, or stop() it")
+    run = Run(plan, out, client, workspace)
+    _begun.add(run)
+    return run

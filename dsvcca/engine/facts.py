@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -47,6 +47,8 @@ class Facts:
         Of NVIDIA, that the machine shows.
     blas : int
         Threads that linear algebra takes where it is held to one.
+    cores : int
+        That the process may use.
     """
 
     host: str
@@ -55,6 +57,7 @@ class Facts:
     environment: Mapping[str, str]
     gpus: int
     blas: int
+    cores: int
 
 
 def facts() -> Facts:
@@ -66,6 +69,7 @@ def facts() -> Facts:
         {name: os.environ[name] for name in WORKER_ENVIRONMENT if name in os.environ},
         len([path for path in Path("/dev").glob("nvidia[0-9]*") if path.name[6:].isdigit()]),
         threads_held_to(),
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
     )
 
 
@@ -168,6 +172,21 @@ def slower(workers: Sequence[Mapping[str, Any]], found: Mapping[str, Facts]) -> 
         )
     if none := [w["address"] for w in workers if not w["memory_limit"]]:
         sentences.append(f"{whose(none)}: no limit of memory is set, so no plan can be checked against it")
+    threads, cores = Counter[str](), Counter[str]()
+    for worker in workers:
+        if said := found.get(worker["address"]):
+            threads[said.host] += worker["nthreads"]
+            cores[said.host] = max(cores[said.host], said.cores)
+    for host in threads:
+        if threads[host] > cores[host]:
+            sentences.append(
+                f"{host} has {cores[host]} cores for {threads[host]} worker threads: start no more than it has cores"
+            )
+    if several := [w["address"] for w in workers if w["nthreads"] > 1]:
+        sentences.append(
+            f"{whose(several)}: several threads share the memory and the Python of a process: start workers with "
+            "--nthreads 1, and more of them"
+        )
     used = {found[w["address"]].host for w in workers if w["address"] in found and has_gpu(w)}
     if idle := sorted({said.host for said in found.values() if said.gpus} - used):
         sentences.append(f"{', '.join(idle)}: there is a GPU nobody uses: start a worker for it with --resources GPU=1")
