@@ -105,6 +105,11 @@ class Watch:
             self._progress = replace(was, done=was.done + 1, failed=was.failed + failed)
         self.check()
 
+    @property
+    def stopping(self) -> bool:
+        """Whether it was asked to stop."""
+        return self._stopping.is_set()
+
     def check(self) -> None:
         """Raise Stopped if that was asked for."""
         if self._stopping.is_set():

@@ -1,19 +1,26 @@
 """Runs in the background: watched, looked into, stopped, gone on with; the same bits as a run that is waited for."""
 
 import asyncio
+import gc
 import logging
+import os
 import signal
 import threading
 import time
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
 
 import dask
 import numpy as np
+import psutil
 import pytest
+from distributed import Client, LocalCluster
 
 import dsvcca
-from dsvcca import DsvccaError
+from dsvcca import DsvccaError, DsvccaWarning
+from dsvcca.clusters import workplace
 from dsvcca.clusters.local import local_client
 from dsvcca.clusters.settings import WORKER_MEMORY, dask_settings
 from dsvcca.engine import execute
@@ -247,6 +254,78 @@ def test_what_is_not_there_yet_is_said_so(store, tmp_path):
         dsvcca.start(plan_of(store), tmp_path / "r.zarr", workspace=tmp_path / "w")
     run.stop()
     dsvcca.start(plan_of(store), tmp_path / "r.zarr", workspace=tmp_path / "w").stop()
+
+
+def test_who_keeps_the_client_alone_has_a_cluster():
+    client = dsvcca.connect(workers=1).client
+    gc.collect()
+    assert client.submit(sum, [1, 2]).result() == 3
+    workplace._close_all()
+    assert client.status == "closed"
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="no signals to a thread here")
+@pytest.mark.parametrize("seconds", [0.3, 0.8])
+def test_who_is_interrupted_as_workers_start_leaves_none(seconds):
+    """In a notebook other threads let the signal through."""
+    here = psutil.Process()
+    before = {child.pid for child in here.children(recursive=True)}
+    other = threading.Event()
+    threading.Thread(target=other.wait, daemon=True).start()
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGINT)).start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            dsvcca.connect(workers=2)
+            time.sleep(5)  # where it was quicker than that
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        other.set()
+        workplace._close_all()
+    for _ in range(100):
+        left = [c for c in here.children(recursive=True) if c.pid not in before and "spawn_main" in str(c.cmdline())]
+        if not left:
+            break
+        time.sleep(0.1)
+    assert not left
+
+
+def test_results_stay_where_the_run_began(store, tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    run = dsvcca.start(plan_of(store.select(seed=[0, 1]), shuffles=1), "r.zarr", workspace="w")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    found = run.wait()
+    assert same_bits(run.results(), found)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["elsewhere", "r.zarr", "w"]
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+def test_a_run_without_any_worker_stops_at_once(store, tmp_path):
+    with LocalCluster(n_workers=0, dashboard_address="127.0.0.1:0") as nobody, Client(nobody) as client:
+        run = dsvcca.start(plan_of(store), tmp_path / "r.zarr", client=client, workspace=tmp_path / "w")
+        time.sleep(1)
+        began = time.monotonic()
+        run.stop()
+        assert time.monotonic() - began < 20
+        assert run.state == "stopped"
+
+
+def test_many_may_look_at_results_at_a_time(store, tmp_path):
+    run = dsvcca.start(plan_of(store), tmp_path / "r.zarr", workspace=tmp_path / "w")
+    wait_for_commits(tmp_path, 1, run)
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(lambda _: [run.results() for _ in range(10)], range(3)))
+    assert not any("complete" in str(one) for one in warnings.filters)
+    run.stop()
+    with pytest.warns(DsvccaWarning, match="is not complete"):
+        dsvcca.open_results(tmp_path / "r.zarr")
+
+
+def test_what_is_no_place_to_work_is_refused():
+    for arguments in ({"workers": -1}, {"workers": "2"}, {"workers": 1.5}, {"scheduler": 2}, {"slurm": True}):
+        with pytest.raises(DsvccaError, match="give how many|no address of a scheduler|name a file that says"):
+            dsvcca.connect(**arguments)
 
 
 def test_time_goes_on_where_nothing_is_done():

@@ -137,7 +137,19 @@ def test_the_doctor_looks_here_and_at_every_worker(tmp_path):
     assert call("doctor").exit_code == 0
     said = call("doctor", store.path, tmp_path / "s.zarr" / "zarr.json")
     assert said.exit_code == 1
-    assert "zarr.json' is a file: name a folder" in said.output
+    assert "zarr.json' does not hold results of dsvcca" in said.output
+    (tmp_path / "file").touch()
+    for place, message in (
+        (tmp_path / "file" / "below", "lies below a file"),
+        (store.path, "holds activations, not results"),
+    ):
+        for line in (("doctor", store.path, place), ("compare", store.path, place, "--dry-run")):
+            said = call(*line)
+            assert said.exit_code == 1, said.output
+            assert message in said.output
+    said = call("doctor", store.path, tmp_path / "r.zarr", "--workspace", store.path)
+    assert "holds activations, not workspace" in said.output
+    assert "this machine has " in call("doctor", "--memory", "900000 GiB").output
 
 
 def test_the_doctor_refuses_what_compare_would(tmp_path, monkeypatch):

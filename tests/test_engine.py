@@ -33,9 +33,11 @@ from dsvcca.engine import cluster, execute
 from dsvcca.engine.bases import make_bases
 from dsvcca.engine.correlate import tile_tasks
 from dsvcca.engine.reduce import ReduceTask, reduce, reduce_tasks
+from dsvcca.errors import RunError
 from dsvcca.maths import views
 from dsvcca.plans.sizes import PROCESS, holds_whole, pack_memory, tile_memory
 from dsvcca.results.filling import begin
+from dsvcca.storage import staging
 from dsvcca.storage.records import signed
 from dsvcca.storage.staging import STAGING
 from dsvcca.workspace.contents import ensure_workspace, find_bases
@@ -693,6 +695,45 @@ def test_what_waited_with_a_task_that_kills_is_done(monkeypatch):
         receipts, failures = execute.run(end_or_wait, list(range(7)), client=client, title="dying")
     assert sorted(receipts) == [0, 2, 4, 6]
     assert sorted(one.task for one in failures) == [1, 3, 5]
+
+
+def no_room(task):
+    if task != 3:
+        raise RunError("no room is left: make some")
+    return task
+
+
+@pytest.mark.parametrize("cluster_wide", [False, True])
+def test_a_run_ends_where_nothing_can_be_written(client, cluster_wide):
+    """Eight in a row are enough to know; a hundred would be computed and thrown away."""
+    told = r"no room is left: make some\n[01] of 100 tasks finished and are kept, the last 8 failed like this"
+    with pytest.raises(RunError, match=told):
+        execute.run(no_room, list(range(100)), client=client if cluster_wide else None, title="full")
+    assert client.submit(sum, [1, 2]).result() == 3
+
+
+def test_results_that_were_removed_in_the_middle_are_begun_anew(tmp_path, monkeypatch):
+    store, _ = write_population(tmp_path / "s.zarr", seeds=2, steps=(0,))
+    plan = dsvcca.plan_comparisons(store)
+    whole = dsvcca.compare(plan, tmp_path / "whole.zarr", workspace=tmp_path / "w0")
+    (tmp_path / "r.zarr" / "svcca" / "c").mkdir(parents=True)  # what a worker makes that writes late
+    assert same_bits(dsvcca.compare(plan, tmp_path / "r.zarr", workspace=tmp_path / "w"), whole)
+    with pytest.raises(FileNotFoundError, match="gone"):
+        staging.stage(tmp_path / "gone")
+    assert not (tmp_path / "gone").exists()
+
+
+def test_a_workspace_is_made_once(tmp_path):
+    """Several drivers begin at the same moment: workers know it by what it is called."""
+    for attempt in range(40):
+        place = str(tmp_path / f"w{attempt}")
+
+        def made(_, place=place):
+            ensure_workspace(place)
+            return (Path(place) / "zarr.json").read_bytes()
+
+        with ThreadPoolExecutor(6) as pool:
+            assert len(set(pool.map(made, range(6)))) == 1
 
 
 def test_a_task_that_kills_its_worker_is_told_in_plain_words(client):

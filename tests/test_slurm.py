@@ -71,12 +71,20 @@ def test_the_example_is_one():
         ('"01:00:00"', "12:00:00", "walltime is the number 43200: write it in quotes"),
         ('"01:00:00"', '"00:01:30"', "a walltime of 90 s is gone before work is done"),
         ("    cores: 1 ", "    # ", "does not say jobqueue.slurm.cores"),
+        ('"01:00:00"', "2026-02-30", "is no YAML"),
+        ('"01:00:00"', '"' + "9" * 5000 + '"', "is none: write it as SLURM does"),
+        ("slurm-logs", "[a]", "log-directory is ..a..: give text"),
+        ("slurm-logs", "5", "log-directory is 5: give text"),
+        ("    queue: main ", '    queue: "a\\ntouch b" ', "write it on one line, of letters that can be seen"),
+        ("    # queue: long", '    directives: ["--comment=x\\ntouch b"]', "directives is .*: write it on one line"),
+        ("  slurm:", "  slurm:\n    job-script-prologue: [5]", "job-script-prologue is .5.: give text, a list of it"),
+        ("  slurm:", '  slurm:\n    job-directives-skip: [""]', "job-directives-skip is .*: give text, a list of it"),
         ("jobqueue:", "# caf\xe9", "is no YAML"),
         ("  slurm:", "  slurm:\n    job-script-prologue: module load x", "give a list of text"),
         ("    queue: ", "    partition: ", "knows no 'partition': dask-jobqueue calls it 'queue'"),
         ("    queue: ", "    exclude: ", r'knows no \'exclude\': write job-extra-directives: \["--exclude=...'),
         ("    processes: 1", "    processes: 9", "9 processes share 1 cores: give each of them one"),
-        ("  slurm:", "  slurm:\n    job-extra-directives: [[a]]", "give a list of text"),
+        ("  slurm:", "  slurm:\n    job-extra-directives: [[a]]", "give text, a list of it"),
     ],
 )
 def test_what_a_file_says_wrong_is_named(tmp_path, before, after, message):
@@ -361,6 +369,25 @@ def test_what_cannot_run_is_not_sent(tmp_path, line, message):
     assert said.exit_code
     assert message in said.output
     assert "Traceback" not in said.output
+
+
+def test_the_folder_of_a_driver_stays_on_its_line(tmp_path, monkeypatch):
+    write_population(tmp_path / "s.zarr", seeds=2, steps=(0,))
+    path = settings_file(tmp_path, **{"log-directory": "logs"})
+    for name, message in (
+        ("a\ntouch b #", "that cannot be seen"),
+        ("100%j", "/100%%j/logs/dsvcca-driver-%j.log"),
+    ):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        said = said_of("submit", "--slurm", path, "--dry-run", "compare", tmp_path / "s.zarr", "r.zarr")
+        assert message in said.output
+    monkeypatch.chdir(tmp_path)
+    os.mkdir(b"nu\xff")
+    os.chdir(b"nu\xff")
+    said = said_of("submit", "--slurm", path, "--dry-run", "--after", 3, "compare", "s.zarr", "r.zarr")
+    assert said.exit_code == 1
+    assert "are not UTF-8" in said.output
 
 
 def test_a_driver_that_is_killed_begins_again_so_many_times(tmp_path, monkeypatch):

@@ -20,8 +20,10 @@ from dsvcca.clusters.workplace import MEMORY, Workplace
 from dsvcca.engine import cluster
 from dsvcca.engine.facts import facts, has_gpu
 from dsvcca.engine.readiness import file_of
+from dsvcca.errors import DsvccaError
+from dsvcca.results.filling import check_place
 from dsvcca.storage import folders, staging
-from dsvcca.workspace.contents import workspace_beside
+from dsvcca.workspace.contents import check_workspace, workspace_beside
 
 OPTIONAL = {
     "torch": ("torch",),
@@ -57,6 +59,10 @@ def doctor(
     rows.append(
         ("extras", f"{', '.join(n for n in OPTIONAL if n not in lacking)}; not there: {', '.join(lacking) or '-'}")
     )
+    if here.memory is not None and there.memory * max(1, workers) > here.memory and not (scheduler or slurm):
+        wrong.append(
+            f"this machine has {format_bytes(here.memory)}, and --memory asks for {format_bytes(there.memory)}"
+        )
     places: dict[str, Path] = {}
     if store is not None:
         found = open_store(store)
@@ -67,11 +73,12 @@ def doctor(
     wanted = {"workspace": workspace or (store and workspace_beside(store, None)), "results": out}
     for what, path in wanted.items():
         if path:
-            place = folders.at(path, what)
-            if not folders.is_remote(place) and place.exists() and not place.is_dir():
-                wrong.append(f"the {what} '{path}' is a file: name a folder, or one that is not there yet")
+            try:
+                (check_place if what == "results" else check_workspace)(path)
+            except DsvccaError as error:
+                wrong.append(str(error))
                 continue
-            written[what] = _there(place)
+            written[what] = _there(folders.at(path, what))
             try:
                 staging.try_out(written[what])
             except Exception as error:  # whatever the library of a URL raises

@@ -47,7 +47,9 @@ from dsvcca.engine.compare import compare as compare_plan
 from dsvcca.engine.keeping import keep_bases, plans_that_keep, wanted_bases
 from dsvcca.errors import DsvccaError
 from dsvcca.plans.planning import ALL_BUT_NOISE, population_of
+from dsvcca.results.filling import check_place
 from dsvcca.results.tables import to_frame
+from dsvcca.workspace.contents import check_workspace, workspace_beside
 
 
 @plain_errors
@@ -200,6 +202,8 @@ def compare(
         route=route,
         memory=there.memory,
     )
+    check_place(out, chosen)
+    check_workspace(workspace_beside(store, workspace))
     with ExitStack() as stack:
         client = there.client(stack) if scheduler or not dry_run else None
         machine = cluster.machine_of(client if scheduler or slurm else None, workers=there.threads)

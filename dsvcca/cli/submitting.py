@@ -35,7 +35,7 @@ def submit(
         Path | None, typer.Option("--kubernetes", help="As a Job, or a DaskJob: its manifest (docs/kubernetes.md).")
     ] = None,
     after: Annotated[
-        list[int] | None, typer.Option(help="A job of SLURM that has to succeed before; repeatable.")
+        list[int] | None, typer.Option(min=1, help="A job of SLURM that has to succeed before; repeatable.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be sent, and send nothing.")] = False,
 ) -> None:

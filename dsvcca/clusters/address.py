@@ -7,7 +7,7 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from distributed import Client, Security
 from distributed.core import rpc
@@ -20,6 +20,10 @@ TLS = {"--tls-ca": "tls_ca_file", "--tls-cert": "tls_client_cert", "--tls-key": 
 
 CONNECT = 10
 """Seconds that a scheduler has to answer at first."""
+
+
+CLOSE = 5
+"""Seconds that it has to let a client go."""
 
 
 @contextmanager
@@ -52,8 +56,12 @@ def joined_client(address: str, tls: Sequence[str | os.PathLike[str] | None]) ->
     quiet = _Quiet()
     said.addFilter(quiet)
     try:
-        with Client(address, timeout=CONNECT, security=security, set_as_default=False) as client:
+        client = Client(address, timeout=CONNECT, security=security, set_as_default=False)
+        try:
             yield client
+        finally:
+            with suppress(TimeoutError):  # a scheduler that has ended answers no more
+                client.close(timeout=CLOSE)
     finally:
         said.removeFilter(quiet)
 

@@ -28,5 +28,6 @@ def documents_in(path: str | os.PathLike[str], what: str, example: str) -> list[
         return [one for one in yaml.safe_load_all(Path(path).read_text(encoding="utf-8")) if one is not None]
     except OSError as error:
         raise DsvccaError(f"'{path}' cannot be read ({error.strerror}): name {what}, as {example} is one") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise DsvccaError(f"'{path}' is no YAML ({error}): name {what}, as {example} is one") from error
+    except Exception as error:  # whatever becomes of numbers, dates and brackets that are none
+        said = str(error).replace("\n", " ")[:200] or type(error).__name__
+        raise DsvccaError(f"'{path}' is no YAML ({said}): name {what}, as {example} is one") from error

@@ -12,7 +12,7 @@ from dask.utils import parse_bytes
 
 from dsvcca.clusters.jobs import JOBS_NAME, look_at, sbatch
 from dsvcca.clusters.slurm import MARGIN, SlurmSettings
-from dsvcca.errors import RunError
+from dsvcca.errors import DsvccaError, RunError
 
 RETRIES = 10
 """Times that a driver which was killed begins again, as its log counts them; one whose time is over always does."""
@@ -75,7 +75,7 @@ def driver_script(settings: SlurmSettings, line: Sequence[str], after: Sequence[
         "time": f"{hours:02d}:{rest // 60:02d}:{rest % 60:02d}",
         "signal": f"B:USR1@{max(MARGIN, min(300, seconds // 50))}",
         "chdir": shlex.quote(os.getcwd()),
-        "output": shlex.quote(str(_log(settings, "%j"))),
+        "output": shlex.quote(str(_log(settings, "")).replace("%", "%%").removesuffix(".log") + "%j.log"),
         "open-mode": "append",
         "dependency": f"afterok:{':'.join(after)}" if after else None,
         "kill-on-invalid-dep": "yes" if after else None,
@@ -83,6 +83,11 @@ def driver_script(settings: SlurmSettings, line: Sequence[str], after: Sequence[
     directives = [f"--{name}={value}" for name, value in wanted.items() if value is not None]
     skipped = options.get("job-directives-skip") or []
     directives = [one for one in directives if not any(str(skip) in f"#SBATCH {one}" for skip in skipped)]
+    if any(not one.isprintable() for one in (*directives, *line)):
+        raise DsvccaError(
+            f"{os.getcwd()!r}, or a word of the line, has letters that cannot be seen or are not UTF-8, which a script "
+            "of SLURM does not keep: send it from another folder"
+        )
     return SCRIPT.format(
         directives="\n".join(f"#SBATCH {one}" for one in [*directives, "--requeue", *own.directives]),
         prologue="\n".join(options.get("job-script-prologue") or []),

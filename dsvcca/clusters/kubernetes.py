@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 from collections.abc import Sequence
 from typing import Any
@@ -42,20 +43,29 @@ def driver_manifest(path: str | os.PathLike[str], line: Sequence[str]) -> str:
     """
     documents = documents_in(path, "the manifest of a Job", EXAMPLE)
     kinds = [one.get("kind") if isinstance(one, dict) else None for one in documents]
-    if len(documents) != 1 or kinds[0] not in KINDS:
+    if len(documents) != 1 or not isinstance(kinds[0], str) or kinds[0] not in KINDS:
         raise DsvccaError(
             f"'{path}' holds {', '.join(map(str, kinds)) or 'nothing'}: a single {' or '.join(KINDS)} is wanted, as "
             f"{EXAMPLE} has it"
         )
     container = _container(documents[0], path)
-    known = {one.get("name") for one in container.get("env") or [] if isinstance(one, dict)}
+    if any(not one.isprintable() for one in line):
+        raise DsvccaError(f"{shlex.join(line)!r} has letters that cannot be seen or are not UTF-8: name other paths")
+    env = container.get("env")
+    known = [one.get("name") for one in env if isinstance(one, dict)] if isinstance(env, list) else []
     own, *rest = [one.replace("$", "$$") for one in line]  # Kubernetes puts variables in where it finds $(NAME)
     there = [f"--scheduler=$({ADDRESS})"] if ADDRESS in known else []
     if not any(one.partition("=")[0] == MEMORY for one in line):
-        there += [one for one in container.get("args") or [] if isinstance(one, str) and one.startswith(f"{MEMORY}=")]
+        args = container.get("args")
+        before = [one for one in args if isinstance(one, str)] if isinstance(args, list) else []
+        there += [one for one in before if one.startswith(f"{MEMORY}=")]
     container["args"] = ["dsvcca", "--verbose", own, *there, *rest]
-    if documents[0]["kind"] == "Job" and (name := documents[0].get("metadata", {}).pop("name", None)):
-        documents[0]["metadata"]["generateName"] = f"{name}-"  # or it would be refused while one of that name is there
+    if (
+        documents[0]["kind"] == "Job"
+        and isinstance(about := documents[0].get("metadata"), dict)
+        and (name := about.pop("name", None))
+    ):
+        about["generateName"] = f"{name}-"  # or it would be refused while one of that name is there
     manifest: str = yaml.safe_dump(documents[0], sort_keys=False, width=120)
     return manifest
 

@@ -29,12 +29,14 @@ def local_client(workers: int, memory: int | str | None = None) -> Iterator[Clie
         with dask_settings(ON_ONE_MACHINE), ExitStack() as stack:
             with _interrupts_wait():  # and in whatever is started here, now or later
                 try:
-                    cluster = LocalCluster(
-                        n_workers=workers,
-                        threads_per_worker=1,
-                        processes=True,
-                        memory_limit=memory or "auto",
-                        dashboard_address="127.0.0.1:0",  # for who is on this machine
+                    cluster = stack.enter_context(
+                        LocalCluster(
+                            n_workers=workers,
+                            threads_per_worker=1,
+                            processes=True,
+                            memory_limit=memory or "auto",
+                            dashboard_address="127.0.0.1:0",  # for who is on this machine
+                        )
                     )
                 except (OSError, RuntimeError) as error:
                     raise RunError(
@@ -42,7 +44,6 @@ def local_client(workers: int, memory: int | str | None = None) -> Iterator[Clie
                         "and processes enough (ulimit -a)? In a script, does what starts them stand below "
                         '`if __name__ == "__main__":`?'
                     ) from error
-            stack.enter_context(cluster)
             stack.enter_context(kept_at(lambda: cluster.scale(workers)))
             client = stack.enter_context(Client(cluster, set_as_default=False))
             try:
@@ -75,13 +76,34 @@ def kept_at(scale: Callable[[], object], every: float = LOOK) -> Iterator[None]:
 
 @contextmanager
 def _interrupts_wait() -> Iterator[None]:
-    """Keep interrupts from the keyboard waiting; threads and processes that are started meanwhile never see any."""
+    """Keep interrupts waiting; threads and processes that are started meanwhile never see any from the keyboard."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
     resource_tracker.ensure_running()  # which lets them through as it starts
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        yield
+        with _noted():
+            yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def _noted() -> Iterator[None]:
+    """Note signals that would raise an error, and send them again at the end: other threads let them through, too."""
+    came: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: handler for number, handler in handlers.items() if callable(handler)}
+    for number in handlers:
+        signal.signal(number, lambda caught, _: came.append(caught))
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    for caught in dict.fromkeys(came):
+        signal.raise_signal(caught)

@@ -37,10 +37,12 @@ ON_ONE_MACHINE = {
     "distributed.admin.tick.interval": "500ms",
     "distributed.admin.system-monitor.interval": "2s",
     "distributed.worker.profile.interval": "100ms",
-    # Who is interrupted needs not be told of each task that was cancelled, nor that the scheduler ended first.
+    # Who is interrupted needs not be told of each task that was cancelled, nor that the scheduler ended first. What
+    # tasks failed with is told once, in words.
     "distributed.worker.preload": [
         "import logging; logging.getLogger('distributed.worker.state_machine').setLevel('ERROR'); "
-        "logging.getLogger('distributed.worker').addFilter(lambda said: 'during heartbeat' not in said.getMessage())"
+        "logging.getLogger('distributed.worker').addFilter("
+        "lambda said: not any(one in said.getMessage() for one in ('during heartbeat', 'Compute Failed')))"
     ],
 }
 """Dask's settings for a cluster of this machine's own."""

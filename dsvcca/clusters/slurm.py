@@ -27,6 +27,9 @@ MARGIN = 60
 
 EXAMPLE = "deploy/slurm/dsvcca.yaml"
 
+FOLDERS = ("log-directory", "local-directory", "shared-temp-directory")
+"""Options that are folders."""
+
 LISTS = ("worker-extra-args", "job-script-prologue", "job-extra-directives", "job-directives-skip")
 """Options that are a list of text each."""
 
@@ -36,7 +39,10 @@ CALLED = {"partition": "queue", "time": "walltime", "mem": "memory", "cpus-per-t
 DIRECTIVES = ("exclude", "nodelist", "gres", "gpus", "qos", "constraint", "reservation", "exclusive", "mail-user")
 """Words of SLURM that are handed through."""
 
-WALLTIME = re.compile(r"(?:(\d+)-)?(\d+(?::\d+){0,2})")
+TEXTS = ("name", "queue", "account", "interface", "python", *FOLDERS)
+"""Options that are text."""
+
+WALLTIME = re.compile(r"(?:(\d{1,9})-)?(\d{1,9}(?::\d{1,9}){0,2})")
 """Days, and the rest of a time as SLURM writes it."""
 
 
@@ -142,14 +148,16 @@ def read_slurm(path: str | os.PathLike[str]) -> SlurmSettings:
             )
         if name not in known:
             raise DsvccaError(f"'{path}': jobqueue.slurm knows no {name!r}: {nearest(name, known)}")
+    for name, value in [*options.items(), *found.dsvcca.driver.model_dump().items()]:
+        _check_text(path, name, value)
     for name in ("cores", "memory", "walltime"):
         if not options.get(name):
             raise DsvccaError(f"'{path}' does not say jobqueue.slurm.{name}: a job needs cores, memory and walltime")
     if not isinstance(options["walltime"], str):  # YAML takes 12:00:00 for a number of seconds, SLURM for minutes
         raise DsvccaError(f"'{path}': walltime is the number {options['walltime']!r}: write it in quotes, \"01:00:00\"")
     if options.get("log-directory"):  # or the driver's log and those of workers lie in two places
-        options["log-directory"] = str(Path(os.path.expandvars(options["log-directory"])).expanduser())
-    for name in ("log-directory", "local-directory"):
+        options["log-directory"] = os.path.expanduser(os.path.expandvars(options["log-directory"]))
+    for name in FOLDERS[:2]:
         if len(str(options.get(name) or "").split()) > 1:
             raise DsvccaError(f"'{path}': {name} is {options[name]!r}: dask-jobqueue takes no folder with a space")
     settings = SlurmSettings(str(path), found.dsvcca.jobs, options, found.dsvcca.driver)
@@ -170,6 +178,18 @@ def read_slurm(path: str | os.PathLike[str]) -> SlurmSettings:
             raise DsvccaError(f"'{path}': {name} is {value!r}: give a list of text, [\"...\"]")
     bytes_of(settings.options["memory"]), bytes_of(settings.driver.memory)
     return settings
+
+
+def _check_text(path: str | os.PathLike[str], name: str, value: Any) -> None:
+    """Raise if an option is text that would not stay on its line, or is no text where it has to be."""
+    several = value if isinstance(value, list) else [value]
+    for one in several:
+        if isinstance(one, str) and not one.isprintable():
+            raise DsvccaError(f"'{path}': {name} is {one!r}: write it on one line, of letters that can be seen")
+        if (name in TEXTS or name in LISTS) and not (one is None or (isinstance(one, str) and one)):
+            raise DsvccaError(f"'{path}': {name} is {value!r}: give text" + (", a list of it" if name in LISTS else ""))
+    if name in TEXTS and isinstance(value, list):
+        raise DsvccaError(f"'{path}': {name} is {value!r}: give text")
 
 
 def seconds_of(walltime: str) -> int:

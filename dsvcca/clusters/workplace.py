@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,6 +62,12 @@ class Workplace:
         DsvccaError
             If they contradict each other, or the file for SLURM cannot be used.
         """
+        if not isinstance(workers, int) or workers < 0:
+            raise DsvccaError(f"workers={workers!r}: give how many processes of this machine, a whole number")
+        if scheduler is not None and not isinstance(scheduler, str):
+            raise DsvccaError(f"{scheduler!r} is no address of a scheduler: 'tcp://host:8786'; workers={scheduler!r}?")
+        if slurm is not None and not isinstance(slurm, str | os.PathLike):
+            raise DsvccaError(f"slurm={slurm!r}: name a file that says what jobs are like")
         given = {"workers": workers, "scheduler": scheduler, "slurm": slurm}
         if scheduler is not None and not scheduler:
             raise DsvccaError("the address of the scheduler is empty: is the variable set that was to hold it?")
@@ -110,9 +117,11 @@ class Cluster:
         found = place.client(self._stack)
         assert found is not None
         self.client: Client = found
+        _open.add(self)  # who keeps the client alone has a cluster still
 
     def close(self) -> None:
         """End what was started: workers of this machine, jobs. A cluster that was joined goes on."""
+        _open.discard(self)
         self._stack.close()
 
     def __enter__(self) -> Cluster:
@@ -123,6 +132,17 @@ class Cluster:
 
     def __repr__(self) -> str:
         return f"<dsvcca cluster: {self.client}>"
+
+
+_open: set[Cluster] = set()
+
+
+@atexit.register
+def _close_all() -> None:
+    """Close what nobody has closed, where the process ends."""
+    for cluster in list(_open):
+        with suppress(Exception):
+            cluster.close()
 
 
 def connect(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-import warnings
 from contextvars import copy_context
 from weakref import WeakSet
 
@@ -13,10 +12,11 @@ from distributed import Client
 
 from dsvcca.engine import cluster
 from dsvcca.engine.compare import check_plan, compare
-from dsvcca.errors import DsvccaError, DsvccaWarning
+from dsvcca.errors import DsvccaError
 from dsvcca.plans.plan import Plan
-from dsvcca.progress import WATCH, Progress, Stopped, Watch
-from dsvcca.results.opening import open_results
+from dsvcca.progress import WATCH, Progress, Watch
+from dsvcca.results.opening import as_they_are
+from dsvcca.storage import folders
 
 _begun: WeakSet[Run] = WeakSet()
 """Runs of this process."""
@@ -39,7 +39,8 @@ class Run:
         client: Client | None,
         workspace: str | os.PathLike[str] | None,
     ) -> None:
-        self.plan, self.out = plan, out
+        self.plan = plan
+        self.out, workspace = _here(out), workspace and _here(workspace)
         self._watch = Watch()
         self._found: xr.Dataset | None = None
         self._error: BaseException | None = None
@@ -72,7 +73,7 @@ class Run:
             return "running"
         if self._error is None:
             return "finished"
-        return "stopped" if isinstance(self._error, Stopped) else "failed"
+        return "stopped" if self._watch.stopping else "failed"
 
     def results(self) -> xr.Dataset:
         """Return what is there so far: NaN, and a rank of 0, where nothing is yet. Call it again to see more.
@@ -82,14 +83,12 @@ class Run:
         DsvccaError
             If nothing is there to open yet.
         """
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", ".*is not complete", DsvccaWarning)
-            try:
-                return open_results(self.out)
-            except DsvccaError as error:
-                if self.state != "running":
-                    raise
-                raise DsvccaError(f"nothing is there to open yet ({self.progress}): ask again later") from error
+        try:
+            return as_they_are(self.out)[0]
+        except DsvccaError as error:
+            if self.state != "running":
+                raise
+            raise DsvccaError(f"nothing is there to open yet ({self.progress}): ask again later") from error
 
     def stop(self) -> None:
         """Stop, and wait until that is done; what was finished is kept, and the same plan goes on from there.
@@ -116,7 +115,7 @@ class Run:
         """
         if not self._done.wait(timeout):
             raise DsvccaError(f"the run is not done after {timeout} s ({self.progress}): wait longer, or stop() it")
-        if isinstance(self._error, Stopped):
+        if self._error is not None and self._watch.stopping:
             raise DsvccaError(
                 f"the run was stopped: start(plan, {str(self.out)!r}) goes on from there, results() shows what is there"
             )
@@ -130,6 +129,11 @@ class Run:
             f": {self._error}" if self.state == "failed" else f" ({self.progress})" if self.state == "running" else ""
         )
         return f"<dsvcca.Run into {str(self.out)!r}, {self.state}{said}>"
+
+
+def _here(path: str | os.PathLike[str]) -> str:
+    """Return a path that stays the same where the process goes to another folder."""
+    return str(folders.reach(path, "results"))
 
 
 def start(
@@ -165,6 +169,7 @@ def start(
     check_plan(plan)
     if client is not None:
         cluster.check_client(client)
+    out = _here(out)
     for other in list(_begun):
         if str(other.out) == str(out) and other.state == "running":
             raise DsvccaError(f"a run into {str(out)!r} goes on ({other.progress}): wait() for it, or stop() it")

@@ -30,6 +30,7 @@ from dsvcca.engine.facts import Facts, device_of_process, facts, harm, slower, w
 from dsvcca.errors import DsvccaError, RunError
 from dsvcca.maths.arrays import computing_on, put, to_numpy
 from dsvcca.plans.machine import Machine, measure_rates, this_machine
+from dsvcca.progress import WATCH
 from dsvcca.storage import folders, staging
 
 log = logging.getLogger("dsvcca")
@@ -287,7 +288,8 @@ PATIENCE = 300
 def check_client(client: Client) -> None:
     """Raise if a client is none to work with."""
     if not isinstance(client, Client):
-        raise DsvccaError(f"client={client!r} is a {type(client).__name__}: pass a distributed.Client(address)")
+        own = "its .client" if isinstance(getattr(client, "client", None), Client) else "a distributed.Client(address)"
+        raise DsvccaError(f"client={client!r} is a {type(client).__name__}: pass {own}")
     if client.asynchronous:
         raise DsvccaError("the Dask client is asynchronous: pass a Client(address) without asynchronous=True")
     if client.status != "running":
@@ -315,6 +317,18 @@ def connected() -> Iterator[None]:
         raise RunError(LOST.format("")) from error
 
 
+def _wait_for_one(client: Client) -> None:
+    watch, until = WATCH.get(), time.monotonic() + WAIT
+    while True:
+        try:
+            return client.wait_for_workers(1, timeout=1)
+        except TimeoutError:
+            if watch is not None:
+                watch.check()
+            if time.monotonic() > until:
+                raise
+
+
 def wait_for_workers(client: Client) -> None:
     """Wait a moment for the first worker.
 
@@ -327,7 +341,7 @@ def wait_for_workers(client: Client) -> None:
     try:
         if not workers_of(client):  # an adaptive cluster starts one only for a task
             calling = client.submit(os.getpid, key=f"call-{uuid4().hex}")
-            client.wait_for_workers(1, timeout=WAIT)
+            _wait_for_one(client)
             calling.release()
     except TimeoutError as error:
         raise DsvccaError(f"{client} has no workers after {WAIT} s: start some, then run the same line") from error

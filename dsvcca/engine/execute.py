@@ -34,6 +34,9 @@ Receipt = TypeVar("Receipt")
 ALONE = 30
 """Seconds without a worker after which it is said."""
 
+IN_A_ROW = 8
+"""Tasks that fail one after another, for a reason that others share (no room, no permission), before a run ends."""
+
 AHEAD = 2
 """Tasks in the window for each worker thread: one running, one waiting."""
 
@@ -93,7 +96,7 @@ def _gathered(
     outcomes: Iterator[tuple[Any, Any, BaseException | None]], title: str, count: int
 ) -> tuple[list[Any], list[Failure]]:
     """Return receipts and failures as they come."""
-    receipts, failures = [], []
+    receipts, failures, in_a_row = [], [], 0
     with track(title, count) as advance:
         for task, receipt, error in outcomes:
             if error is None:
@@ -101,6 +104,12 @@ def _gathered(
             else:
                 log.info("%s failed: %s", task, error)
                 failures.append(Failure(task, error))
+            in_a_row = in_a_row + 1 if isinstance(error, RunError) else 0
+            if in_a_row == IN_A_ROW and count > len(receipts) + len(failures):
+                raise RunError(
+                    f"{error}\n{len(receipts)} of {count} tasks finished and are kept, the last {in_a_row} failed like "
+                    "this, and the others were left: mend this and run the same line again"
+                ) from error
             advance(failed=error is not None)
     return receipts, failures
 

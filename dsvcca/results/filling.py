@@ -77,8 +77,7 @@ def claimed(out: str | os.PathLike[str]) -> Iterator[None]:
         If another process fills them, or something else lies there.
     """
     root = folders.reach(out, "results")
-    if not _is_free(root):
-        record_of(root)
+    check_place(out)
     files.make_parents(root)
     is_new = not folders.exists(root)
     with files.disk_errors(root):
@@ -92,14 +91,25 @@ def claimed(out: str | os.PathLike[str]) -> Iterator[None]:
             yield
         finally:
             with suppress(RunError):  # or what it is about would be hidden
-                if is_new and _is_free(root):  # nothing was begun
+                if is_new and files.is_free(root):  # nothing was begun
                     folders.remove(root)
 
 
-def _is_free(root: Path) -> bool:
-    """Return whether nothing is there, or what `claimed` leaves."""
-    inside = set(folders.names(root)) if folders.is_folder(root) else set()
-    return files.is_free(root) or (inside == {COMMITS} and files.is_free(root / COMMITS))
+def check_place(out: str | os.PathLike[str], plan: Plan | None = None) -> None:
+    """Raise if results cannot lie at `out`, or those of a plan cannot; changes nothing.
+
+    Raises
+    ------
+    DsvccaError
+        If something else lies there, or the results of a plan whose numbers would differ.
+    """
+    root = folders.reach(out, "results")
+    files.check_parents(root)
+    if files.is_free(root):
+        return
+    there = record_of(root)
+    if plan is not None and not _is_empty(root, there):
+        _check_same_numbers(root, there, plan)
 
 
 def begin(out: str | os.PathLike[str], plan: Plan, about: Mapping[str, Any]) -> Begun:
@@ -116,7 +126,7 @@ def begin(out: str | os.PathLike[str], plan: Plan, about: Mapping[str, Any]) -> 
         If something else lies at `out`, or the results of a plan whose numbers would differ.
     """
     root = folders.reach(out, "results")
-    there = None if _is_free(root) else record_of(root)
+    there = None if files.is_free(root) else record_of(root)
     if there is not None and not _is_empty(root, there):
         _check_same_numbers(root, there, plan)
     else:

@@ -61,6 +61,15 @@ def open_results(out: str | os.PathLike[str]) -> xr.Dataset:
     DsvccaWarning
         If some of the plan's tiles are not there: their numbers read as NaN, also once they are: open results anew.
     """
+    dataset, left = as_they_are(out)
+    if left:
+        sentence = f"'{folders.reach(out, 'results')}' is not complete: {left}; compare(plan, out) does what is missing"
+        warnings.warn(sentence, DsvccaWarning, stacklevel=2)
+    return dataset
+
+
+def as_they_are(out: str | os.PathLike[str]) -> tuple[xr.Dataset, str]:
+    """Return results as `open_results` does, and in words what is missing, without a warning."""
     root = folders.reach(out, "results")
     record = _complete_record(root)
     if not says_what_was_written(root, record):
@@ -87,10 +96,6 @@ def open_results(out: str | os.PathLike[str]) -> xr.Dataset:
         coordinates += sorted(str(name) for name in found.coords if str(name).startswith("frequency"))
     if not record["pairs"]:
         coordinates = [name for name in coordinates if name != "y" and not name.startswith("y_")]
-    left = _missing(record, there)
-    if left:
-        sentence = f"'{root}' is not complete: {left}; compare(plan, out) does what is missing"
-        warnings.warn(sentence, DsvccaWarning, stacklevel=2)
     shown = np.asarray(record["shown"])
     dataset = xr.Dataset(
         {name: found[name].variable for name in variables},
@@ -100,7 +105,7 @@ def open_results(out: str | os.PathLike[str]) -> xr.Dataset:
     if not np.array_equal(shown, np.arange(len(record["members"]))):
         dataset = dataset.isel({side: shown for side in "xy" if side in dataset.dims})
         dataset = dataset.assign_coords({side: (side, np.arange(len(shown))) for side in "xy" if side in dataset.dims})
-    return dataset
+    return dataset, _missing(record, there)
 
 
 def record_of(root: Path) -> ResultsRecord:

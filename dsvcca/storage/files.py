@@ -64,11 +64,26 @@ def make_parents(path: Path) -> None:
         raise DsvccaError(f"'{path}' lies below a file ('{error.filename}'): choose another place") from error
 
 
+def check_parents(path: Path) -> None:
+    """Raise if a file is among the folders above `path`."""
+    if not folders.is_remote(path):
+        for above in path.parents:
+            if (above.exists() or above.is_symlink()) and not above.is_dir():
+                raise DsvccaError(f"'{path}' lies below a file ('{above}'): choose another place")
+
+
 def is_free(path: Path) -> bool:
-    """Return whether nothing is at `path`, or a folder with nothing in it but what killed processes left."""
+    """Return whether nothing is at `path`, or folders with nothing in them but what killed processes left."""
+    if not folders.exists(path):  # first: it may be made meanwhile
+        return True
     if not folders.is_folder(path):
-        return not folders.exists(path)
-    return all(name.startswith(".") for name in folders.names(path))
+        return False
+    if folders.is_remote(path):
+        return all(name.startswith(".") for name in folders.names(path))
+    return all(
+        name.startswith(".") or ((path / name).is_dir() and not (path / name).is_symlink() and is_free(path / name))
+        for name in folders.names(path)
+    )
 
 
 def write_json(path: Path, content: Any) -> None:

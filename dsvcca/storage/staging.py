@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import secrets
@@ -20,6 +21,8 @@ STAGING = ".uncommitted"
 def stage(root: Path) -> Path:
     """Return a new folder below `root` in which an object can be made unseen, after sweeping dead ones."""
     folder = root / STAGING / f"{_machine()}-{os.getpid()}-{secrets.token_hex(6)}"
+    if not folders.is_remote(root) and not root.is_dir():  # or what is removed under a run would be half there again
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(root))
     for _ in range(100):
         try:
             folders.make(folder)

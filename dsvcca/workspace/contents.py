@@ -71,14 +71,22 @@ def hold(workspace: str, packs: Iterable[str]) -> None:
 
 def ensure_workspace(workspace: str) -> None:
     """Make the workspace if it is not there; refuse a folder that is something else."""
+    check_workspace(workspace)
     root = folders.at(workspace, "workspace")
-    record = read_record(root, WorkspaceRecord)
-    if record is None and files.is_free(root):
+    if read_record(root, WorkspaceRecord) is None:
         with files.disk_errors(root):
             files.make_parents(root)
             folders.make(root)
-            write_record(root, {"format": 1, "kind": "workspace", "id": token_hex(16)})  # as no other has
-    if read_record(root, WorkspaceRecord) is None:  # another process may have made it meanwhile
+            with folders.held(root, waiting=lambda: None):  # another process may be making it
+                if read_record(root, WorkspaceRecord) is None:
+                    write_record(root, {"format": 1, "kind": "workspace", "id": token_hex(16)})  # as no other has
+
+
+def check_workspace(workspace: str) -> None:
+    """Raise if a workspace cannot lie there; changes nothing."""
+    root = folders.at(workspace, "workspace")
+    files.check_parents(root)
+    if not files.is_free(root) and read_record(root, WorkspaceRecord) is None:  # in this order: others may be making it
         raise DsvccaError(f"workspace '{root}' is a folder of something else, or a file: choose another workspace=")
 
 
