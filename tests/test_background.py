@@ -224,6 +224,7 @@ def test_clusters_may_be_closed_in_another_order_than_they_were_begun():
     assert dask.config.get("distributed.scheduler.allowed-failures") != 77
 
 
+@pytest.mark.fault("processes", "Ctrl-C while a run in the background is waited for", "the run goes on")
 @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="no signals to a thread here")
 def test_who_waits_may_be_interrupted_and_the_run_goes_on(store, tmp_path):
     run = dsvcca.start(plan_of(store, shuffles=150), tmp_path / "r.zarr", workspace=tmp_path / "w")
@@ -264,6 +265,7 @@ def test_who_keeps_the_client_alone_has_a_cluster():
     assert client.status == "closed"
 
 
+@pytest.mark.fault("processes", "Ctrl-C while workers start, in a notebook", "none is left behind")
 @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="no signals to a thread here")
 @pytest.mark.parametrize("seconds", [0.3, 0.8])
 def test_who_is_interrupted_as_workers_start_leaves_none(seconds):

@@ -43,6 +43,7 @@ def test_nothing_is_wrong():
     assert check_all(DEPLOY) == []
 
 
+@pytest.mark.slow
 def test_nothing_is_wrong_with_a_copy(copied):
     assert check_all(copied) == []
 
@@ -54,7 +55,12 @@ def planted(path, before, after):
     path.write_text(text.replace(before, after, 1))
 
 
-EVERY = [(name, *typo) for name, typos in TYPOS.items() for typo in typos]
+PROGRAM = "slurm/capture.py"
+EVERY = [
+    pytest.param(name, *typo, marks=[pytest.mark.slow] if name == PROGRAM else [])  # which is run each time
+    for name, typos in TYPOS.items()
+    for typo in typos
+]
 
 
 @pytest.mark.parametrize(("name", "before", "after", "named"), EVERY, ids=lambda text: str(text).split("\n")[-1])

@@ -122,10 +122,12 @@ def losing(worker, seconds, mixed_cluster, monkeypatch):
     return receipts
 
 
+@pytest.mark.slow
 def test_what_was_bound_to_a_gpu_goes_elsewhere_when_none_is_left(mixed_cluster, monkeypatch):
     assert "numpy" in losing("gpu", 0.2, mixed_cluster, monkeypatch)
 
 
+@pytest.mark.slow
 def test_what_is_bound_to_a_gpu_stays_there_when_the_workers_without_one_leave(mixed_cluster, monkeypatch, caplog):
     receipts = losing("plain", 0.4, mixed_cluster, monkeypatch)
     assert receipts.count("array_api_strict") > 10

@@ -113,6 +113,7 @@ def test_frequencies_taken_one_by_one_change_no_bit(plan, results, tmp_path):
     assert same_bits(dsvcca.compare(plan, tmp_path / "r.zarr", workspace=workspace), results)
 
 
+@pytest.mark.slow
 def test_streamed_columns_change_no_bit(tmp_path):
     space, n = (8, 8), 16_000
     store = dsvcca.create_store(tmp_path / "s.zarr", datapoints=n)

@@ -522,6 +522,7 @@ def test_one_hot_and_binary_activations_are_compared(tmp_path):
     assert abs(found.svcca.values[0, 1]) < 1e-6
 
 
+@pytest.mark.slow
 def test_a_cluster_that_lost_all_its_workers_is_said_so(tmp_path, caplog, monkeypatch):
     monkeypatch.setattr(execute, "ALONE", 1)
     with (
@@ -703,6 +704,7 @@ def no_room(task):
     return task
 
 
+@pytest.mark.fault("storage", "nothing can be written while many tasks are left", "eight failures in a row end the run")
 @pytest.mark.parametrize("cluster_wide", [False, True])
 def test_a_run_ends_where_nothing_can_be_written(client, cluster_wide):
     """Eight in a row are enough to know; a hundred would be computed and thrown away."""
@@ -712,6 +714,7 @@ def test_a_run_ends_where_nothing_can_be_written(client, cluster_wide):
     assert client.submit(sum, [1, 2]).result() == 3
 
 
+@pytest.mark.fault("storage", "results are removed while they are filled", "the same line begins them anew")
 def test_results_that_were_removed_in_the_middle_are_begun_anew(tmp_path, monkeypatch):
     store, _ = write_population(tmp_path / "s.zarr", seeds=2, steps=(0,))
     plan = dsvcca.plan_comparisons(store)

@@ -272,6 +272,7 @@ def test_a_scheduler_that_is_lost_anywhere_is_told(processes):
 
 @fault("a scheduler that freezes (SIGSTOP) and does not wake", "given up with a clear error; nothing finished is lost")
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.slow
 def test_a_scheduler_that_does_not_answer_is_given_up(store, whole, tmp_path, processes, monkeypatch):
     monkeypatch.setattr(execute, "ALONE", 1)
     monkeypatch.setattr(cluster, "PATIENCE", 3)

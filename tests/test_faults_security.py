@@ -98,7 +98,11 @@ def test_secrets_are_in_no_log(caplog):
     before = dict(fsspec.config.conf)
     try:
         fsspec.config.conf["s3"] = {"secret": SECRET}
-        with local_client(1, "1 GiB") as client:
+        options = {"n_workers": 1, "threads_per_worker": 1, "dashboard_address": "127.0.0.1:0"}
+        with (
+            LocalCluster(**options) as started,
+            Client(started, set_as_default=False) as client,
+        ):  # as anybody starts one
             _, failures = execute.run(failing, [1, 2], client=client, title="failing")
             logs = str(client.get_worker_logs()) + str(client.get_scheduler_logs())
     finally:

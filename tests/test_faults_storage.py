@@ -327,7 +327,16 @@ LARGE = ("r.zarr/svcca/c.0.0", "r.zarr/commits/0-0.json", "r.zarr/x_layer/c.0", 
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=fault(f"{name}: 200 GiB of nothing", "verify finds it in 1 GiB")) for name in LARGE],
+    [
+        pytest.param(
+            name,
+            marks=[
+                fault(f"{name}: 200 GiB of nothing", "verify finds it in 1 GiB"),
+                *([pytest.mark.slow] if "/c.0" in name else []),
+            ],
+        )
+        for name in LARGE
+    ],
 )
 @pytest.mark.timeout(400)
 def test_no_file_is_larger_than_memory(here, name):

@@ -77,6 +77,7 @@ def test_a_population_at_a_url_has_the_bits_of_one_in_a_folder(s3, tmp_path):
     np.testing.assert_array_equal(stores[0].read(seed=3), activations(3))
 
 
+@pytest.mark.slow
 def test_results_at_a_url_grow_and_are_resumed(s3, tmp_path):
     store = dsvcca.create_store(f"s3://{BUCKET}/grown.zarr", datapoints=600, storage_options=s3)
     out = f"s3://{BUCKET}/grown.results"

@@ -250,6 +250,7 @@ def test_sketches_of_another_rule_are_not_taken_for_those_of_this_one(tmp_path, 
     assert same_bits(found, dsvcca.compare(plan, tmp_path / "fresh.r", workspace=tmp_path / "fresh.w"))
 
 
+@pytest.mark.slow
 def test_a_task_that_keeps_more_than_it_has_room_for_is_refused_before_it_takes_the_memory(tmp_path):
     store = dsvcca.create_store(tmp_path / "s.zarr", datapoints=300)
     for layer in "ab":
