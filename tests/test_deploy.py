@@ -100,6 +100,7 @@ def test_a_file_that_no_check_knows_is_found(copied):
     assert unknown_files(copied) == ["kubernetes/extra.yaml", "swarm.yaml"]
 
 
+@pytest.mark.slow
 def test_a_file_that_is_gone_is_missed(copied):
     (copied / "kubernetes" / "storage.yaml").unlink()
     (copied / "health.py").unlink()

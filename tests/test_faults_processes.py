@@ -387,7 +387,10 @@ def deadly():
     [
         pytest.param(
             Deadly,
-            marks=fault("a layer that kills every worker that reads it", "it fails alone, the others have their bits"),
+            marks=[
+                fault("a layer that kills every worker that reads it", "it fails alone, the others have their bits"),
+                pytest.mark.slow,
+            ],
         ),
         pytest.param(
             Hungry,
