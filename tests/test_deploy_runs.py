@@ -156,7 +156,7 @@ def test_the_manifests_run_as_processes_by_tls_and_a_killed_driver_goes_on(tmp_p
     with running(*scheduler), running(*worker):
         until_healthy(tmp_path, scheduler[0])
         until_healthy(tmp_path, worker[0])
-        with running([*line[:4], f"--scheduler=tcp://{pods.here['dsvcca-scheduler:8786']}"], environment) as plain:
+        with running([*line[:5], f"--scheduler=tcp://{pods.here['dsvcca-scheduler:8786']}"], environment) as plain:
             assert plain.wait(60) == 1  # without TLS nobody is let in
         with running(line, environment) as killed:
             while not list(commits.glob("*-*.json")):
