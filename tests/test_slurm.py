@@ -365,8 +365,10 @@ def test_memory_and_price_are_those_of_the_jobs(tmp_path):
 )
 def test_what_cannot_run_is_not_sent(tmp_path, line, message):
     store, _ = write_population(tmp_path / "s.zarr", seeds=2, steps=(0,))
-    said = said_of("submit", "--slurm", settings_file(tmp_path), *(store.path if a == "STORE" else a for a in line))
+    words = [store.path if a == "STORE" else a for a in line]
+    said = said_of("submit", "--dry-run", "--slurm", settings_file(tmp_path), *words)
     assert said.exit_code
+    assert "#!/bin/bash" not in said.output
     assert message in said.output
     assert "Traceback" not in said.output
 
