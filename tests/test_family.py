@@ -86,6 +86,9 @@ def by_formula(x, y, variance, ridge=0.01):
         "procrustes_angle": np.arccos(nuclear / np.sqrt(kept_power[0] * kept_power[1])),
         "cca_angle": np.arccos(min(rho.sum() / np.sqrt(k * q), 1)),
         "chance": nulls.mean_by_chance(k, q, N - 1),
+        "chance_edge": (
+            ((1 - q / (N - 1)) * k / (N - 1)) ** 0.5 + ((1 - k / (N - 1)) * q / (N - 1)) ** 0.5
+        ),  # Wachter 1980
         "svcca_debiased": nulls.without_chance(rho, k, q, N - 1).mean(),
         "p_value": nulls.largest_by_chance(rho[0], k, q, N - 1),
         "significant": nulls.standing_out(rho, k, q, N - 1),
@@ -256,6 +259,7 @@ INVARIANCES = {
     "procrustes_angle": (False, True, True, False, True, True),
     "cca_angle": (True, True, True, True, True, True),
     "chance": (True, True, True, True, True, True),
+    "chance_edge": (True, True, True, True, True, True),
     "svcca_debiased": (True, True, True, True, True, True),
     "p_value": (True, True, True, True, True, True),
     "significant": (True, True, True, True, True, True),

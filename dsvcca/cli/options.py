@@ -45,7 +45,7 @@ VariantName = Annotated[str | None, typer.Option("--variant", help="google or si
 Ridge = Annotated[list[float] | None, typer.Option(help="Of ridge_cca and gulp; repeat for several. [default: 0.01]")]
 Shuffles = Annotated[int, typer.Option(help="Of svcca_shuffled, and of p_shuffled, which takes 19 or more.")]
 Center = Annotated[str, typer.Option(help="By frequency: subtract the mean of all of them, or of dc alone.")]
-Keep = Annotated[list[str] | None, typer.Option(help="frequencies: also the numbers of every frequency.")]
+Keep = Annotated[list[str] | None, typer.Option(help="frequencies, correlations: also all of them; repeatable.")]
 Route = Annotated[str, typer.Option(help="auto, or bases, direct, covariance, dual, randomised.")]
 Targets = Annotated[
     list[str] | None,

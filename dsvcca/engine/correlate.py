@@ -14,7 +14,7 @@ from dsvcca.maths.arrays import NumpyArray, library
 from dsvcca.maths.basis import RankRule
 from dsvcca.maths.correlations import EXCESS, check_excess
 from dsvcca.maths.measures import AGAIN, BY_RIDGE, Side, Sides, doubt_of, measures_of, sums_of
-from dsvcca.maths.nulls import mean_by_chance
+from dsvcca.maths.nulls import edges, mean_by_chance
 from dsvcca.maths.resampling import FOLDS, TIED, fold_bounds
 from dsvcca.maths.sums import LARGEST, OF_FOLDS, OF_GOOGLE, OF_RIDGE, OF_SQUARES, OF_VECTORS
 from dsvcca.maths.views import GRID
@@ -29,7 +29,7 @@ from dsvcca.results.commits import (
     unpacked,
     write_tile,
 )
-from dsvcca.results.dataset import BY_FREQUENCY, RANKS, VIEW
+from dsvcca.results.dataset import BY_FREQUENCY, CORRELATIONS, RANKS, VIEW
 from dsvcca.storage import files
 from dsvcca.workspace.packs import BasisRef
 
@@ -84,6 +84,7 @@ class CorrelateTask:
     shuffles: int
     measures: tuple[str, ...]
     frequencies: int
+    correlations: int
     budget: int
 
     def __str__(self) -> str:
@@ -112,7 +113,7 @@ def correlate(task: CorrelateTask) -> str:
                 if pairs.first_frequency >= 0:
                     here = slice(pairs.first_frequency, pairs.first_frequency + found[name].shape[2])
                     target[x, y, here] = found[name][i, j]
-            else:
+            elif name in found:  # those of all frequencies together are not kept
                 target[x, y] = found[name][i, j]
     if len(set(task.sheet.places)) == 1:
         _fill_below(values)
@@ -133,6 +134,8 @@ def _before(task: CorrelateTask) -> dict[str, NumpyArray]:
     values[VIEW] = np.zeros((*shape, 1), dtype=np.int8)
     if task.frequencies:
         values[BY_FREQUENCY] = np.full((*shape, task.frequencies, rules), np.nan)
+    if task.correlations:
+        values[CORRELATIONS] = np.full((*shape, task.correlations, rules), np.nan)
     kept = task.sheet.kept
     if kept is not None:
         for name, block in read_tile(task.sheet).items():
@@ -150,6 +153,8 @@ def _compared(task: CorrelateTask, pairs: BasisPairs, wanted: NumpyArray) -> tup
     more = {name: (len(task.ridges),) for name in OF_RIDGE}
     more["jackknife"] = (FOLDS,) if over.bounds is None else (len(over.bounds) - 1,)
     totals = {name: np.zeros((*shape, *more.get(name, ()))) for name in (*names, LARGEST)}
+    if task.correlations and len(x.weights) == 1:
+        totals[CORRELATIONS] = np.full((*shape, task.correlations), np.nan)
     unknown = {} if by_folds else {name: totals.pop(name) * np.nan for name in OF_FOLDS if name in totals}
     kept = pairs.first_frequency >= 0
     means = np.full((*wanted.shape, len(x.weights) if kept else 0, len(task.rules)), np.nan)
@@ -177,11 +182,13 @@ def _compared(task: CorrelateTask, pairs: BasisPairs, wanted: NumpyArray) -> tup
         y=_side(y, 1, shape, norms4[1]),
         rows=pairs.rows,
         by_chance=_by_chance(x, y, pairs.freedom, wanted) if "chance" in task.measures else np.asarray(np.nan),
+        edge=_edge(x, y, pairs.freedom, wanted) if "chance_edge" in task.measures else np.asarray(np.nan),
         shuffles=task.shuffles,
     )
     with np.errstate(invalid="ignore"):  # 0 / 0 where no comparison was asked for
         found = {**measures_of(totals, sides), **dict(zip(RANKS, (sides.x.rank, sides.y.rank), strict=True))}
-    found |= {name: found[name].swapaxes(-1, -2) for name in BY_RIDGE if name in found}
+    found |= {name: totals[name] for name in (CORRELATIONS,) if name in totals}
+    found |= {name: found[name].swapaxes(-1, -2) for name in (*BY_RIDGE, CORRELATIONS) if name in found}
     doubt = float(np.max(doubt_of(totals)[wanted], initial=0.0)) if "x_doubt" in totals else 0.0
     return {**found, BY_FREQUENCY: means}, doubt
 
@@ -223,6 +230,18 @@ def _by_chance(x: Panel, y: Panel, freedom: int, wanted: NumpyArray) -> NumpyArr
             found[i, j, rule] += weight * sums[which.ravel()]
         fewer = np.minimum((x.ranks[:, rule] @ x.weights)[i], (y.ranks[:, rule] @ y.weights)[j])
         found[i, j, rule] /= fewer
+    return found
+
+
+def _edge(x: Panel, y: Panel, freedom: int, wanted: NumpyArray) -> NumpyArray:
+    """Return the largest correlation that independent data of the same ranks would show, (x, y, rules)."""
+    found = np.zeros((*wanted.shape, x.ranks.shape[1]))
+    if not freedom:
+        return np.full(found.shape, np.nan)
+    i, j = np.nonzero(wanted)
+    for f in range(len(x.weights)):
+        k_x, k_y = x.ranks[i, :, f], y.ranks[j, :, f]
+        found[i, j] = np.maximum(found[i, j], np.where((k_x > 0) & (k_y > 0), edges(k_x, k_y, freedom)[1], 0.0))
     return found
 
 
@@ -317,6 +336,7 @@ def tile_tasks(begun: filling.Begun, workspace: str, bases: dict[int, BasisRef])
             shuffles=plan.shuffles,
             measures=plan.measures,
             frequencies=plan.kept_frequencies,
+            correlations=plan.correlations,
             budget=plan.tile_budget,
         )
         for missing in sorted(begun.tiles, key=_along_a_curve)

@@ -36,6 +36,7 @@ from dsvcca.maths.sums import (
     totals_of_values,
     totals_of_vectors,
 )
+from dsvcca.results.dataset import CORRELATIONS
 
 SOLVED_TOGETHER = 1 << 19
 """Bytes of cross blocks in one stack of solves."""
@@ -97,6 +98,10 @@ def solve(block: CrossBlock, x: Panel, y: Panel, over: Rows, wanted: NumpyArray,
             found = _totals(m, *sides, turned[some[0]], widest, over, len(x.weights), set(totals), block.turned[a, b])
             same = np.asarray([_are_one(x, x_run.start + i, y, y_run.start + j) for i, j in zip(a, b, strict=True)])
             for rule, numbers in enumerate(found):
+                if CORRELATIONS in totals and numbers:
+                    ranks = np.minimum(x_ranks[a, rule], y_ranks[b, rule])
+                    kept = _spectra(numbers.pop(CORRELATIONS), ranks, totals[CORRELATIONS].shape[-1])
+                    totals[CORRELATIONS][x_run.start + a, y_run.start + b, rule] = kept
                 for name in totals.keys() & numbers.keys():
                     added = to_numpy(numbers[name])
                     if name[0] == "y":  # of the same basis on both sides neither comes first: rounding is that of x
@@ -190,7 +195,7 @@ def _totals(
             squares = not wanted.isdisjoint(OF_SQUARES)
             members = one.members, other.members
             numbers = totals_of_vectors(corner, *members, *loadings, ranks, turned_by, squares=squares)
-        rho, a, b = numbers.pop("correlations"), numbers.pop("left"), numbers.pop("right", None)
+        rho, a, b = numbers[CORRELATIONS], numbers.pop("left"), numbers.pop("right", None)
         if not wanted.isdisjoint(OF_GOOGLE):
             scales = one.scales(rule, height), other.scales(rule, width)
             numbers |= totals_of_google(rho, a, b, scales, (one.members, other.members), loadings)
@@ -213,6 +218,14 @@ def _totals(
                 halves = one.halves(rule, height, rows), other.halves(rule, width, rows)
                 numbers["held_out"] = held_out(_masked_parts(own, *ranks), *halves, rows)
         found.append(exchanged(numbers) if turned[rule] else numbers)
+    return found
+
+
+def _spectra(rho: Array, ranks: NumpyArray, length: int) -> NumpyArray:
+    """Return the largest correlations (b, length) from stacked ones (b, c), of which some fill up; NaN beyond ranks."""
+    found = np.full((len(ranks), length), np.nan)
+    kept = to_numpy(rho)[:, :length]
+    found[:, : kept.shape[1]] = np.where(np.arange(kept.shape[1]) < ranks[:, None], kept, np.nan)
     return found
 
 

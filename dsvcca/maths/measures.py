@@ -57,8 +57,8 @@ class Sides:
     x, y : Side
     rows
         n.
-    by_chance
-        Mean correlation that independent data would show.
+    by_chance, edge
+        Mean correlation, and the largest, that independent data would show.
     shuffles
         How often datapoints were shuffled.
     """
@@ -67,6 +67,7 @@ class Sides:
     y: Side
     rows: int
     by_chance: Array
+    edge: Array
     shuffles: int
 
     @property
@@ -97,6 +98,8 @@ class Measure:
     apart : bool
         Whether it is computed where it is named, and not among "all": it takes products or solves of its own, or
         another tool calls it so.
+    independent : str, float or None
+        What it is expected to be of independent data: the measure that says so, or a number; None if not known.
     """
 
     definition: str
@@ -106,6 +109,7 @@ class Measure:
     kind: str = "similarity"
     by_ridge: bool = False
     apart: bool = False
+    independent: str | float | None = None
 
 
 def _angle(cosine: Array) -> Array:
@@ -149,6 +153,7 @@ def _pwcca(side: str) -> Measure:
         else "projection weighted CCA with the weights from y: pwcca_y[i, j] = pwcca_x[j, i]",
         (f"{side}_weighted", f"{side}_weights"),
         lambda t, s: t[f"{side}_weighted"] / t[f"{side}_weights"],
+        independent="chance",
     )
 
 
@@ -158,6 +163,7 @@ def _pwcca2(side: str) -> Measure:
         "each variate accounts for of the variance (Kornblith et al. 2019, section 4.3)",
         (f"{side}_weighted2", f"{side}_weights2"),
         lambda t, s: t[f"{side}_weighted2"] / t[f"{side}_weights2"],
+        independent="chance",
     )
 
 
@@ -187,6 +193,7 @@ MEASURES: dict[str, Measure] = {
         "directions kept it is mean CCA (Raghu et al. 2017, section 2)",
         ("rho",),
         lambda t, s: t["rho"] / s.fewer,
+        independent="chance",
     ),
     "pwcca_x": _pwcca("x"),
     "pwcca_y": _pwcca("y"),
@@ -202,10 +209,18 @@ MEASURES: dict[str, Measure] = {
         lambda t, s: s.by_chance,
         kind="chance",
     ),
+    "chance_edge": Measure(
+        "largest correlation that independent data of these ranks and so many independent rows would show, where both "
+        "sides have many directions: the edge of their density, at some frequency (Wachter 1980)",
+        (),
+        lambda t, s: s.edge,
+        kind="chance",
+    ),
     "pwcca_mean": Measure(
         "mean of pwcca_x and pwcca_y, which is symmetric",
         ("x_weighted", "x_weights", "y_weighted", "y_weights"),
         lambda t, s: (t["x_weighted"] / t["x_weights"] + t["y_weighted"] / t["y_weights"]) / 2,
+        independent="chance",
     ),
     "pwcca2_x": _pwcca2("x"),
     "pwcca2_y": _pwcca2("y"),
@@ -223,6 +238,7 @@ MEASURES: dict[str, Measure] = {
         "frequency, and where moments alone are known",
         ("covariance2", "row_products"),
         _debiased,
+        independent=0.0,
     ),
     "ridge_cca": Measure(
         "mean correlation of ridge CCA, the sum of the singular values of D_x C D_y over min(rank_x, rank_y), D = s / "
@@ -264,6 +280,7 @@ MEASURES: dict[str, Measure] = {
         "svcca without what chance adds to each correlation, 0 of those that do not stand out of it (Bao et al. 2019)",
         ("without_chance",),
         lambda t, s: t["without_chance"] / s.fewer,
+        independent=0.0,
     ),
     "p_value": Measure(
         "probability that independent Gaussian data of these ranks and rows show a largest correlation as large, at "
@@ -292,6 +309,7 @@ MEASURES: dict[str, Measure] = {
         ("held_out",),
         lambda t, s: t["held_out"] / s.fewer,
         apart=True,
+        independent=0.0,
     ),
     "svcca_shuffled": Measure(
         "svcca of the same activations with the datapoints of each in an order of its own, mean of `shuffles` draws: "
@@ -339,7 +357,7 @@ RIDGE = 0.01
 DEFAULT = ("svcca", "pwcca_x", "pwcca_y", "r2", "chance")
 """Measures of a plan that names none."""
 
-BY_DATAPOINTS = ("chance", "svcca_debiased", "p_value", "significant", "significant_bartlett")
+BY_DATAPOINTS = ("chance", "chance_edge", "svcca_debiased", "p_value", "significant", "significant_bartlett")
 """Those that a law of chance is behind, which counts datapoints."""
 
 RESAMPLED = ("svcca_error", "svcca_held_out", "svcca_shuffled", "p_shuffled")

@@ -119,7 +119,12 @@ def measure(
         for k, power, s, own_norms, d in zip(c.shape, powers, spectra, norms, shrunk, strict=True)
     ]
     sides = Sides(
-        x=of_both[0], y=of_both[1], rows=n, by_chance=nulls.mean_by_chance(k_x, k_y, n - 1), shuffles=shuffles
+        x=of_both[0],
+        y=of_both[1],
+        rows=n,
+        by_chance=nulls.mean_by_chance(k_x, k_y, n - 1),
+        edge=nulls.edges(k_x, k_y, n - 1)[1],
+        shuffles=shuffles,
     )
     totals |= {name: one[0] for name, one in own.items()}
     if not set(OF_FOLDS).isdisjoint(sums := {name for one in names for name in MEASURES[one].sums}):

@@ -40,7 +40,10 @@ TASK_BYTES = 1 << 30
 TASKS_A_THREAD = 2
 """Reduce tasks for each worker thread, at least, as long as there are representations for them."""
 
-KEEP = ("frequencies",)
+KEEP = ("frequencies", "correlations")
+
+MOST_CORRELATIONS = 256
+"""Correlations of each pair that results hold where they are kept, at most: the largest."""
 
 ROUTES = ("auto", "bases", "direct", "covariance", "dual", "randomised")
 
@@ -88,7 +91,9 @@ class Layout:
     rows : {"translations"} or None
         What is known of the rows: that they are all translations of their images.
     keep : tuple of str
-        What results hold beside the measures: "frequencies".
+        What results hold beside the measures: "frequencies", "correlations".
+    correlations : int
+        How many correlations of each pair results hold, at most; 0 where they hold none.
     panel : int
         Places in a panel.
     shown : tuple of int
@@ -118,6 +123,7 @@ class Layout:
     targets: tuple[Target, ...] = ()
     rows: str | None = None
     keep: tuple[str, ...] = ()
+    correlations: int = 0
     panel: int = PANEL
     shown: tuple[int, ...] = ()
     places: tuple[int, ...] = ()
@@ -219,6 +225,14 @@ class Layout:
             return -1
         return sum(len(half_spectrum(one).bins) for one in self.grids[: self.grids.index(grid)])
 
+    def most_correlations(self) -> int:
+        """Return how many correlations of a pair there can be, up to MOST_CORRELATIONS; 0 where all are by frequency.
+
+        A power of two, so that the same results have room for layers that come later and are a little wider.
+        """
+        most = [rank for rank, size in zip(self.most_ranks(), self.sizes, strict=True) if not size.space]
+        return min(MOST_CORRELATIONS, 1 << (max(most) - 1).bit_length()) if most else 0
+
     @property
     def transforms(self) -> bool:
         """Whether representations are transformed, so that it is known what lies between their frequencies."""
@@ -236,9 +250,9 @@ class Layout:
 
     @property
     def tile_budget(self) -> int:
-        """Bytes of arrays that a tile may hold beside what it keeps of every frequency."""
+        """Bytes of arrays that a tile may hold beside the frequencies and correlations that it keeps."""
         count = min(self.panel, self.places[-1] + 1 if self.places else len(self.representations))
-        return self.budget - 8 * 4 * count**2 * self.kept_frequencies * len(self.rules)
+        return self.budget - 8 * 4 * count**2 * (self.kept_frequencies + self.correlations) * len(self.rules)
 
     @property
     def target_bytes(self) -> int:
@@ -379,6 +393,7 @@ class Layout:
             "known_of_rows": self.rows,
             "keep": list(self.keep),
             "grids": [list(grid) for grid in self.grids] if self.kept_frequencies else [],
+            "correlations": self.correlations,
             "variance": [rule.variance for rule in self.rules],
             "criterion": self.rules[0].criterion,
             "rank": self.rules[0].rank,

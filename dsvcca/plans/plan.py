@@ -197,8 +197,8 @@ class Plan(Layout):
             )
         if self.tile_budget <= self.budget // 2:
             raise DsvccaError(
-                f"keep='frequencies' holds {format_bytes(self.budget - self.tile_budget)} in a tile, more than half of "
-                f"the {format_bytes(self.budget)} that memory={format_bytes(self.memory)} leaves: raise memory, or "
+                f"keep={list(self.keep)} holds {format_bytes(self.budget - self.tile_budget)} in a tile, more than "
+                f"half of the {format_bytes(self.budget)} that memory={format_bytes(self.memory)} leaves: raise it, or "
                 "compare fewer representations at once"
             )
         if self.target_bytes > self.budget // 2:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from math import prod
 from typing import Any
 
@@ -97,7 +98,8 @@ def plan_comparisons(
         Say that rows are all translations of their images, with a target for each: then all frequencies explain.
     keep : sequence of str, default ()
         What results hold beside the measures: "frequencies" adds `svcca_by_frequency`, the mean canonical correlation
-        at every frequency, which says what spatial scales are shared.
+        at every frequency, which says what spatial scales are shared; "correlations" adds `correlations`, those of
+        every pair that is not compared by frequency, largest first and 256 at most, and the measure `chance_edge`.
     memory : int or str, default "1 GiB"
         Memory of one worker thread; tasks are fitted into 70 % of it.
     route : {"auto", "bases", "direct", "covariance", "dual", "randomised"}, default "auto"
@@ -151,6 +153,8 @@ def plan_comparisons(
                     f"{spelled(space)}: leave rows= out"
                 )
     measures = expanded(measures)
+    if "correlations" in kept:
+        measures = (*measures, "chance_edge")
     if variant is not None:
         own = variant_of(variant)
         if own.needs_rows:
@@ -189,8 +193,16 @@ def plan_comparisons(
         rows=rows,
         keep=kept,
     )
-    if kept and not any(size.space for size in plan.sizes):
-        raise DsvccaError(f"keep={list(kept)}: nothing is compared by frequency here, see print(plan): leave it out")
+    if "frequencies" in kept and not any(size.space for size in plan.sizes):
+        raise DsvccaError("keep='frequencies': nothing is compared by frequency here, see print(plan): leave it out")
+    if "correlations" in kept:
+        plan = replace(plan, correlations=plan.most_correlations())
+        if not plan.correlations or not plan.tiles:
+            raise DsvccaError(
+                "keep='correlations': "
+                + ("all pairs are compared by frequency here" if plan.tiles else "no pairs are compared here")
+                + ", see print(plan): leave it out; dsvcca.directions(store, x, y) has those of any pair"
+            )
     if wanted and route == "direct":
         raise DsvccaError("route='direct' keeps no basis that could explain targets: leave one of them out")
     if plan.direct and any(reads_tokens(found[v.representation], v.view) for v in plan.aspects):

@@ -42,7 +42,10 @@ BETWEEN = {
 }
 """Name and definition of what results hold of every representation that was transformed."""
 
-VIEW, BY_FREQUENCY = "view", "svcca_by_frequency"
+VIEW, BY_FREQUENCY, CORRELATIONS = "view", "svcca_by_frequency", "correlations"
+
+INNER = {BY_FREQUENCY: "frequency", CORRELATIONS: "correlation"}
+"""Dimension, after x and y, of what results hold of pairs beside the measures."""
 
 LABELS_CHUNK = 4096
 """Labels in a chunk."""
@@ -50,13 +53,13 @@ LABELS_CHUNK = 4096
 
 def inner_dims(name: str) -> tuple[str, ...]:
     """Return the dimensions of the numbers of pairs after x and y, as tasks have them."""
-    return (("frequency",) if name == BY_FREQUENCY else ("ridge",) if name in BY_RIDGE else ()) + ("variance",)
+    return ((INNER[name],) if name in INNER else ("ridge",) if name in BY_RIDGE else ()) + ("variance",)
 
 
 def stored_dims(name: str, listed: Collection[str]) -> tuple[str, ...]:
     """Return those that results have: of variances and ridges only where a list of them was given."""
     found = inner_dims(name) if name != VIEW else ()
-    return tuple(dim for dim in found if dim == "frequency" or dim in listed)
+    return tuple(dim for dim in found if dim in INNER.values() or dim in listed)
 
 
 @dataclass(frozen=True)
@@ -149,7 +152,8 @@ def _coordinates(names: Sequence[str], sides: str = "xy") -> str:
 
 def _of_pairs(plan: Plan, count: int, names: Sequence[str], views: Sequence[str]) -> list[Column]:
     """Return what tasks write of every pair: measures, ranks, how they were looked at, frequencies."""
-    lengths = {"frequency": plan.kept_frequencies, "ridge": len(plan.ridges), "variance": len(plan.rules)}
+    lengths = {"frequency": plan.kept_frequencies, "correlation": plan.correlations}
+    lengths |= {"ridge": len(plan.ridges), "variance": len(plan.rules)}
 
     def column(name: str, dtype: str, about: dict[str, Any]) -> Column:
         dims = stored_dims(name, plan.listed)
@@ -180,6 +184,9 @@ def _of_pairs(plan: Plan, count: int, names: Sequence[str], views: Sequence[str]
         about = {"definition": definition, "coordinates": every}
         found.append(column(BY_FREQUENCY, "float64", about))
         found += frequencies
+    if plan.correlations:
+        definition = f"canonical correlations, the {plan.correlations} largest at most, largest first; NaN by frequency"
+        found.append(column(CORRELATIONS, "float64", {"definition": definition, **coordinates}))
     return found
 
 

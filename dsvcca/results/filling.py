@@ -109,7 +109,7 @@ def check_place(out: str | os.PathLike[str], plan: Plan | None = None) -> None:
         return
     there = record_of(root)
     if plan is not None and not _is_empty(root, there):
-        _check_same_numbers(root, there, plan)
+        _check_same_numbers(root, there, _as_long(there, plan))
 
 
 def begin(out: str | os.PathLike[str], plan: Plan, about: Mapping[str, Any]) -> Begun:
@@ -128,6 +128,7 @@ def begin(out: str | os.PathLike[str], plan: Plan, about: Mapping[str, Any]) -> 
     root = folders.reach(out, "results")
     there = None if files.is_free(root) else record_of(root)
     if there is not None and not _is_empty(root, there):
+        plan = _as_long(there, plan)
         _check_same_numbers(root, there, plan)
     else:
         there = None
@@ -267,6 +268,12 @@ def _grow(root: Path, record: ResultsRecord, columns: Sequence[Column], plan: Pl
     record["metadata"], record["checksums"] = None, {}
     _write_record(root, record, plan, about)
     record["metadata"], record["checksums"] = fit(root, columns)
+
+
+def _as_long(there: ResultsRecord, plan: Plan) -> Plan:
+    """Return a plan that keeps as many correlations as results have room for, where it has fewer."""
+    room = there["definition"].get("correlations")
+    return replace(plan, correlations=room) if isinstance(room, int) and 0 < plan.correlations < room else plan
 
 
 def _check_same_numbers(root: Path, there: ResultsRecord, plan: Plan) -> None:

@@ -5,6 +5,7 @@ results.zarr/                zarr.json holds what every number means, and which 
   rank_x, rank_y             (x, y[, variance]) int64, 0 where no comparison was asked for
   view                       (x, y) int8, how the two were looked at: its attributes say what the numbers mean
   svcca_by_frequency         (x, y, frequency[, variance]), on request
+  correlations               (x, y, correlation[, variance]), on request
   off_block, ...             (x), where something was transformed
   r2_target, ...             (x, target[, variance]), where there are targets
   x_layer, y_layer, ...      labels
@@ -29,7 +30,7 @@ from dsvcca.activations.labels import label_order
 from dsvcca.errors import DsvccaError, DsvccaWarning, RunError
 from dsvcca.maths.measures import MEASURES
 from dsvcca.results.commits import BETWEEN_MARKER, COMMITS, between_keys, read_marker
-from dsvcca.results.dataset import BETWEEN, BY_FREQUENCY, EXPLAINED, RANKS, VIEW, described
+from dsvcca.results.dataset import BETWEEN, BY_FREQUENCY, CORRELATIONS, EXPLAINED, RANKS, VIEW, described
 from dsvcca.storage import chunked, files, folders
 from dsvcca.storage.records import (
     KEY,
@@ -185,7 +186,8 @@ def variables_of(record: ResultsRecord) -> list[str]:
     """Return what results hold of pairs; nothing where there are none."""
     if not record["pairs"]:
         return []
-    return [*record["definition"]["measures"], *RANKS, VIEW, *([BY_FREQUENCY] if record["frequencies"] else [])]
+    kept = {BY_FREQUENCY: record["frequencies"], CORRELATIONS: record["definition"].get("correlations", 0)}
+    return [*record["definition"]["measures"], *RANKS, VIEW, *(name for name, count in kept.items() if count)]
 
 
 def what_is_missing(root: Path) -> str:

@@ -1,4 +1,4 @@
-"""Results in part and as tables: chosen by labels, one row a pair, a target or a frequency."""
+"""Results in part and as tables: chosen by labels, one row a pair, a target, a frequency or a correlation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dsvcca.errors import DsvccaError, nearest
 from dsvcca.maths.arrays import NumpyArray
 from dsvcca.maths.measures import MEASURES
 from dsvcca.plans.pairs import LEAVING_OUT
-from dsvcca.results.dataset import BY_FREQUENCY, FLOOR, R2, VIEW
+from dsvcca.results.dataset import BY_FREQUENCY, CORRELATIONS, FLOOR, INNER, R2, VIEW
 
 
 def select(
@@ -81,7 +81,8 @@ def to_frame(results: xr.Dataset, *, measures: str | Sequence[str] | None = None
         All of them, or what `select` left.
     measures : str or sequence of str, optional
         Default: all there are of pairs. ``["r2_target"]``, the default where nothing but targets was compared, gives a
-        row for every representation and target, ``["svcca_by_frequency"]`` one for every pair and frequency.
+        row for every representation and target, ``["svcca_by_frequency"]`` one for every pair and frequency,
+        ``["correlations"]`` one for every pair and correlation, of which 0 is the largest.
 
     Returns
     -------
@@ -96,8 +97,9 @@ def to_frame(results: xr.Dataset, *, measures: str | Sequence[str] | None = None
     there = [name for name in MEASURES if name in results]
     if R2 in results and (list(measures or ()) == [R2] or not (there or measures)):
         return _targets_frame(results)
-    if BY_FREQUENCY in results and list(measures or ()) == [BY_FREQUENCY]:
-        return _frequencies_frame(results)
+    for name in INNER:
+        if name in results and list(measures or ()) == [name]:
+            return _inner_frame(results, name)
     unknown = [m for m in measures or () if m not in there]
     if unknown:
         raise DsvccaError(f"results have no {unknown}: {nearest(unknown[0], there)}")
@@ -141,20 +143,29 @@ def _once(results: xr.Dataset, compared: NumpyArray, axes: int) -> NumpyArray:
     return once.reshape(once.shape + (1,) * (axes - 2))
 
 
-def _frequencies_frame(results: xr.Dataset) -> pd.DataFrame:
-    """Return one row a pair and frequency (and variance): labels, grid, bins along its axes, cycles, weight, number."""
-    values = results[BY_FREQUENCY].transpose("x", "y", "frequency", ...).values
+def _inner_frame(results: xr.Dataset, name: str) -> pd.DataFrame:
+    """Return one row a pair and frequency, or correlation (and variance): labels, which, number.
+
+    Of frequencies their grid, bins along its axes, cycles and weight; of correlations their place and `chance_edge`.
+    """
+    values = results[name].transpose("x", "y", INNER[name], ...).values
     compared = results[VIEW].transpose("x", "y").values > 0
     at = np.argwhere(np.isfinite(values) & _once(results, compared, values.ndim))
     columns: dict[str, Any] = {}
     for place, side in enumerate("xy"):
         for coordinate in (str(c) for c in results.coords if str(c).startswith(f"{side}_")):
             columns[coordinate] = results[coordinate].values[at[:, place]]
-    for coordinate in (str(c) for c in results.coords if str(c).startswith("frequency_")):
-        columns[coordinate] = results[coordinate].values[at[:, 2]]
-    if "variance" in results[BY_FREQUENCY].dims:
+    if name == BY_FREQUENCY:
+        for coordinate in (str(c) for c in results.coords if str(c).startswith("frequency_")):
+            columns[coordinate] = results[coordinate].values[at[:, 2]]
+    else:
+        columns[INNER[name]] = at[:, 2]
+    if "variance" in results[name].dims:
         columns["variance"] = results["variance"].values[at[:, 3]]
-    columns[BY_FREQUENCY] = values[tuple(at.T)]
+    columns[name] = values[tuple(at.T)]
+    if name == CORRELATIONS:
+        edge = results["chance_edge"].transpose("x", "y", ...).values
+        columns["chance_edge"] = edge[tuple(np.delete(at, 2, axis=1).T)]
     return pd.DataFrame(columns)
 
 
