@@ -27,6 +27,7 @@ from dsvcca.maths.dft import FrequencyCorrelations, dft_cca
 from dsvcca.maths.pair import measure, pwcca, svcca
 from dsvcca.plans.plan import Plan
 from dsvcca.plans.planning import plan_comparisons
+from dsvcca.reports.page import report
 from dsvcca.results.opening import open_results
 from dsvcca.results.tables import select, to_frame
 
@@ -54,6 +55,7 @@ __all__ = [
     "plan_comparisons",
     "plot",
     "pwcca",
+    "report",
     "select",
     "shared_subspace",
     "signal_and_noise",

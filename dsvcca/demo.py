@@ -23,7 +23,7 @@ from dsvcca.activations.pieces import read_pieces
 from dsvcca.activations.store import Store, create_store
 from dsvcca.clusters.local import local_client
 from dsvcca.engine.compare import compare
-from dsvcca.errors import DsvccaError
+from dsvcca.errors import DsvccaError, needing
 from dsvcca.experiments.images import Images, load_images
 from dsvcca.experiments.layers import CONVNET, MAPS, residual_layers
 from dsvcca.experiments.settings import steps_at
@@ -266,13 +266,9 @@ def _ahead(what: str, low: pd.Series[float], high: pd.Series[float]) -> list[str
 
 def _images(setting: Setting) -> Images:
     """Return images to train on and images to probe with, after checking that all that is needed is installed."""
-    try:
+    with needing("the demonstration needs", "demo"):
         import matplotlib  # noqa: F401
         import torch  # noqa: F401
-    except ImportError as error:
-        raise DsvccaError(
-            f"the demonstration needs {error.name}, which is not installed: pip install 'dsvcca[demo]'"
-        ) from error
     return load_images("mnist", training=setting.images - setting.probes, probes=setting.probes, tests=0, size=14)
 
 

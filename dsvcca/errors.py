@@ -27,6 +27,20 @@ class RunError(DsvccaError):
     """What stops a whole run, whatever it works on: no room on the disk, no permission, a lost scheduler."""
 
 
+class MissingError(DsvccaError, ImportError):
+    """A library that is optional is not installed; the message has the command that installs it."""
+
+
+@contextmanager
+def needing(what: str, extra: str) -> Iterator[None]:
+    """Say of a library that cannot be imported what needs it, and how it is installed."""
+    try:
+        yield
+    except ImportError as error:
+        name = (error.name or str(error)).partition(".")[0]
+        raise MissingError(f"{what} {name}, which is not installed: pip install 'dsvcca[{extra}]'") from error
+
+
 @contextmanager
 def errors_of(whose: str) -> Iterator[None]:
     """Let errors say whose they are, where nothing inside has said it."""

@@ -35,7 +35,7 @@ from dsvcca import DsvccaError, DsvccaWarning
 from dsvcca.activations import pieces, representations
 from dsvcca.activations.labels import checked_dims, checked_labels, folder_name
 from dsvcca.activations.paths import fit, labels_of, numbers, parts
-from dsvcca.cli.options import dims_of, planned, where_of
+from dsvcca.cli.options import dims_of, labels_in, planned, where_of
 from dsvcca.results import commits, filling, opening
 from dsvcca.storage import records
 from dsvcca.workspace import contents, partials
@@ -666,7 +666,7 @@ def command_line(data: bytes) -> None:
         dims_of([draws.text() for _ in range(draws.below(4))])
     with suppress(DsvccaError):
         name = ("", "seed=", "lr=", "layer=")[draws.below(4)]
-        store.select(**where_of(store, [name + draws.text() for _ in range(1 + draws.below(2))]))
+        store.select(**where_of(labels_in(store), [name + draws.text() for _ in range(1 + draws.below(2))]))
     option = draws.below(4)
     with suppress(DsvccaError):
         if option == 0:

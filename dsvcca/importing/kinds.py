@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from dsvcca.errors import DsvccaError
+from dsvcca.errors import DsvccaError, needing
 
 PIECE = 32 << 20
 """Bytes that are read at once, about."""
@@ -123,12 +123,8 @@ def read_errors(file: Path) -> Iterator[None]:
 
 
 def library(name: str, file: Path) -> Any:
-    try:
+    with needing(f"'{file}' needs", "import"):
         return import_module(name)
-    except ImportError as error:
-        raise DsvccaError(
-            f"'{file}' needs {name.partition('.')[0]} to be read ({error}): pip install 'dsvcca[import]'"
-        ) from error
 
 
 def type_name(dtype: np.dtype[Any]) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
+from dsvcca.errors import needing
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -19,10 +21,8 @@ def new_figure(width: float, height: float) -> Figure:
     ImportError
         If matplotlib is not installed.
     """
-    try:
+    with needing("figures need", "plot"):
         from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("figures need matplotlib, which is not installed: pip install 'dsvcca[plot]'") from error
 
     class Shown(Figure):
         def _repr_png_(self) -> bytes:

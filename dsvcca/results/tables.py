@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from dsvcca.activations.labels import values_of
+from dsvcca.activations.labels import Labels, values_of
 from dsvcca.errors import DsvccaError, nearest
 from dsvcca.maths.arrays import NumpyArray
 from dsvcca.maths.measures import MEASURES
@@ -60,6 +60,17 @@ def select(
             raise DsvccaError(f"nothing in these results has all of {dict(wanted)}: leave some of the labels out")
         chosen[side] = np.flatnonzero(keep)
     return results.isel(chosen)
+
+
+def labels_of(results: xr.Dataset, side: str = "x") -> list[Labels]:
+    """Return the labels of every representation of one side; a missing one is left out."""
+    names = [str(c) for c in results.coords if str(c).startswith(f"{side}_")]
+    columns = [results[name].values.tolist() for name in names]
+    rows = zip(*columns, strict=True)
+    return [
+        {name[2:]: value for name, value in zip(names, row, strict=True) if value == value and value != ""}
+        for row in rows
+    ]
 
 
 def check_results(results: Any) -> None:

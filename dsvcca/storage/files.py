@@ -88,13 +88,18 @@ def is_free(path: Path) -> bool:
 
 def write_json(path: Path, content: Any) -> None:
     """Write `content` to `path` so that a reader sees all of it or nothing, whatever happens."""
+    write_text(path, json.dumps(content, indent=1, allow_nan=False))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` to `path` so that a reader sees all of it or nothing, whatever happens."""
     if folders.is_remote(path):
-        folders.write(path, json.dumps(content, indent=1, allow_nan=False).encode())
+        folders.write(path, text.encode())
         return
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         with open(part, "w", encoding="utf-8") as file:
-            json.dump(content, file, indent=1, allow_nan=False)
+            file.write(text)
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, path)

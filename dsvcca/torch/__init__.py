@@ -1,9 +1,9 @@
 """What PyTorch models need: activations into a store, once or while they learn; directions applied; layers frozen."""
 
-try:
+from dsvcca.errors import needing as _needing
+
+with _needing("dsvcca.torch needs", "torch"):
     import torch as _torch  # noqa: F401
-except ImportError as error:
-    raise ImportError("dsvcca.torch needs PyTorch: pip install 'dsvcca[torch]'") from error
 
 from dsvcca.torch.capture import capture as capture
 from dsvcca.torch.compressing import compress as compress

@@ -1,0 +1,1 @@
+"""Results as one page that needs nothing else: numbers packed into text, figures by Bokeh, a template."""
