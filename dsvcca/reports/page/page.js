@@ -99,8 +99,9 @@ function typed(map, event) {
   }
 }
 
-// What Bokeh's figures call.
+// What Bokeh's figures call, and what may be asked from outside.
 window.dsvcca = {
+  inside: { page, maps, model, style, entryOf, numbersOf },
   tick: (name, side, at) => maps[name].tick(side, at),
   ranged(name) {
     const map = maps[name]
@@ -156,6 +157,7 @@ function coloured() {
       axis.major_label_text_color = axis.axis_label_text_color = text
       axis.axis_line_color = axis.major_tick_line_color = axis.minor_tick_line_color = line
     }
+    for (const grid of figure.center) if ("grid_line_color" in grid) grid.grid_line_color = line
     for (const part of figure.renderers) {
       const colour = { value: strong, chance, pointed: text, picked: text }[part.name]
       if (colour) part.glyph.line_color = colour
