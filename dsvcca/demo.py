@@ -168,7 +168,7 @@ def _run(folder: Path, seeds: int, workers: int, setting: Setting) -> None:
         )
         _by_frequency(folder, everything, setting, client)
     figure = folder / "learning_dynamics.png"
-    learning_dynamics(results).savefig(figure, dpi=150)
+    _save(learning_dynamics(results), figure)
     print(f"\n{findings(results)}\n")
     print(
         f"the figure:  {figure}\nthe results: {folder / 'results.zarr'}\n\nGo on in Python:\n\n"
@@ -205,8 +205,16 @@ def _by_frequency(folder: Path, everything: Store, setting: Setting, client: Cli
     panels = {"convnet and other convnets": (conv, conv), "convnet and residual": (conv, res)}
     panels |= {"residual and other": (res, res)} if len(seeds) > 1 else {}
     figure = folder / "architectures.png"
-    layers(found, panels).savefig(figure, dpi=150)
+    _save(layers(found, panels), figure)
     print(f"\ntwo architectures by frequency, maps of 14 x 14 and 7 x 7: {figure}")
+
+
+def _save(axes: NumpyArray, path: Path) -> None:
+    """Write the figure that axes stand in, and close it."""
+    from matplotlib import pyplot
+
+    axes[0].figure.savefig(path, dpi=150)
+    pyplot.close(axes[0].figure)
 
 
 def findings(results: xr.Dataset) -> str:

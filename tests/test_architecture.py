@@ -83,7 +83,7 @@ HOUSE = {
     ),
     "analyses": ("stored_bases", "directions", "over_training", "shared"),
     "statistics": ("networks", "permutations", "doubts", "like_layers", "pairwise", "clustering", "groups"),
-    "plot": ("figures", "shown", "training", "grids", "traces"),
+    "plot": ("figures", "shown", "training", "grids", "lines", "spectra", "classes", "trees", "traces"),
     "reports": ("packing", "contents", "page"),
     "demo": (),
     "cli": ("options", "plain", "stores", "runs", "showing", "submitting", "doctor"),
@@ -113,7 +113,7 @@ ALLOWED = {
     "dask_jobqueue": {"clusters.slurm"},
     "upath": {"storage.folders"},
     "array_api_compat": {"maths.arrays"},
-    "scipy": {"maths.arrays", "maths.nulls", "importing", "analyses", "statistics", "experiments"},
+    "scipy": {"maths.arrays", "maths.nulls", "importing", "analyses", "statistics", "plot", "experiments"},
     "cupy": {"maths.arrays"},
     "matplotlib": {"plot", "demo", "experiments"},
     "xarray": {

@@ -11,11 +11,11 @@ import xarray as xr
 import dsvcca
 from dsvcca import DsvccaError, compare, create_store, plan_comparisons, select
 from dsvcca.activations.store import Store
-from dsvcca.plot.figures import new_figure
 from dsvcca.plot.grids import layer_means, layers
 from dsvcca.plot.training import dynamics, learning_dynamics
 
 matplotlib = pytest.importorskip("matplotlib")
+pytest.importorskip("matplotlib.pyplot")
 matplotlib.use("Agg")
 
 LAYERS = ("zeta", "alpha", "mid")  # neither alphabetical nor the reverse
@@ -46,9 +46,18 @@ def results(store: Store, tmp_path_factory: pytest.TempPathFactory) -> xr.Datase
     return compare(plan_comparisons(store, "to_last_step"), tmp_path_factory.mktemp("plot") / "r.zarr")
 
 
-def panels_of(figure):
-    """Return the axes that show an image, without the colour bar."""
-    return [axes for axes in figure.axes if axes.images]
+@pytest.fixture(autouse=True)
+def _closed():
+    """Figures belong to pyplot, which keeps them until they are closed."""
+    yield
+    matplotlib.pyplot.close("all")
+
+
+def panels_of(axes):
+    """Return the axes that show an image: those that are returned, and nothing but the colour bar beside them."""
+    panels = [one for one in axes[0].figure.axes if one.images]
+    assert panels == list(axes)
+    return panels
 
 
 def expected(results: xr.Dataset, step: int, a: str, b: str, measure: str = "svcca") -> float:
@@ -70,9 +79,9 @@ def test_every_cell_is_the_mean_over_seeds_of_a_network_with_its_own_end(results
 
 
 def test_titles_names_and_colours_are_those_of_the_results(results):
-    figure = learning_dynamics(results)
+    panels = panels_of(learning_dynamics(results))
+    figure = panels[0].figure
     figure.draw_without_rendering()
-    panels = panels_of(figure)
     assert [panel.get_title() for panel in panels] == ["step 0 (0 %)", "step 40 (40 %)", "step 100 (100 %)"]
     assert [text.get_text() for text in panels[0].get_yticklabels()] == list(LAYERS)
     assert [text.get_text() for text in panels[0].get_xticklabels()] == list(LAYERS)
@@ -98,7 +107,7 @@ def test_steps_nearest_to_0_35_75_and_100_percent_are_shown(tmp_path):
     fill(store, seeds=(0,), steps=(0, 5, 30, 50, 70, 90, 100))
     results = compare(plan_comparisons(store), tmp_path / "r.zarr")
     assert dynamics(results).steps == (0, 30, 70, 100)
-    assert "seed" not in learning_dynamics(results).get_suptitle()
+    assert "seed" not in learning_dynamics(results)[0].figure.get_suptitle()
 
 
 def test_of_several_variances_the_nearest_to_99_percent_is_shown_and_named(store, tmp_path):
@@ -107,7 +116,7 @@ def test_of_several_variances_the_nearest_to_99_percent_is_shown_and_named(store
     assert found.variance == 0.98
     np.testing.assert_array_equal(found.values, dynamics(several.sel(variance=[0.98])).values)
     assert not np.array_equal(found.values, dynamics(several.sel(variance=[0.5])).values)
-    assert "98 % of variance" in learning_dynamics(several).get_suptitle()
+    assert "98 % of variance" in learning_dynamics(several)[0].figure.get_suptitle()
 
 
 def test_networks_without_seeds_are_one_network(tmp_path):
@@ -157,14 +166,14 @@ def test_what_has_no_common_end_or_no_step_is_refused(tmp_path):
 
 
 def test_without_matplotlib_the_error_says_what_to_install(results, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "matplotlib.figure", None)
+    monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
     with pytest.raises(ImportError, match=r"pip install 'dsvcca\[plot\]'"):
         learning_dynamics(results)
 
 
 def test_the_figure_can_be_written(results, tmp_path):
     path: Path = tmp_path / "dynamics.png"
-    learning_dynamics(results).savefig(path)
+    learning_dynamics(results)[0].figure.savefig(path)
     assert path.stat().st_size > 10_000
 
 
@@ -206,7 +215,9 @@ def test_layers_of_different_networks_are_averaged_and_say_their_view(architectu
 
 def test_every_panel_shows_its_layers_and_marks_their_views(architectures):
     sides = {name: {"model": name} for name in ("one", "two")}
-    figure = layers(architectures, {"one, two": (sides["one"], sides["two"]), "one": (sides["one"], sides["one"])})
+    figure = layers(architectures, {"one, two": (sides["one"], sides["two"]), "one": (sides["one"], sides["one"])})[
+        0
+    ].figure
     figure.draw_without_rendering()
     first, second = (panel for panel in figure.axes if panel.images)
     assert first.get_title() == "one, two"
@@ -216,7 +227,7 @@ def test_every_panel_shows_its_layers_and_marks_their_views(architectures):
     assert texts[2, 2].endswith("b")  # neurons
     assert not texts[0, 0].endswith(("a", "b"))
     assert "view: dft, mean a, neurons b" in figure.get_supxlabel()
-    assert len(layers(architectures).axes) == 2
+    assert len(layers(architectures)[0].figure.axes) == 2
 
 
 def test_steps_are_not_averaged(results):
@@ -243,7 +254,7 @@ def test_panels_that_cannot_be_drawn_are_refused(architectures, monkeypatch):
     empty = architectures.assign(svcca=architectures.svcca * np.nan)
     with pytest.raises(DsvccaError, match="hold no comparison of any with any"):
         layers(empty)
-    monkeypatch.setitem(__import__("sys").modules, "matplotlib.figure", None)
+    monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
     with pytest.raises(ImportError, match=r"pip install 'dsvcca\[plot\]'"):
         layers(architectures)
 
@@ -282,7 +293,7 @@ def test_distances_are_drawn_on_a_scale_of_their_own(tmp_path):
         ("gulp", "viridis_r"),
         ("significant", "viridis"),
     ):
-        [image] = dsvcca.plot.layers(found, measure=name).axes[0].images
+        [image] = dsvcca.plot.layers(found, measure=name)[0].images
         assert image.get_cmap().name == bright
         values = dsvcca.plot.layer_means(found, {}, {}, measure=name).values
         assert image.norm.vmax == (1 if name == "svcca" or values.max() <= 0 else values.max())
@@ -294,15 +305,8 @@ def test_words_below_a_narrow_figure_stay_within_it(tmp_path):
     for seed in range(2):
         store.write(rng.standard_normal((100, 5)), layer="a", seed=seed)
     found = dsvcca.compare(dsvcca.plan_comparisons(store), tmp_path / "r.zarr").load()
-    figure = dsvcca.plot.layers(found, {"one panel": ({"seed": 0}, {"seed": 1})})
+    figure = dsvcca.plot.layers(found, {"one panel": ({"seed": 0}, {"seed": 1})})[0].figure
     figure.draw_without_rendering()
     box = figure._supxlabel.get_window_extent()
     assert box.x0 >= 0
     assert box.x1 <= figure.bbox.width
-
-
-def test_figures_bring_their_own_picture_for_notebooks(tmp_path):
-    figure = new_figure(3, 2)
-    figure.subplots().plot([0, 1], [0, 1])
-    assert figure._repr_png_().startswith(b"\x89PNG")
-    figure.savefig(tmp_path / "figure.png")

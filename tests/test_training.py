@@ -289,9 +289,11 @@ def test_a_basis_that_cannot_be_made_stops_it(tmp_path):
 
 
 def test_the_figure_shows_what_the_table_holds(population, found):
-    pytest.importorskip("matplotlib")
-    figure = plot.signal_and_noise(found)
-    panels = figure.axes
+    matplotlib = pytest.importorskip("matplotlib")
+    pytest.importorskip("matplotlib.pyplot")
+    panels = list(plot.signal_and_noise(found))
+    figure = panels[0].figure
+    assert panels == figure.axes
     assert [panel.get_title() for panel in panels] == ["a", "b"]
     assert figure.get_suptitle() == "first 3 (signal) and last 3 (noise)\ndirections of step 10, sorted by step 60"
     means = found.groupby(["layer", "kind", "step"]).correlation.mean()
@@ -304,13 +306,14 @@ def test_the_figure_shows_what_the_table_holds(population, found):
         assert len(panel.lines) == 2 + 4 + 3 * 2  # where, means and chance, two networks
     figure.draw_without_rendering()
     one = plot.signal_and_noise(found[(found.seed == 0) & (found.layer == "b") & (found.kind != "random")])
-    assert len(one.axes[0].lines) == 2 + 3
+    assert len(one[0].lines) == 2 + 3
+    matplotlib.pyplot.close("all")
 
 
 def test_of_networks_that_end_apart_the_mean_is_of_steps_that_all_have(found):
     pytest.importorskip("matplotlib")
     shorter = found[(found.seed == 0) | (found.step < 100)]
-    figure = plot.signal_and_noise(shorter.assign(early=shorter.seed.map({0: 10, 1: 40})))
+    figure = plot.signal_and_noise(shorter.assign(early=shorter.seed.map({0: 10, 1: 40})))[0].figure
     [signal] = [line for line in figure.axes[0].lines if line.get_label() == "signal"]
     assert signal.get_xdata().tolist() == [0, 10, 40, 60]
     assert "of one step, sorted by another" in figure.get_suptitle()

@@ -5,19 +5,16 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import xarray as xr
 
 from dsvcca.errors import DsvccaError
 from dsvcca.maths.arrays import NumpyArray
-from dsvcca.plot.figures import new_figure
+from dsvcca.plot.figures import bar_with_chance, mark_chance, new_figure, nothing_colour
+from dsvcca.plot.shown import NAMES, name_layers, networks_along, of_one_share, scale_of, with_chance
 from dsvcca.results.tables import select
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-from dsvcca.plot.shown import NAMES, name_layers, of_one_share, scale_of
 
 MARKS = ("", "a", "b", "c", "d", "e", "f", "g", "h")
 """What stands beside a number to say how it was looked at: nothing for the first view."""
@@ -51,12 +48,13 @@ def layers(
     panels: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]]] | None = None,
     *,
     measure: str = "svcca",
-) -> Figure:
+) -> NumpyArray:
     """Draw layers against layers, as figure 7 of Raghu et al. 2017 does for two architectures.
 
     Every cell is the mean over all pairs of different networks (models, seeds, ... all labels but layer and step); of
     one network with itself where there is no other. Its mark says how the two were looked at, since numbers of
-    different views are different things. A panel shows one step on each side.
+    different views are different things. A panel shows one step on each side. Hatched are cells no larger than what
+    chance gives.
 
     Parameters
     ----------
@@ -68,31 +66,39 @@ def layers(
 
     Returns
     -------
-    matplotlib.figure.Figure
+    array of matplotlib.axes.Axes
+        One a panel.
 
     Raises
     ------
     DsvccaError
         If a label or the measure is not in the results, or a panel has no comparison, or several steps or positions.
-    ImportError
+    MissingError
         If matplotlib is not installed.
 
     Examples
     --------
-    ``layers(results, {"convnet and resnet": ({"model": "convnet"}, {"model": "resnet"})}).savefig("layers.png")``
+    >>> panels = {"convnet and resnet": ({"model": "convnet"}, {"model": "resnet"})}
+    >>> layers(results, panels)[0].figure.savefig("layers.png")  # doctest: +SKIP
     """
-    found = {title: layer_means(results, x, y, measure=measure) for title, (x, y) in (panels or {"": ({}, {})}).items()}
+    results, by_chance = with_chance(results, measure)
+    sides = (panels or {"": ({}, {})}).items()
+    found = {title: layer_means(results, x, y, measure=measure) for title, (x, y) in sides}
+    expected = [
+        None if by_chance is None else layer_means(results, x, y, measure=by_chance).values for _, (x, y) in sides
+    ]
     shown = list(dict.fromkeys(view for one in found.values() for view in one.views.ravel() if view))
     marks = dict(zip(shown, MARKS, strict=False))
     widths = [max(1.6, 0.42 * len(one.y_layers)) for one in found.values()]
     height = max(1.6, 0.36 * max(len(one.x_layers) for one in found.values()))
     figure = new_figure(sum(widths) + 1.1 * len(widths) + 1.2, height + 1.9)
-    axes = figure.subplots(1, len(found), squeeze=False, width_ratios=widths)[0]
+    axes: NumpyArray = figure.subplots(1, len(found), squeeze=False, width_ratios=widths)[0]
     scale = scale_of(measure, [one.values for one in found.values()])
     shown_as = ".2f" if scale["vmax"] < 100 else ".0f"
-    for panel, (title, one) in zip(axes, found.items(), strict=True):
+    for panel, (title, one), chance in zip(axes, found.items(), expected, strict=True):
         image = panel.imshow(one.values, **scale, origin="lower", aspect="auto")
-        panel.set_facecolor("0.85")
+        panel.set_facecolor(nothing_colour())
+        mark_chance(panel, one.values, chance)
         name_layers(panel.xaxis, one.y_layers)
         name_layers(panel.yaxis, one.x_layers)
         panel.tick_params(axis="x", labelrotation=90)
@@ -104,12 +110,12 @@ def layers(
                     dark = (value < 0.6 * scale["vmax"]) != scale["cmap"].endswith("_r")
                     panel.text(j, i, text, ha="center", va="center", fontsize=6, color="w" if dark else "k")
     said = ", ".join(f"{view} {mark}".strip() for view, mark in marks.items())
-    figure.colorbar(image, ax=list(axes), label=measure, pad=0.01, fraction=0.05)
+    bar_with_chance(figure.colorbar(image, ax=list(axes), pad=0.01, fraction=0.05), expected, measure)
     holes = any(np.isnan(one.values).any() for one in found.values())
     rows = "rows: what is named first, columns: second; " if panels else ""
     words = f"{rows}view: {said}" + ("; grey: not compared" if holes else "")
     figure.supxlabel(textwrap.fill(words, int(12 * figure.get_figwidth())), fontsize=9)
-    return figure
+    return axes
 
 
 def layer_means(
@@ -129,7 +135,7 @@ def layer_means(
             )
     names = np.asarray(["", *chosen["view"].attrs["flag_meanings"].split()], dtype=object)
     views = names[chosen["view"].transpose("x", "y").values]
-    networks = [_networks(chosen, side) for side in "xy"]
+    networks = [networks_along(chosen, side) for side in "xy"]
     same = np.asarray([[a == b for b in networks[1]] for a in networks[0]])
     there = np.isfinite(values)
     only = bool((there & same).any()) and not (there & ~same).any()
@@ -154,11 +160,3 @@ def layer_means(
                     )
                 means[i, j], seen[i, j] = values[here].mean(), ways[0]
     return LayerMeans(means, seen, x_layers, y_layers, only)
-
-
-def _networks(results: xr.Dataset, side: str) -> list[tuple[Any, ...]]:
-    """Return what tells the network of each representation apart: all its labels but layer, step and position."""
-    others = {f"{side}_{name}" for name in ("layer", "step", "position")}
-    names = [str(c) for c in results.coords if str(c).startswith(f"{side}_") and str(c) not in others]
-    columns = [[None if value != value else value for value in results[name].values.tolist()] for name in sorted(names)]
-    return list(zip(*columns, strict=True)) if columns else [() for _ in range(results.sizes[side])]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -11,10 +11,6 @@ import xarray as xr
 from dsvcca.errors import DsvccaError, nearest
 from dsvcca.maths.arrays import NumpyArray
 from dsvcca.maths.measures import MEASURES
-
-if TYPE_CHECKING:
-    pass
-
 
 VARIANCE = 0.99
 """Where results hold several shares of variance, the one nearest to this is shown."""
@@ -26,6 +22,9 @@ ACROSS = 4
 
 NAMES = 30
 """Layer names along an axis, at most: where there are more layers, every second, third, ... is named."""
+
+AGAIN = ("layer", "step", "position")
+"""Labels in which representations of one network differ."""
 
 
 def scale_of(measure: str, values: Iterable[NumpyArray]) -> dict[str, Any]:
@@ -57,6 +56,58 @@ def of_one_share(results: xr.Dataset, measure: str) -> tuple[xr.DataArray, float
     return numbers, float(numbers["variance"])
 
 
+def with_chance(results: xr.Dataset, measure: str) -> tuple[xr.Dataset, str | None]:
+    """Return results, and the name of what independent data would show of a measure; None where that is not known.
+
+    Where it is one number for all pairs, results have it by a name that no measure has.
+    """
+    independent = MEASURES[measure].independent if measure in MEASURES else None
+    if independent is None or isinstance(independent, str):
+        return results, independent if independent in results else None
+    return results.assign({"by_chance": xr.zeros_like(results[measure]) + independent}), "by_chance"
+
+
+def networks_along(results: xr.Dataset, side: str) -> list[tuple[Any, ...]]:
+    """Return what tells the network of each representation apart: all its labels but layer, step and position."""
+    others = {f"{side}_{name}" for name in AGAIN}
+    names = [str(c) for c in results.coords if str(c).startswith(f"{side}_") and str(c) not in others]
+    columns = [[None if value != value else value for value in results[name].values.tolist()] for name in sorted(names)]
+    return list(zip(*columns, strict=True)) if columns else [() for _ in range(results.sizes[side])]
+
+
+def label_along(results: xr.Dataset, side: str, name: str) -> NumpyArray:
+    """Return one label of every representation of a side.
+
+    Raises
+    ------
+    DsvccaError
+        If the results do not have it.
+    """
+    if f"{side}_{name}" not in results.coords:
+        known = [str(c)[2:] for c in results.coords if str(c).startswith(f"{side}_")]
+        raise DsvccaError(f"results have no label {name!r}: {nearest(name, known)}")
+    found: NumpyArray = results[f"{side}_{name}"].values
+    return found
+
+
 def name_layers(axis: Any, layers: Sequence[str]) -> None:
     stride = -(-len(layers) // NAMES)
     axis.set_ticks(range(0, len(layers), stride), list(layers[::stride]), fontsize=8)
+
+
+def mean_and_error(values: NumpyArray, networks: Sequence[Sequence[Any]]) -> tuple[float, float]:
+    """Return the mean of some numbers and its standard error, NaN of fewer than two networks.
+
+    Each number is of one network, or of two, and those that share one depend on each other: the error is that of
+    leaving out each network in turn (jackknife).
+    """
+    every = list(dict.fromkeys(one for own in networks for one in own))
+    left = []
+    for out in every:
+        kept = np.asarray([out not in own for own in networks])
+        if kept.any():
+            left.append(float(values[kept].mean()))
+    if len(left) < 2:
+        return float(values.mean()), float("nan")
+    spread = np.asarray(left) - np.mean(left)
+    return float(values.mean()), float(np.sqrt((len(left) - 1) / len(left) * np.sum(spread**2)))

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
 from dsvcca.analyses.over_training import COLUMNS
 from dsvcca.errors import DsvccaError
-from dsvcca.plot.figures import new_figure
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from dsvcca.maths.arrays import NumpyArray
+from dsvcca.plot.figures import COLOURS, new_figure, text_colour
 from dsvcca.plot.shown import ACROSS
 
-KINDS = {"signal": "tab:purple", "noise": "tab:red", "random": "0.55"}
+KINDS = {"signal": COLOURS[0], "noise": COLOURS[1], "random": "0.55"}
 """Kinds of directions that are followed over training, and their colours."""
 
 
-def signal_and_noise(found: pd.DataFrame) -> Figure:
+def signal_and_noise(found: pd.DataFrame) -> NumpyArray:
     """Draw what of layers stays over training, as figure 1d of Morcos et al. 2018, of correlations.
 
     One panel a layer: thick lines are means over networks (over models, seeds, ... all labels but layer and step), thin
@@ -32,18 +30,19 @@ def signal_and_noise(found: pd.DataFrame) -> Figure:
 
     Returns
     -------
-    matplotlib.figure.Figure
+    array of matplotlib.axes.Axes
+        One a layer.
 
     Raises
     ------
     DsvccaError
         If there is nothing to draw, or it is another table.
-    ImportError
+    MissingError
         If matplotlib is not installed.
 
     Examples
     --------
-    ``signal_and_noise(dsvcca.signal_and_noise(store)).savefig("signal.png")``
+    ``signal_and_noise(dsvcca.signal_and_noise(store))[0].figure.savefig("signal.png")``
     """
     if missing := [name for name in ("layer", "step", *COLUMNS) if name not in found]:
         raise DsvccaError(f"the table has no column {missing[0]!r}: give what dsvcca.signal_and_noise returns")
@@ -61,11 +60,11 @@ def signal_and_noise(found: pd.DataFrame) -> Figure:
         own = found[found["layer"] == shown[place]]
         for name in ("early", "against"):
             for step in own[name].unique():
-                panel.axvline(step, color="0.8", linewidth=0.8, zorder=0)
+                panel.axvline(step, color="0.5", alpha=0.5, linewidth=0.8, zorder=0)
         for kind, colour in KINDS.items():
             _trace(panel, own[own["kind"] == kind], colour, kind)
         chance = own.groupby("step")["chance"].mean()
-        panel.plot(chance.index, chance.to_numpy(), ":", color="0.4", linewidth=1.2, label="chance")
+        panel.plot(chance.index, chance.to_numpy(), ":", color=text_colour(), linewidth=1.2, label="chance")
         panel.set_ylim(-0.02, 1.04)
         panel.set_title(str(shown[place]), fontsize=10)
         panel.tick_params(labelsize=8, labelbottom=place + across >= len(shown))
@@ -75,7 +74,7 @@ def signal_and_noise(found: pd.DataFrame) -> Figure:
     lines, names = panels[0, 0].get_legend_handles_labels()
     figure.legend(lines, names, loc="outside lower center", ncols=len(names), frameon=False, fontsize=9)
     figure.suptitle(_traced_title(found), fontsize=11)
-    return figure
+    return panels.ravel()[: len(shown)]
 
 
 def _trace(panel: Any, own: pd.DataFrame, colour: str, kind: str) -> None:

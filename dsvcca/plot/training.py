@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -13,11 +13,8 @@ import xarray as xr
 from dsvcca.activations.labels import describe
 from dsvcca.errors import DsvccaError, nearest
 from dsvcca.maths.arrays import NumpyArray
-from dsvcca.plot.figures import new_figure
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-from dsvcca.plot.shown import ACROSS, NAMES, name_layers, of_one_share, scale_of
+from dsvcca.plot.figures import bar_with_chance, mark_chance, new_figure
+from dsvcca.plot.shown import ACROSS, NAMES, name_layers, of_one_share, scale_of, with_chance
 
 SHARES = (0.0, 0.35, 0.75, 1.0)
 """Shares of training that are shown unless steps are given."""
@@ -55,11 +52,13 @@ class Dynamics:
     variance: float | None
 
 
-def learning_dynamics(results: xr.Dataset, *, measure: str = "svcca", steps: Sequence[float] | None = None) -> Figure:
+def learning_dynamics(
+    results: xr.Dataset, *, measure: str = "svcca", steps: Sequence[float] | None = None
+) -> NumpyArray:
     """Draw how the layers of a network approach their final state, as figure 4 of Raghu et al. 2017.
 
     One panel a step: layers at that step (rows) against layers at the end of training (columns), mean over seeds.
-    Every seed is compared with itself only.
+    Every seed is compared with itself only. Hatched are cells no larger than what chance gives.
 
     Parameters
     ----------
@@ -72,21 +71,23 @@ def learning_dynamics(results: xr.Dataset, *, measure: str = "svcca", steps: Seq
 
     Returns
     -------
-    matplotlib.figure.Figure
-        ``figure.savefig("dynamics.png")`` writes it.
+    array of matplotlib.axes.Axes
+        One a step; ``axes[0].figure.savefig("dynamics.png")`` writes them.
 
     Raises
     ------
     DsvccaError
         If a step, a label or a comparison that is needed is not in the results.
-    ImportError
+    MissingError
         If matplotlib is not installed.
 
     Examples
     --------
-    ``learning_dynamics(open_results("results.zarr")).savefig("dynamics.png")``
+    ``learning_dynamics(open_results("results.zarr"))[0].figure.savefig("dynamics.png")``
     """
+    results, chance = with_chance(results, measure)
     found = dynamics(results, measure=measure, steps=steps)
+    expected = None if chance is None else dynamics(results, measure=chance, steps=steps).values
     across = min(ACROSS, len(found.steps))
     down = -(-len(found.steps) // across)
     width, height = (max(2.4, 0.19 * min(len(layers), NAMES)) for layers in (found.y_layers, found.x_layers))
@@ -99,6 +100,7 @@ def learning_dynamics(results: xr.Dataset, *, measure: str = "svcca", steps: Seq
             continue
         # Whole cells, so that every pixel of one is its number.
         image = panel.imshow(found.values[place], **scale, origin="lower", aspect="auto")
+        mark_chance(panel, found.values[place], None if expected is None else expected[place])
         panel.set_title(_step_title(found.steps[place], found.last), fontsize=10)
         name_layers(panel.xaxis, found.y_layers)
         name_layers(panel.yaxis, found.x_layers)
@@ -108,11 +110,11 @@ def learning_dynamics(results: xr.Dataset, *, measure: str = "svcca", steps: Seq
     figure.supxlabel(
         "layer at the end of training (in the order of the store, the first at the left and at the bottom)", fontsize=9
     )
-    figure.colorbar(image, ax=panels, label=measure, pad=0.01, fraction=0.05)
+    bar_with_chance(figure.colorbar(image, ax=panels, pad=0.01, fraction=0.05), [expected], measure)
     views = results.attrs.get("views", [])
     mixed = f"\nlooked at in different views, whose numbers are different things: {', '.join(views)}"
     figure.suptitle(_title(found, measure) + (mixed if len(views) > 1 else ""), fontsize=11)
-    return figure
+    return panels.ravel()[: len(found.steps)]
 
 
 def dynamics(results: xr.Dataset, *, measure: str = "svcca", steps: Sequence[float] | None = None) -> Dynamics:
