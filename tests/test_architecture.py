@@ -13,6 +13,7 @@ import dsvcca
 PACKAGE = Path(dsvcca.__file__).parent
 HOUSE = {
     "errors": (),
+    "live": (),
     "progress": (),
     "maths": (
         "blas",
@@ -100,7 +101,7 @@ FACE = ("demo", "cli")
 
 ALLOWED = {
     "zarr": {"storage", "workspace", "activations"},
-    "dask": {"plans", "clusters", "engine", "demo", "cli"},
+    "dask": {"progress", "plans", "clusters", "engine", "demo", "cli"},
     "distributed": {"clusters", "engine", "analyses", "demo", "cli"},
     "torch": {"demo", *EXTRAS},
     "lightning": {"torch"},

@@ -25,6 +25,7 @@ from dsvcca.activations.labels import Labels, checked_dims, checked_labels, desc
 from dsvcca.errors import DsvccaError
 from dsvcca.maths.arrays import NumpyArray, significand_bits
 from dsvcca.maths.basis import RankRule, holds
+from dsvcca.progress import waiting
 from dsvcca.storage import chunked, folders, records
 from dsvcca.storage.records import IdsRecord, MaskRecord, RepresentationRecord, StoreRecord
 
@@ -276,6 +277,7 @@ def _check_sense(record: RepresentationRecord, name: str) -> None:
         raise ValueError("its chunks are not cut along datapoints")
 
 
+@waiting("look what is in the store")
 def read_records(
     root: Path, known: dict[str, Representation], damaged: list[tuple[str, str]] | None = None
 ) -> list[Representation]:

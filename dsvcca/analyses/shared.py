@@ -25,6 +25,7 @@ from dsvcca.maths.arrays import NumpyArray
 from dsvcca.maths.correlations import EXCESS, check_excess
 from dsvcca.maths.nulls import largest_eigenvalue_by_chance
 from dsvcca.plans.planning import ALL_BUT_NOISE
+from dsvcca.progress import waiting
 
 MOST = 20_000
 """Directions of all representations together, at most: their Gram is held in memory, 3 GB of so many."""
@@ -161,6 +162,7 @@ def shared_subspace(
     )
 
 
+@waiting("find what is shared")
 def maxvar(gram: NumpyArray, count: int | None) -> tuple[NumpyArray, NumpyArray]:
     """Return the largest eigenvalues, descending, and their vectors (columns, count) of the Gram of all columns.
 
@@ -184,6 +186,7 @@ def maxvar(gram: NumpyArray, count: int | None) -> tuple[NumpyArray, NumpyArray]
     return found[::-1][:there], vectors[:, ::-1][:, :there]
 
 
+@waiting("multiply bases")
 def gram_of(bases: Sequence[Stored]) -> NumpyArray:
     """Return [U_iᵀ U_j], the Gram of the orthonormal columns of all bases side by side."""
     total = sum(one.rank for one in bases)

@@ -28,6 +28,7 @@ from dsvcca.maths.moments import grid_steps
 from dsvcca.maths.views import GRID
 from dsvcca.plans.plan import Plan
 from dsvcca.plans.planning import plan_comparisons
+from dsvcca.progress import waiting
 from dsvcca.workspace.packs import BasisRef
 
 
@@ -96,6 +97,7 @@ class Stored:
             yield step, found
 
 
+@waiting("multiply bases")
 def products_of(x: Stored, y: Stored, budget: int) -> list[NumpyArray]:
     """Return the products (k_x, k_y) of the columns of two bases of the same rows, as they are stored, by frequency."""
     rows = x.basis.count

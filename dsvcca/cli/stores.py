@@ -18,6 +18,7 @@ from dsvcca.cli.options import Dims, LabelPattern, StorePath, Where, Workspace, 
 from dsvcca.cli.plain import plain_errors, print_rows
 from dsvcca.errors import DsvccaError
 from dsvcca.importing.into_store import import_activations
+from dsvcca.progress import waiting
 from dsvcca.results import opening
 from dsvcca.storage.folders import reach
 from dsvcca.storage.records import read_attributes
@@ -112,7 +113,8 @@ def verify(
     root = reach(path, "store")
     kind = (read_attributes(root) or {}).get("kind")
     if isinstance(kind, str) and kind in CHECKED:
-        found = list(CHECKED[kind](root))
+        with waiting(f"verify {kind}"):
+            found = list(CHECKED[kind](root))
     else:
         at = opened(path, where, labels, dims)
         found = list(at.verify(workspace=workspace).itertuples(index=False, name=None))

@@ -13,6 +13,7 @@ from distributed import Client, LocalCluster
 
 from dsvcca.clusters.settings import ON_ONE_MACHINE, dask_settings
 from dsvcca.errors import RunError
+from dsvcca.progress import waiting
 
 LOOK = 5
 """Seconds after which it is looked whether a cluster has all its workers."""
@@ -27,7 +28,10 @@ def local_client(workers: int, memory: int | str | None = None) -> Iterator[Clie
     said, level = logging.getLogger("distributed"), None
     try:
         with dask_settings(ON_ONE_MACHINE), ExitStack() as stack:
-            with _interrupts_wait():  # and in whatever is started here, now or later
+            with (
+                waiting(f"start {workers} workers"),
+                _interrupts_wait(),
+            ):  # and in whatever is started here, now or later
                 try:
                     cluster = stack.enter_context(
                         LocalCluster(

@@ -12,18 +12,19 @@ from distributed import Client
 
 from dsvcca.engine import cluster, execute, segments
 from dsvcca.engine.readiness import workspace_of
-from dsvcca.engine.reduce import ReduceTask, is_its_own, reduce, reduce_tasks
+from dsvcca.engine.reduce import ReduceTask, is_its_own, reduce, reduce_tasks, reduce_work
 from dsvcca.engine.segments import SegmentTask, segment_tasks
 from dsvcca.errors import DsvccaError
 from dsvcca.maths.basis import cut_doubt, holds, ranks_of, share_in_one_block
 from dsvcca.plans.plan import Plan
-from dsvcca.progress import say
+from dsvcca.progress import say, waiting
 from dsvcca.storage.records import LearnedRecord
 from dsvcca.workspace.contents import find_bases
 from dsvcca.workspace.packs import BasisRef, Pack, Receipt
 from dsvcca.workspace.partials import partials_held, remove_partials
 
 
+@waiting("look at bases")
 def known_ranks(plan: Plan, workspace: str | os.PathLike[str] | None = None) -> list[int | None]:
     """Return the rank of every aspect whose basis an earlier plan left in the workspace; None for the others."""
     where = workspace_of(plan, workspace)
@@ -107,7 +108,7 @@ def _small_bases(
         made.extend(receipt for i in there for receipt in found[plan.basis_fingerprints[i]])
         return [one for i in own if i not in there for one in reduce_tasks(plan, workspace, [i], 1)]
 
-    done, failures = execute.run(reduce, tasks, client=client, title="reduce", alone=alone)
+    done, failures = execute.run(reduce, tasks, client=client, title="reduce", alone=alone, work=reduce_work)
     failed = dict(pair for one in done for pair in one.failed)
     for one in failures:
         if isinstance(one.error, execute.WorkerDiedError):
@@ -129,7 +130,7 @@ def _large_bases(
 
     def run(function: Callable[[SegmentTask], Any], tasks: Sequence[SegmentTask], title: str) -> list[Any]:
         sound = [task for task in tasks if failed.keys().isdisjoint(task.fingerprints)]
-        receipts, failures = execute.run(function, sound, client=client, title=title)
+        receipts, failures = execute.run(function, sound, client=client, title=title, work=segments.segment_work)
         own = {id(one): names for one in failures if is_its_own(one.error) and (names := _whose(one))}
         execute.raise_failures([one for one in failures if id(one) not in own], len(sound))
         for one in failures:

@@ -30,7 +30,7 @@ from dsvcca.engine.facts import Facts, device_of_process, facts, harm, slower, w
 from dsvcca.errors import DsvccaError, RunError
 from dsvcca.maths.arrays import computing_on, put, to_numpy
 from dsvcca.plans.machine import Machine, measure_rates, this_machine
-from dsvcca.progress import WATCH
+from dsvcca.progress import WATCH, waiting
 from dsvcca.storage import folders, staging
 
 log = logging.getLogger("dsvcca")
@@ -61,6 +61,7 @@ def memory_of_a_thread(client: Client) -> int | None:
     return min(limits, default=None)
 
 
+@waiting("measure how fast it is")
 def machine_of(client: Client | None = None, *, workers: int = 1) -> Machine:
     """Measure what a cluster does a second, or so many worker threads of this machine, for `Plan.price`.
 
@@ -159,6 +160,7 @@ class Answers:
     slower: list[str]
 
 
+@waiting("ask every worker")
 def ask_all(client: Client, witness: Witness) -> Answers:
     """Ask every worker whether it can take part, and what it knows of itself.
 
@@ -329,6 +331,7 @@ def _wait_for_one(client: Client) -> None:
                 raise
 
 
+@waiting("wait for workers")
 def wait_for_workers(client: Client) -> None:
     """Wait a moment for the first worker.
 

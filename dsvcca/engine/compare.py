@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
 from typing import Any
 
@@ -16,13 +16,13 @@ from distributed import Client
 
 from dsvcca.engine import cluster, execute
 from dsvcca.engine.bases import learn, make_bases
-from dsvcca.engine.correlate import correlate, tile_tasks
+from dsvcca.engine.correlate import correlate, tile_tasks, tile_work
 from dsvcca.engine.explain import explain, target_tasks
 from dsvcca.engine.readiness import check_memory, places_of, workspace_of
 from dsvcca.errors import DsvccaError, DsvccaWarning, first_few
 from dsvcca.plans.misleading import doubted, what_misleads
 from dsvcca.plans.plan import Plan
-from dsvcca.progress import say
+from dsvcca.progress import say, waiting
 from dsvcca.results import commits, filling, opening
 from dsvcca.results.dataset import BETWEEN
 from dsvcca.storage import files, folders
@@ -89,8 +89,18 @@ def compare(
         places = {"store": plan.store, "results": out, "workspace": workspace or plan.store}
         for what, place in places.items():
             folders.check_shared(folders.at(place, what), what)
-    with filling.claimed(out), cluster.connected(), ExitStack() as stack:
+    with filling.claimed(out), cluster.connected(), ExitStack() as stack, _interrupted():
         return _compared(plan, out, about, client, workspace, stack)
+
+
+@contextmanager
+def _interrupted() -> Iterator[None]:
+    """Let an interrupt say how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        error.args = error.args or ("what was finished is kept, the same line goes on from there",)
+        raise
 
 
 def check_plan(plan: Plan) -> None:
@@ -108,7 +118,8 @@ def _compared(
     stack: ExitStack,
 ) -> xr.Dataset:
     """Do what is missing, where nobody else does; what is entered on the way is left with the stack."""
-    begun = filling.begin(out, plan, about)
+    with waiting("see what is there"):
+        begun = filling.begin(out, plan, about)
     root, plan = begun.root, begun.plan
     say_what_is_missing(begun)
     learned = filling.read_learned(root, len(plan.rules))
@@ -126,7 +137,9 @@ def _compared(
     while needed:
         made = make_bases(plan, where, sorted(needed), client)
         bases = made.bases
-        learned |= learn(plan, where, {i: ref for i, ref in bases.items() if plan.basis_fingerprints[i] not in learned})
+        with waiting("look at bases"):
+            unknown = {i: ref for i, ref in bases.items() if plan.basis_fingerprints[i] not in learned}
+            learned |= learn(plan, where, unknown)
         with files.disk_errors(root):
             filling.write_learned(root, learned, len(plan.rules))
         if not made.failed:
@@ -148,7 +161,7 @@ def _compared(
                 remove_partials(where, [explaining[0].targets])
     if begun.tiles:
         tasks = tile_tasks(begun, where, bases)
-        receipts, failures = execute.run(correlate, tasks, client=client, title="correlate")
+        receipts, failures = execute.run(correlate, tasks, client=client, title="correlate", work=tile_work)
         with files.disk_errors(root):
             filling.add_libraries(root, set(receipts))
         execute.raise_failures(failures, len(tasks))

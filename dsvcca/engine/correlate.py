@@ -343,6 +343,12 @@ def tile_tasks(begun: filling.Begun, workspace: str, bases: dict[int, BasisRef])
     ]
 
 
+def tile_work(task: CorrelateTask) -> dict[str, int]:
+    """Return how much work a task is."""
+    wanted = (unpacked(one.wanted, (len(one.x), len(one.y))) for one in task.passes)
+    return {"pairs solved": sum(int(one.sum()) for one in wanted), "tiles committed": 1}
+
+
 def _along_a_curve(missing: filling.Missing) -> tuple[bool, int]:
     """Return where a tile comes, so that tasks that follow each other share panels, which the system then still holds.
 

@@ -7,8 +7,8 @@ import pickle
 import threading
 import time
 import zlib
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -63,6 +63,7 @@ def run(
     client: Client | None,
     title: str,
     alone: Callable[[Task], Sequence[Task]] = lambda task: [task],
+    work: Callable[[Task], Mapping[str, int]] = lambda task: {},
 ) -> tuple[list[Receipt], list[Failure]]:
     """Run `function` on every task and return receipts and failures, in any order.
 
@@ -73,6 +74,8 @@ def run(
     ----------
     alone : function, optional
         Cuts a task that is done again into smaller ones; what of it is done already may be left out.
+    work : function, optional
+        How much work a task is, by names, for who watches.
 
     Raises
     ------
@@ -80,24 +83,30 @@ def run(
         If the scheduler is lost (see `cluster.connected`); what was finished is on storage.
     """
     if client is None:
-        return _gathered(_here(function, tasks), title, len(tasks))
-    receipts, failures = _gathered(_on_cluster(function, tasks, client, title), title, len(tasks))
+        return _gathered(_here(function, tasks), title, tasks, work)
+    receipts, failures = _gathered(_on_cluster(function, tasks, client, title), title, tasks, work)
     died = [one.task for one in failures if isinstance(one.error, WorkerDiedError)]
     if died:
         failures = [one for one in failures if not isinstance(one.error, WorkerDiedError)]
         suspects, title = [one for task in died for one in alone(task)], f"{title} alone"
         log.warning("%s: workers died over %d tasks, which are done again one at a time", title, len(died))
-        again = _gathered(_on_cluster(function, suspects, client, title, window=1), title, len(suspects))
+        again = _gathered(_on_cluster(function, suspects, client, title, window=1), title, suspects, work)
         receipts, failures = receipts + again[0], failures + again[1]
     return receipts, failures
 
 
 def _gathered(
-    outcomes: Iterator[tuple[Any, Any, BaseException | None]], title: str, count: int
+    outcomes: Iterator[tuple[Any, Any, BaseException | None]],
+    title: str,
+    tasks: Sequence[Task],
+    work: Callable[[Task], Mapping[str, int]],
 ) -> tuple[list[Any], list[Failure]]:
     """Return receipts and failures as they come."""
-    receipts, failures, in_a_row = [], [], 0
-    with track(title, count) as advance:
+    receipts, failures, in_a_row, count = [], [], 0, len(tasks)
+    whole: Counter[str] = Counter()
+    for task in tasks:
+        whole.update(work(task))
+    with track(title, count, whole) as advance:
         for task, receipt, error in outcomes:
             if error is None:
                 receipts.append(receipt)
@@ -110,7 +119,7 @@ def _gathered(
                     f"{error}\n{len(receipts)} of {count} tasks finished and are kept, the last {in_a_row} failed like "
                     "this, and the others were left: mend this and run the same line again"
                 ) from error
-            advance(failed=error is not None)
+            advance(failed=error is not None, work=work(task))
     return receipts, failures
 
 

@@ -30,6 +30,7 @@ from dsvcca.plans.sizes import (
     pack_memory,
     streams,
 )
+from dsvcca.progress import READ
 from dsvcca.storage import files
 from dsvcca.workspace.packing import PackWriter
 from dsvcca.workspace.packs import PACK, Receipt
@@ -68,6 +69,11 @@ def reduce_tasks(plan: Plan, workspace: str, wanted: Sequence[int], threads: int
         )
         for group in plan.task_groups(wanted, threads)
     ]
+
+
+def reduce_work(task: ReduceTask) -> dict[str, int]:
+    """Return how much work a task is."""
+    return {READ: sum(r.nbytes for r in task.representations), "representations reduced": len(task.representations)}
 
 
 @dataclass(frozen=True)

@@ -341,6 +341,11 @@ def left_behind(plan: Plan, workspace: str, aspects: Sequence[int]) -> list[str]
     return [name for name in names if has_partial(workspace, name)]
 
 
+def segment_work(task: SegmentTask) -> dict[str, int]:
+    """Return how much work a task is."""
+    return {"segments": 1} if task.segment >= 0 else {"representations": len(task.representations)}
+
+
 def clean(task: SegmentTask) -> None:
     """Remove the partial results, which are merged now or belong to what failed."""
     remove_partials(task.workspace, _partials(task))

@@ -44,6 +44,7 @@ from dsvcca.plans.sizes import (
     spread,
     tile_memory,
 )
+from dsvcca.progress import waiting
 
 LEAST = f"{ceil((PROCESS + (64 << 20)) / USABLE / 2**30 * 10) / 10} GiB"
 """Memory of a worker in which small layers can be compared."""
@@ -270,6 +271,7 @@ class Plan(Layout):
             f"{self.store!r}>"
         )
 
+    @waiting("price the plan")
     def describe(self, machine: Machine | None = None, ranks: Sequence[int | None] | None = None) -> str:
         """Return the plan in words.
 

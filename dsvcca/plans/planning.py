@@ -22,6 +22,7 @@ from dsvcca.plans.pairs import choose_pairs
 from dsvcca.plans.passes import kind_of, reads_tokens
 from dsvcca.plans.plan import Plan
 from dsvcca.plans.targets import find_targets
+from dsvcca.progress import waiting
 
 ALL_BUT_NOISE = 0.99
 """Share of variance that is kept unless something else is asked for."""
@@ -215,8 +216,9 @@ def plan_comparisons(
             "choose one by view=, or use route='bases'"
         )
     plan = plan.laid_out(plan.pairs.places(len(found)))
-    plan.check_kept()
-    plan.check()
+    with waiting("plan"):
+        plan.check_kept()
+        plan.check()
     return plan
 
 

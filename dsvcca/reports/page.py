@@ -13,6 +13,7 @@ from typing import Any
 import xarray as xr
 
 from dsvcca.errors import DsvccaError, needing
+from dsvcca.progress import waiting
 from dsvcca.reports.contents import EXACT, Contents, contents_of
 from dsvcca.storage import files
 
@@ -23,6 +24,7 @@ SCRIPTS = ("numbers.js", "labels.js", "maps.js", "detail.js", "saving.js", "page
 """What runs in the page, in this order, as one module."""
 
 
+@waiting("write the report")
 def report(
     results: xr.Dataset,
     out: str | os.PathLike[str] = "report.html",

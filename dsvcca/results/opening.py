@@ -29,6 +29,7 @@ import xarray as xr
 from dsvcca.activations.labels import label_order
 from dsvcca.errors import DsvccaError, DsvccaWarning, RunError
 from dsvcca.maths.measures import MEASURES
+from dsvcca.progress import waiting
 from dsvcca.results.commits import BETWEEN_MARKER, COMMITS, between_keys, read_marker
 from dsvcca.results.dataset import BETWEEN, BY_FREQUENCY, CORRELATIONS, EXPLAINED, RANKS, VIEW, described
 from dsvcca.storage import chunked, files, folders
@@ -69,6 +70,7 @@ def open_results(out: str | os.PathLike[str]) -> xr.Dataset:
     return dataset
 
 
+@waiting("open results")
 def as_they_are(out: str | os.PathLike[str]) -> tuple[xr.Dataset, str]:
     """Return results as `open_results` does, and in words what is missing, without a warning."""
     root = folders.reach(out, "results")

@@ -14,6 +14,7 @@ from dsvcca.errors import DsvccaError, nearest
 from dsvcca.maths.arrays import NumpyArray
 from dsvcca.maths.measures import MEASURES
 from dsvcca.plans.pairs import LEAVING_OUT
+from dsvcca.progress import waiting
 from dsvcca.results.dataset import BY_FREQUENCY, CORRELATIONS, FLOOR, INNER, R2, VIEW
 
 
@@ -83,6 +84,7 @@ def check_results(results: Any) -> None:
         )
 
 
+@waiting("make a table")
 def to_frame(results: xr.Dataset, *, measures: str | Sequence[str] | None = None) -> pd.DataFrame:
     """Return one row per compared pair: labels of x and y, ranks, view, measures; or one per explained target.
 

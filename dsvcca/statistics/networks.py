@@ -18,6 +18,7 @@ from dsvcca.activations.labels import describe, label_order
 from dsvcca.errors import DsvccaError, DsvccaWarning, nearest
 from dsvcca.maths.arrays import NumpyArray
 from dsvcca.maths.measures import MEASURES, exchanged_name
+from dsvcca.progress import waiting
 from dsvcca.results.dataset import VIEW
 
 SYMMETRIC = tuple(name for name in MEASURES if exchanged_name(name) == name)
@@ -103,6 +104,7 @@ class Networks:
         return np.stack([values[np.ix_(own, own)] for own in self.places.T])
 
 
+@waiting("read results")
 def numbers_of(results: xr.Dataset, measure: str, variance: float | None, *, sided: bool = False) -> Numbers:
     """Return a measure of all pairs; one that changes where x and y are exchanged only if it may be `sided`.
 

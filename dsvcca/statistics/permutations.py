@@ -10,6 +10,7 @@ import numpy as np
 
 from dsvcca.errors import DsvccaError
 from dsvcca.maths.arrays import NumpyArray
+from dsvcca.progress import waiting
 
 ROUNDING = 1e-10
 """Differences that are apart by a smaller share of the largest number are the same: sums in another order."""
@@ -21,6 +22,7 @@ MOST = 1_000_000
 """Ways to assign groups that may be looked at."""
 
 
+@waiting("exchange groups")
 def permutation_test(
     values: NumpyArray,
     codes: NumpyArray,
