@@ -32,6 +32,7 @@ from dsvcca.plans.planning import plan_comparisons
 from dsvcca.plot.grids import layers
 from dsvcca.plot.training import dynamics, learning_dynamics
 from dsvcca.progress import Advance, track
+from dsvcca.reports.page import report
 from dsvcca.results.tables import select, to_frame
 
 if TYPE_CHECKING:
@@ -169,9 +170,13 @@ def _run(folder: Path, seeds: int, workers: int, setting: Setting) -> None:
         _by_frequency(folder, everything, setting, client)
     figure = folder / "learning_dynamics.png"
     _save(learning_dynamics(results), figure)
+    page = report(
+        results, folder / "report.html", title="Three convnets on MNIST" if seeds == 3 else "Convnets on MNIST"
+    )
     print(f"\n{findings(results)}\n")
     print(
-        f"the figure:  {figure}\nthe results: {folder / 'results.zarr'}\n\nGo on in Python:\n\n"
+        f"the figure:  {figure}\nthe report:  {page}   (open it in a browser)\n"
+        f"the results: {folder / 'results.zarr'}\n\nGo on in Python:\n\n"
         "    import dsvcca\n"
         f"    results = dsvcca.open_results({str(folder / 'results.zarr')!r})\n"
         "    dsvcca.to_frame(results)  # one row a pair of layers\n"
@@ -275,6 +280,7 @@ def _ahead(what: str, low: pd.Series[float], high: pd.Series[float]) -> list[str
 def _images(setting: Setting) -> Images:
     """Return images to train on and images to probe with, after checking that all that is needed is installed."""
     with needing("the demonstration needs", "demo"):
+        import bokeh  # noqa: F401
         import matplotlib  # noqa: F401
         import torch  # noqa: F401
     return load_images("mnist", training=setting.images - setting.probes, probes=setting.probes, tests=0, size=14)

@@ -127,7 +127,7 @@ ALLOWED = {
         "demo",
         "experiments",
     },
-    "bokeh": {"reports.page"},
+    "bokeh": {"reports.page", "demo"},
     "jinja2": {"reports.page"},
     "typer": {"cli"},
 }

@@ -30,6 +30,8 @@ def test_a_small_demonstration_runs_and_goes_on_where_it_stopped(tmp_path, capsy
     assert "other seeds" not in said.lower()  # there are none
     assert (folder / "learning_dynamics.png").stat().st_size > 10_000
     assert (folder / "architectures.png").stat().st_size > 10_000
+    assert str(folder / "report.html") in said
+    assert (folder / "report.html").stat().st_size > 1_000_000
     views = open_results(folder / "architectures.zarr").view.attrs["flag_meanings"]
     assert views == "alias-empirical dft"
     store, results = open_store(folder / "activations.zarr"), open_results(folder / "results.zarr")
