@@ -8,8 +8,8 @@ VENV   ?= .venv
 TORCH  ?= torch==2.13.0
 BIN    := $(VENV)/bin
 
-.PHONY: demo test slow slurm hosts deploy-check deploy-record image notebooks notebooks-full faults fuzz faults-mutants \
-	soak bench lint env clean
+.PHONY: demo test slow slurm hosts deploy-check deploy-record image pythons dist notebooks notebooks-full faults fuzz \
+	faults-mutants soak bench lint docs env clean
 
 demo: env
 	$(BIN)/dsvcca demo demo
@@ -40,6 +40,16 @@ image:
 # One version of everything for the images, resolved anew, and the options of the dask-cuda among them
 deploy-record: env
 	$(BIN)/python -m tests.deploy_record
+
+# The fast tests, but for those of PyTorch, of the installed wheel, on every Python (3.11 and newer) that is there
+pythons:
+	tests/pythons.sh
+
+# Wheel and sdist in dist/, and whether they could be uploaded
+dist: env
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist
+	$(BIN)/python -m twine check --strict dist/*
 
 # Every notebook, in a small setting: under 25 minutes on two cores
 notebooks: env
@@ -93,6 +103,10 @@ bench: env
 	TMPDIR=$(FOLDER) $(BIN)/python benchmarks/convolutions.py --json benchmarks/records/convolutions.json
 	$(BIN)/python benchmarks/table.py
 
+# The pages of docs/ and the docstrings as a site in docs/_build/html; what is wrong with them is an error. No network.
+docs: env
+	$(BIN)/python -m sphinx -M html docs docs/_build -W --keep-going -E
+
 lint: env
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check --quiet .
@@ -109,4 +123,4 @@ $(VENV)/.ready: pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) demo docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis

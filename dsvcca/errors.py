@@ -37,7 +37,7 @@ def needing(what: str, extra: str) -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        name = (error.name or str(error)).partition(".")[0]
+        name = (error.name or str(error).removeprefix("No module named ").strip("'")).partition(".")[0]
         raise MissingError(f"{what} {name}, which is not installed: pip install 'dsvcca[{extra}]'") from error
 
 

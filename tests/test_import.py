@@ -1043,7 +1043,7 @@ def test_a_missing_library_is_named_with_the_line_that_installs_it(folder, store
 
     write_hdf5(folder / "a.h5", x=X)
     monkeypatch.setattr(kinds, "import_module", gone)
-    refused(folder, store, r"needs h5py .*pip install 'dsvcca\[import\]'")
+    refused(folder, store, r"needs h5py, which is not installed: pip install 'dsvcca\[import\]'")
 
 
 # The command line

@@ -81,7 +81,16 @@ def whole(found):
 
 
 def test_every_measure_has_its_kind():
-    chance = ("chance", "p_value", "significant", "significant_bartlett", "svcca_error", "svcca_shuffled", "p_shuffled")
+    chance = (
+        "chance",
+        "chance_edge",
+        "p_value",
+        "significant",
+        "significant_bartlett",
+        "svcca_error",
+        "svcca_shuffled",
+        "p_shuffled",
+    )
     assert sorted([*SIMILARITIES, *DISTANCES, *SIDED, *chance]) == sorted(MEASURES)
     assert all(MEASURES[name].kind == "chance" for name in chance)
 
