@@ -48,6 +48,7 @@ HOUSE = {
         "foreign",
         "writer",
         "kept",
+        "sweeping",
         "store",
     ),
     "importing": ("kinds", "npy", "hdf5", "safetensors", "mat", "rows", "finding", "parts", "into_store"),

@@ -7,6 +7,7 @@ import select
 import subprocess
 import sys
 import time
+import urllib.request
 
 import numpy as np
 import pytest
@@ -155,6 +156,7 @@ def test_a_notebook_without_extensions_shows_one_line_that_moves(store, tmp_path
     nbclient = pytest.importorskip("nbclient")
     code = f"""
 import time
+import urllib.request
 import dsvcca
 from dsvcca.progress import waiting
 found = dsvcca.compare(dsvcca.plan_comparisons(dsvcca.open_store({store.path!r})), "r.zarr", workspace="w")
@@ -187,6 +189,7 @@ def test_what_is_nested_takes_the_line_and_gives_it_back(monkeypatch):
     """One line at a time, however they are nested, and none is left behind by what passes."""
     script = """
 import time
+import urllib.request
 from dsvcca.progress import track, waiting
 with waiting("outer"):
     time.sleep(0.7)
@@ -213,3 +216,16 @@ def test_where_nobody_sees_it_nothing_is_made(capsys):
         advance()
     captured = capsys.readouterr()
     assert (captured.out, captured.err) == ("", "")
+
+
+def test_the_dashboard_of_dask_answers_and_names_tasks_after_what_they_do(tmp_path):
+    pytest.importorskip("bokeh")
+    store, _ = write_population(tmp_path / "a.zarr")
+    with dsvcca.connect(workers=1) as cluster:
+        client = cluster.client
+        dsvcca.compare(dsvcca.plan_comparisons(store), tmp_path / "r.zarr", client=client)
+        names = client.run_on_scheduler(lambda dask_scheduler: list(dask_scheduler.task_prefixes))
+        with urllib.request.urlopen(client.dashboard_link, timeout=20) as answer:
+            page = answer.read().decode()
+    assert {"reduce", "correlate"} <= set(names) <= {"reduce", "correlate", "ask", "measure_rates"}
+    assert "Bokeh" in page

@@ -32,6 +32,7 @@ from dsvcca.activations.representations import (
     read_mask,
     read_records,
 )
+from dsvcca.activations.sweeping import unused_in_store, unused_in_workspace
 from dsvcca.activations.writer import Writer, claim_ids, commit_mask, plain_ids, plain_mask, stored_ids
 from dsvcca.errors import DsvccaError, nearest
 from dsvcca.maths.arrays import NumpyArray
@@ -256,6 +257,44 @@ class Store:
                 f"{len(found)} representations have {describe(labels)}, the first is {found[0]}: say more"
             )
         return np.concatenate(list(read_pieces(found[0])))
+
+    def clean(self, *, workspace: str | os.PathLike[str] | None = None, remove: bool = False) -> pd.DataFrame:
+        """Return what nothing uses any more, and remove it if that is asked for.
+
+        Of the store: versions that were replaced, and what processes left that were killed as they wrote. Of its
+        workspace: bases of numbers that the store does not have (any more), never those that are left of dropped
+        activations. Results are not looked at: they need no basis. Do it while nothing runs on the store.
+
+        Parameters
+        ----------
+        workspace : path, optional
+            Where bases are; by default beside the store. One that other stores share holds their bases too, which would
+            be made again.
+        remove : bool, default False
+            Whether to remove it.
+
+        Returns
+        -------
+        DataFrame
+            One row for each folder: path, what it is, bytes.
+
+        Raises
+        ------
+        DsvccaError
+            If the store is of others, or a record is damaged: nothing is removed.
+        """
+        if self._foreign:
+            raise DsvccaError(f"'{self.path}' was written by others: what nothing uses of it is not known")
+        where = folders.at(workspace_beside(self.path, workspace), "workspace")
+        everything = read_records(self._root, self._records)
+        found = [
+            *unused_in_store(self._root, self._records),
+            *unused_in_workspace(where, {r.fingerprint for r in everything}),
+        ]
+        for one in found if remove else ():
+            folders.remove(one.path)
+        rows = [(str(one.path), one.what, one.bytes) for one in found]
+        return pd.DataFrame(rows, columns=["path", "what", "bytes"])
 
     def verify(self, *, workspace: str | os.PathLike[str] | None = None) -> pd.DataFrame:
         """Read every chunk of every representation and return what is wrong, one row a finding.

@@ -52,6 +52,7 @@ def demo(
 app.command()(stores.info)
 app.command("import")(stores.import_)
 app.command()(stores.verify)
+app.command()(stores.clean)
 app.command("keep-bases")(runs.keep_bases_)
 app.command()(runs.plan)
 app.command()(runs.compare)

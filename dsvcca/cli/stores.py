@@ -13,7 +13,7 @@ from dask.utils import format_bytes
 from dsvcca.activations.labels import describe, label_order
 from dsvcca.activations.paths import numbers
 from dsvcca.activations.representations import Representation
-from dsvcca.activations.store import Store
+from dsvcca.activations.store import Store, open_store
 from dsvcca.cli.options import Dims, LabelPattern, StorePath, Where, Workspace, dims_of, lines_of, opened, pairs_of
 from dsvcca.cli.plain import plain_errors, print_rows
 from dsvcca.errors import DsvccaError
@@ -125,6 +125,26 @@ def verify(
     print(f"{kind or 'arrays of others'} read, {len(found)} problems")
     if found:
         raise typer.Exit(1)
+
+
+@plain_errors
+def clean(
+    store: Annotated[str, typer.Argument(metavar="STORE", help="An activation store.")],
+    workspace: Workspace = None,
+    remove: Annotated[bool, typer.Option("--remove", help="Remove it; else it is only shown.")] = False,
+) -> None:
+    """Show what nothing uses any more, of a store and its workspace, and remove it with --remove."""
+    found = open_store(store).clean(workspace=workspace, remove=remove)
+    rows = [(format_bytes(size), path, what) for path, what, size in found.itertuples(index=False, name=None)]
+    if rows:
+        print_rows(rows)
+    total = format_bytes(int(found.bytes.sum()))
+    if not rows:
+        print(f"{store}: everything is in use")
+    elif remove:
+        print(f"{store}: {total} removed")
+    else:
+        print(f"{store}: {total} in all; with --remove, while nothing runs on it, that is removed")
 
 
 def _what_is_there(r: Representation) -> str:

@@ -32,7 +32,7 @@ from dsvcca.plans.sizes import (
 )
 from dsvcca.progress import READ
 from dsvcca.storage import files
-from dsvcca.workspace.packing import PackWriter
+from dsvcca.workspace.packing import Origin, PackWriter
 from dsvcca.workspace.packs import PACK, Receipt
 
 
@@ -184,7 +184,11 @@ def _add(pack: PackWriter, task: ReduceTask, place: int, size: Size, read: Futur
             most_samples=most_samples(size, task.budget),
         )
         basis = (whiten_dual if route == "dual" else whiten_randomised)(wide, task.rule, columns)
-    pack.add(fingerprint, basis, columns.array() if isinstance(columns, InMemory) else None)
+    pack.add(
+        Origin(fingerprint, representation.fingerprint),
+        basis,
+        columns.array() if isinstance(columns, InMemory) else None,
+    )
 
 
 class _Held(InMemory):

@@ -35,7 +35,7 @@ from dsvcca.plans.plan import Plan
 from dsvcca.plans.sizes import check_room, projection_memory
 from dsvcca.storage import files
 from dsvcca.workspace.contents import find_bases
-from dsvcca.workspace.packing import Filled, commit_joint
+from dsvcca.workspace.packing import Filled, Origin, commit_joint
 from dsvcca.workspace.packs import Receipt
 from dsvcca.workspace.partials import has_partial, read_partial, remove_partials, write_partial
 
@@ -207,7 +207,7 @@ def seal(task: SegmentTask) -> list[Receipt]:
     off_block = between.result(kept.count) if between else None
     basis = basis_of(kept, sums, np.concatenate(norms), off_block)
     with files.disk_errors(task.workspace):
-        receipts = Filled(task.workspace, task.name).commit(task.fingerprints[0], basis, task.rule, task.step)
+        receipts = Filled(task.workspace, task.name).commit(_origins(task)[0], basis, task.rule, task.step)
     clean(task)
     return receipts
 
@@ -244,7 +244,7 @@ def whiten_sums(task: SegmentTask) -> list[Receipt]:
             cross.append(real_part(found) if x.vectors[f].dtype.kind == "f" else found)
     bases = [_exact(kept) for kept in cuts]
     with files.disk_errors(task.workspace):
-        receipts = commit_joint(task.workspace, task.rule, task.fingerprints, bases, task.pairs, cross)
+        receipts = commit_joint(task.workspace, task.rule, _origins(task), bases, task.pairs, cross)
     clean(task)
     return receipts
 
@@ -339,6 +339,12 @@ def left_behind(plan: Plan, workspace: str, aspects: Sequence[int]) -> list[str]
     tasks = segment_tasks(plan, workspace, aspects) if aspects else []
     names = [name for task in tasks if task.segment == 0 for name in _partials(task)]
     return [name for name in names if has_partial(workspace, name)]
+
+
+def _origins(task: SegmentTask) -> list[Origin]:
+    """Return what the bases of a task are made from."""
+    sources = (r.fingerprint for r in task.representations)
+    return [Origin(*both) for both in zip(task.fingerprints, sources, strict=True)]
 
 
 def segment_work(task: SegmentTask) -> dict[str, int]:

@@ -135,9 +135,10 @@ class OffBlockRecord(TypedDict):
 
 
 class BasisRecord(TypedDict):
-    """Of one basis in a pack: what it was made from, and its shape."""
+    """Of one basis in a pack: what it was made from, and its shape; `source` are the stored numbers alone."""
 
     fingerprint: Sha256
+    source: NotRequired[str]
     space: list[Size]
     ranks: Annotated[list[Count], Field(min_length=1)]
     neurons: Size

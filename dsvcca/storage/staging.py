@@ -7,6 +7,7 @@ import hashlib
 import os
 import secrets
 import socket
+import time
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -43,6 +44,23 @@ def sweep(staging: Path) -> None:
         pid = name.removeprefix(mine).split("-")[0]
         if name.startswith(mine) and pid.isdigit() and not _alive(int(pid)):
             folders.remove(staging / name)
+
+
+def forgotten(root: Path, old: float) -> list[str]:
+    """Return what processes left uncommitted that ended: those of this machine, and of others what is so many seconds
+    old.
+
+    At a URL it is not known how old a folder is, and nothing is forgotten.
+    """
+    mine, found = f"{_machine()}-", []
+    for name in [] if folders.is_remote(root) else folders.names(root / STAGING):
+        pid = name.removeprefix(mine).split("-")[0]
+        if name.startswith(mine) and pid.isdigit():
+            if not _alive(int(pid)):
+                found.append(name)
+        elif time.time() - (root / STAGING / name).stat().st_mtime > old:
+            found.append(name)
+    return found
 
 
 def try_out(root: Path) -> None:

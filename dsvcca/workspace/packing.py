@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import zarr
@@ -29,6 +29,13 @@ from dsvcca.storage.records import (
 from dsvcca.workspace.packs import COLUMNS, CROSS, FORMAT, PACK, PARTS, Receipt, places_of, receipts_of, widths_of
 
 
+class Origin(NamedTuple):
+    """What a basis was made from: all that it depends on, and the stored numbers alone."""
+
+    fingerprint: str
+    source: str
+
+
 class PackWriter:
     """Takes bases one after another and commits them as one pack.
 
@@ -39,7 +46,7 @@ class PackWriter:
         self._root = folders.at(workspace, "workspace")
         self._rows, self._rule = rows, rule
         self._library = library()  # of this thread; another one may commit
-        self._bases: list[tuple[str, Basis]] = []
+        self._bases: list[tuple[Origin, Basis]] = []
         self._held: list[NumpyArray] = []
         self._folder: Path | None = None
         self._step = GRID // 2
@@ -61,9 +68,9 @@ class PackWriter:
         chunked.write_rows(self._array, self._folder / COLUMNS, self._written, rows)
         self._written += len(rows)
 
-    def add(self, fingerprint: str, basis: Basis, columns: Array | None) -> None:
+    def add(self, origin: Origin, basis: Basis, columns: Array | None) -> None:
         """Add a basis and its real columns (n, all), or None if they were streamed."""
-        self._bases.append((fingerprint, basis))
+        self._bases.append((origin, basis))
         if columns is not None:
             self._held.append(to_numpy(columns))
 
@@ -131,17 +138,17 @@ class Filled:
         """Remove what was written, if it was not committed."""
         folders.remove(self._folder)
 
-    def commit(self, fingerprint: str, basis: Basis, rule: RankRule, step: int) -> list[Receipt]:
+    def commit(self, origin: Origin, basis: Basis, rule: RankRule, step: int) -> list[Receipt]:
         """Add what belongs to the columns, `step` rows of which were written at once, seal and publish."""
         folders.remove(self._folder / "parts")  # of a task that was killed
         chunks = _column_chunks(basis.count, sum(widths_of(basis.space, basis.ranks)), step)
-        return _commit(self._folder, self._root, [(fingerprint, basis)], rule, library(), chunks=chunks)
+        return _commit(self._folder, self._root, [(origin, basis)], rule, library(), chunks=chunks)
 
 
 def commit_joint(
     workspace: str,
     rule: RankRule,
-    fingerprints: Sequence[str],
+    origins: Sequence[Origin],
     bases: Sequence[Basis],
     pairs: Sequence[tuple[int, int]],
     cross: Sequence[Array],
@@ -151,7 +158,7 @@ def commit_joint(
     folder = staging.stage(root)
     try:
         write_flat(folder / CROSS, cross, PARTS)
-        return _commit(folder, root, list(zip(fingerprints, bases, strict=True)), rule, library(), pairs=pairs)
+        return _commit(folder, root, list(zip(origins, bases, strict=True)), rule, library(), pairs=pairs)
     finally:
         staging.discard(folder)
 
@@ -163,7 +170,7 @@ def mark_held(pack: Path) -> None:
 def _commit(
     folder: Path,
     root: Path,
-    bases: Sequence[tuple[str, Basis]],
+    bases: Sequence[tuple[Origin, Basis]],
     rule: RankRule,
     made_by: str,
     *,
@@ -174,7 +181,8 @@ def _commit(
     _write_parts(folder / "parts", [basis for _, basis in bases])
     about: list[BasisRecord] = [
         {
-            "fingerprint": fingerprint,
+            "fingerprint": origin.fingerprint,
+            "source": origin.source,
             "space": list(basis.space),
             "ranks": basis.ranks.tolist(),
             "neurons": int(basis.singular_values.shape[1]),
@@ -185,7 +193,7 @@ def _commit(
             "key": _key(basis),
             "rule": cast(RuleRecord, asdict(rule)),
         }
-        for fingerprint, basis in bases
+        for origin, basis in bases
     ]
     record = {
         "format": FORMAT,
