@@ -13,6 +13,7 @@ import dsvcca
 from dsvcca import DsvccaError, DsvccaWarning
 from dsvcca.plans.layout import NUMERICS
 from dsvcca.results.filling import claimed
+from dsvcca.results.opening import findings
 from tests.populations import activations, same_bits, write_population
 
 
@@ -300,3 +301,19 @@ def test_layers_of_the_same_numbers_that_fail_are_each_called_by_their_own_name(
     for seed, reason in enumerate(found.attrs["failed"]):
         assert f"seed={seed}" in reason
         assert f"seed={1 - seed}" not in reason
+
+
+def test_the_marker_of_another_tile_does_not_count(tmp_path):
+    """Layers that are the same give tiles of the same version; their markers are still those of one place each."""
+    store = dsvcca.create_store(tmp_path / "a.zarr", datapoints=100)
+    x = np.random.default_rng(0).standard_normal((100, 4)).astype("f4")
+    for seed in range(4):
+        store.write(x, layer="frozen", seed=seed)
+    plan = replace(dsvcca.plan_comparisons(store), panel=2)
+    out = tmp_path / "r.zarr"
+    dsvcca.compare(plan, out)
+    (out / "commits" / "1-1.json").write_bytes((out / "commits" / "0-0.json").read_bytes())
+    with pytest.warns(dsvcca.DsvccaWarning, match="2 of 3 tiles are there"):
+        dsvcca.open_results(out)
+    assert any(name == "1-1" for name, _, _ in findings(out))
+    assert np.isfinite(dsvcca.compare(plan, out).svcca.values).all()

@@ -268,3 +268,25 @@ def test_a_target_of_large_mean_is_as_exact_as_it_is_stored(tmp_path):
 def test_all_translations_are_not_said_of_sequences(store):
     with pytest.raises(DsvccaError, match="'tokens'.*is said of images, and of sequences their mean explains"):
         dsvcca.plan_comparisons(store.select(layer="tokens"), "to_targets", targets=logits(), rows="translations")
+
+
+def test_what_a_replaced_layer_explained_does_not_stay_where_it_has_no_basis_now(tmp_path):
+    rng = np.random.default_rng(0)
+    store = dsvcca.create_store(tmp_path / "a.zarr", datapoints=200)
+    x = rng.standard_normal((2, 200, 5)).astype("f4")
+    for seed in range(2):
+        store.write(x[seed], layer="fc", seed=seed)
+    target = x[0][:, :1].astype(float)
+
+    def results():
+        plan = dsvcca.plan_comparisons(store, targets=target)
+        return dsvcca.compare(plan, tmp_path / "r.zarr")
+
+    assert results().r2_target.values[0, 0] == pytest.approx(1, abs=1e-6)
+    other = float(results().r2_target.values[1, 0])
+    store.write(np.ones((200, 5), "f4"), layer="fc", seed=0, if_exists="replace")  # a dead layer
+    with pytest.warns(dsvcca.DsvccaWarning, match="could not be compared"):
+        found = results()
+    assert np.isnan(found.r2_target.values[0]).all()
+    assert np.isnan(found.r2_target_floor.values[0]).all()
+    assert float(found.r2_target.values[1, 0]) == other

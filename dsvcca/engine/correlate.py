@@ -25,7 +25,6 @@ from dsvcca.results.commits import (
     doubt_before,
     is_committed,
     read_tile,
-    tile_keys,
     unpacked,
     write_tile,
 )
@@ -96,7 +95,7 @@ def correlate(task: CorrelateTask) -> str:
 
     Nothing is done again of what a worker finished before it died with its receipt.
     """
-    if is_committed(task.sheet, tile_keys(task.sheet)):
+    if is_committed(task.sheet):
         return library()
     values = _before(task)
     doubt = doubt_before(task.sheet)

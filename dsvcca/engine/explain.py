@@ -19,7 +19,7 @@ from dsvcca.maths.whiten import noise_of
 from dsvcca.plans.passes import Pass
 from dsvcca.plans.targets import Target
 from dsvcca.results import filling
-from dsvcca.results.commits import Sheet, is_committed, panel_keys, read_targets, write_targets
+from dsvcca.results.commits import Sheet, is_committed, read_targets, write_targets
 from dsvcca.results.dataset import FLOOR, R2
 from dsvcca.storage import files
 from dsvcca.workspace.packs import BasisRef
@@ -77,7 +77,7 @@ def commit_targets(workspace: str, targets: Sequence[Target]) -> str:
 
 def explain(task: ExplainTask) -> str:
     """Compute and commit how much of every target the bases of one panel explain, if that is not there already."""
-    if is_committed(task.sheet, panel_keys(task.sheet)):
+    if is_committed(task.sheet):
         return task.sheet.name
     arrays, about = read_partial(task.workspace, task.targets)
     y = arrays["y"]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,6 +66,13 @@ class Sheet:
         return "-".join(map(str, self.places)) if len(self.places) == 2 else f"targets-{self.places[0]}"
 
     @property
+    def keys(self) -> list[str]:
+        """Its chunks, with those of its mirror."""
+        if len(self.places) == 1:
+            return panel_keys(self.places[0], self.listed)
+        return tile_keys(self.places, self.variables, self.listed)
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """Places that are there, of each panel."""
         return tuple(min(self.panel, self.count - place * self.panel) for place in self.places)
@@ -120,7 +127,7 @@ def write_tile(sheet: Sheet, values: Mapping[str, NumpyArray], doubt: float) -> 
         targets = ((block, (rows, columns)), (mirror, (columns, rows)))
         for target, where in targets[: len(set(sheet.places))]:  # a tile on the diagonal is its own mirror
             array[where] = target[_trailing(sheet, name, 0)]
-    _commit(root, sheet, tile_keys(sheet), doubt)
+    _commit(root, sheet, doubt)
 
 
 def read_targets(sheet: Sheet) -> dict[str, NumpyArray]:
@@ -142,7 +149,7 @@ def write_targets(sheet: Sheet, values: Mapping[str, NumpyArray]) -> None:
         chunked.open_array(folders.at(sheet.out, "results") / name)[sheet.side(0)] = (
             values[name] if "variance" in sheet.listed else values[name][..., 0]
         )
-    _commit(folders.at(sheet.out, "results"), sheet, panel_keys(sheet))
+    _commit(folders.at(sheet.out, "results"), sheet)
 
 
 def write_off_block(root: Path, values: NumpyArray) -> None:
@@ -174,22 +181,22 @@ def between_keys(count: int) -> list[str]:
     return [f"{name}/c.{i}" for name in BETWEEN for i in range(-(-count // LABELS_CHUNK))]
 
 
-def panel_keys(sheet: Sheet) -> list[str]:
+def panel_keys(place: int, listed: Collection[str]) -> list[str]:
     """Return the chunks of what one panel explains of the targets."""
-    end = ".0" if "variance" in sheet.listed else ""
-    return [f"{R2}/c.{sheet.places[0]}.0{end}", f"{FLOOR}/c.{sheet.places[0]}{end}"]
+    end = ".0" if "variance" in listed else ""
+    return [f"{R2}/c.{place}.0{end}", f"{FLOOR}/c.{place}{end}"]
 
 
-def tile_keys(sheet: Sheet) -> list[str]:
+def tile_keys(places: tuple[int, ...], variables: Sequence[str], listed: Collection[str]) -> list[str]:
     """Return the chunks of a tile and its mirror."""
-    ends = {name: ".0" * len(stored_dims(name, sheet.listed)) for name in sheet.variables}
-    both = dict.fromkeys((sheet.places, sheet.places[::-1]))
+    ends = {name: ".0" * len(stored_dims(name, listed)) for name in variables}
+    both = dict.fromkeys((places, places[::-1]))
     return [f"{name}/c.{i}.{j}{end}" for name, end in ends.items() for i, j in both]
 
 
-def _commit(root: Path, sheet: Sheet, keys: Sequence[str], doubt: float = 0.0) -> None:
+def _commit(root: Path, sheet: Sheet, doubt: float = 0.0) -> None:
     about = {"version": sheet.version, "rows": sheet.shape[0], "digests": sheet.digests.hex(), "doubt": doubt}
-    _commit_chunks(root, sheet.name, keys, about)
+    _commit_chunks(root, sheet.name, sheet.keys, about)
 
 
 def _commit_chunks(root: Path, name: str, keys: Sequence[str], about: Mapping[str, Any]) -> None:
@@ -208,10 +215,10 @@ def doubt_before(sheet: Sheet) -> float:
     return 0.0 if marker is None else marker["doubt"]
 
 
-def is_committed(sheet: Sheet, keys: Sequence[str]) -> bool:
+def is_committed(sheet: Sheet) -> bool:
     """Return whether this very version of a tile, or of a panel, is there and sound."""
     root = folders.at(sheet.out, "results")
-    marker = read_marker(root, sheet.name, keys, tail_of=chunked.sound_tail)
+    marker = read_marker(root, sheet.name, sheet.keys, tail_of=chunked.sound_tail)
     return marker is not None and marker["version"] == sheet.version
 
 

@@ -22,7 +22,7 @@ from dsvcca.errors import DsvccaError, RunError
 from dsvcca.maths.arrays import NumpyArray
 from dsvcca.plans.passes import Pass
 from dsvcca.plans.plan import Plan
-from dsvcca.results.commits import COMMITS, Sheet, packed, panel_keys, read_marker, tile_keys
+from dsvcca.results.commits import COMMITS, Sheet, packed, read_marker
 from dsvcca.results.dataset import FLOOR, R2, RANKS, Column, columns_of, fit
 from dsvcca.results.opening import BASES, has_commits, learned_of, record_of, says_what_was_written, variables_of
 from dsvcca.storage import chunked, files, folders, records
@@ -333,7 +333,7 @@ def _missing_tiles(
             version=hashlib.sha256(own + packed(wanted)).hexdigest()[:24],
             digests=own,
         )
-        marker = read_marker(root, sheet.name, tile_keys(sheet), tail_of=chunked.sound_tail)
+        marker = read_marker(root, sheet.name, sheet.keys, tail_of=chunked.sound_tail)
         if marker is not None and marker["version"] != sheet.version:
             compared, same = _compared(sheet, marker)
             done = compared & same
@@ -403,14 +403,15 @@ def _missing_panels(root: Path, plan: Plan, record: ResultsRecord) -> tuple[dict
             version=hashlib.sha256(own + packed(wanted)).hexdigest()[:24],
             digests=own,
         )
-        there = read_marker(root, sheet.name, panel_keys(sheet), tail_of=chunked.sound_tail)
+        there = read_marker(root, sheet.name, sheet.keys, tail_of=chunked.sound_tail)
         if there is not None and there["version"] != sheet.version:
             before, now = (np.frombuffer(one, "V8") for one in (bytes.fromhex(there["digests"]), own))
             floors = np.asarray(chunked.open_array(root / FLOOR)[sheet.side(0)])
-            done = _same(before, now)
-            done[: len(floors)] &= np.isfinite(floors.reshape(len(floors), -1)).all(axis=1)
-            done[len(floors) :] = False
-            if not (wanted & ~done).any():
+            there_are = np.zeros(len(now), dtype=bool)
+            there_are[: len(floors)] = np.isfinite(floors.reshape(len(floors), -1)).all(axis=1)
+            done = _same(before, now) & there_are
+            stale = there_are & ~done  # of a representation that was replaced, and may have no basis now
+            if not (wanted & ~done).any() and not stale.any():
                 sheet = replace(sheet, version=there["version"])
             else:
                 sheet = replace(sheet, keep=packed(done))

@@ -30,7 +30,7 @@ from dsvcca.activations.labels import label_order
 from dsvcca.errors import DsvccaError, DsvccaWarning, RunError
 from dsvcca.maths.measures import MEASURES
 from dsvcca.progress import waiting
-from dsvcca.results.commits import BETWEEN_MARKER, COMMITS, between_keys, read_marker
+from dsvcca.results.commits import BETWEEN_MARKER, COMMITS, between_keys, panel_keys, read_marker, tile_keys
 from dsvcca.results.dataset import BETWEEN, BY_FREQUENCY, CORRELATIONS, EXPLAINED, RANKS, VIEW, described
 from dsvcca.storage import chunked, files, folders
 from dsvcca.storage.records import (
@@ -200,11 +200,20 @@ def what_is_missing(root: Path) -> str:
 
 def _committed(root: Path, record: ResultsRecord) -> dict[str, Marker]:
     """Return the marker of everything that is there and counts."""
-    markers = {name: read_marker(root, name) for name in (*record["tiles"], *record["panels"])}
+    markers = {name: read_marker(root, name, keys) for name, keys in _keys(record).items()}
     versions = {**record["tiles"], **record["panels"]}
     found = {name: one for name, one in markers.items() if one is not None and one["version"] == versions[name]}
     if record["off_block"] and (one := read_marker(root, BETWEEN_MARKER, between_keys(len(record["members"])))):
         found[BETWEEN_MARKER] = one
+    return found
+
+
+def _keys(record: ResultsRecord) -> dict[str, list[str]]:
+    """Return the chunks of every tile and every panel."""
+    found = {name: panel_keys(int(name.removeprefix("targets-")), record["listed"]) for name in record["panels"]}
+    for name in record["tiles"]:
+        i, j = map(int, name.split("-"))
+        found[name] = tile_keys((i, j), variables_of(record), record["listed"])
     return found
 
 
@@ -235,6 +244,7 @@ def findings(root: Path) -> Iterator[tuple[str, str, str]]:
         if not is_sound:
             yield name, "", f"is gone or damaged: {anew}"
     versions: dict[str, str | None] = {**record["tiles"], **record["panels"]}
+    expected = _keys(record)
     versions |= {BETWEEN_MARKER: None} if record["off_block"] else {}
     for name, version in versions.items():
         wrong: list[str] = []
@@ -247,7 +257,7 @@ def findings(root: Path) -> Iterator[tuple[str, str, str]]:
         if not folders.exists(root / COMMITS / f"{name}.json"):
             yield name, "", "is not there, since it was not computed yet, or was lost: compare(plan, out) makes it"
             continue
-        keys = None if version is not None else between_keys(len(record["members"]))
+        keys = between_keys(len(record["members"])) if version is None else expected[name]
         marker = read_marker(root, name, keys, tail_of=tail_of)
         if marker is None or version not in (None, marker["version"]):
             yield name, wrong[0] if wrong else "", f"is not what was committed: {anew}"
