@@ -1,6 +1,6 @@
 """Draw the gallery: run the code of gallery.md in a folder of `dsvcca demo`, and write the figure of each block.
 
-    python docs/gallery.py DEMO_FOLDER [OUT] [--dark]
+python docs/gallery.py DEMO_FOLDER [OUT] [--dark]
 """
 
 from __future__ import annotations

@@ -85,7 +85,7 @@ def signal_and_noise(
     pandas.DataFrame
         One row for every layer of every network, step and kind ("signal", "noise", "random"): labels; `correlation`,
         Σρ / k (directions that a step lacks count as 0); `chance`, what an unrelated layer of that rank is expected to
-        show; `directions`, which is k; the steps `early` and `against`.
+        show; ``directions``, which is k; the steps `early` and `against`.
 
     Raises
     ------
@@ -94,7 +94,7 @@ def signal_and_noise(
 
     Examples
     --------
-    ``dsvcca.plot.signal_and_noise(signal_and_noise(store.select(seed=0))).savefig("signal.png")``
+    ``dsvcca.plot.signal_and_noise(signal_and_noise(store.select(seed=0)))[0].figure.savefig("signal.png")``
     """
     if isinstance(store, Store):  # plan_comparisons says what else it may be
         _trainings([r.labels for r in store.representations])

@@ -33,16 +33,16 @@ PairsRule = Annotated[
 ]
 View = Annotated[str, typer.Option(help="auto, or mean, max, positions, flatten, dft, lowpass, pool, each_position.")]
 Variance = Annotated[
-    list[float] | None, typer.Option(help="Share of variance to keep; repeat for several. [default: 0.99]")
+    list[float] | None, typer.Option(help="Share of variance to keep; repeat for several. (default: 0.99)")
 ]
 Criterion = Annotated[str, typer.Option(help="variance, or singular for the letter of the SVCCA paper's appendix.")]
 Rank = Annotated[int | None, typer.Option(help="Keep this many directions instead.")]
 Measures = Annotated[
     list[str] | None,
-    typer.Option("--measure", help="svcca, cka, ... or all (docs/numbers.md); repeat for several. [default: five]"),
+    typer.Option("--measure", help="svcca, cka, ... or all (docs/numbers.md); repeat for several. (default: five)"),
 ]
 VariantName = Annotated[str | None, typer.Option("--variant", help="google or singular: as others define it.")]
-Ridge = Annotated[list[float] | None, typer.Option(help="Of ridge_cca and gulp; repeat for several. [default: 0.01]")]
+Ridge = Annotated[list[float] | None, typer.Option(help="Of ridge_cca and gulp; repeat for several. (default: 0.01)")]
 Shuffles = Annotated[int, typer.Option(help="Of svcca_shuffled, and of p_shuffled, which takes 19 or more.")]
 Center = Annotated[str, typer.Option(help="By frequency: subtract the mean of all of them, or of dc alone.")]
 Keep = Annotated[list[str] | None, typer.Option(help="frequencies, correlations: also all of them; repeatable.")]
@@ -64,7 +64,7 @@ TlsKey = Annotated[Path | None, typer.Option(help="Key of that certificate.")]
 Workspace = Annotated[str | None, typer.Option(help="Where bases are kept; default beside the store.")]
 Memory = Annotated[
     str | None,
-    typer.Option(help="Memory of one worker thread. [default: 1 GiB; that of the jobs of --slurm]"),
+    typer.Option(help="Memory of one worker thread. (default: 1 GiB; that of the jobs of --slurm)"),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Look at everything, say what it would cost, and stop.")]
 Workers = Annotated[int, typer.Option(min=0, help="Local Dask workers; 0 works in this process.")]

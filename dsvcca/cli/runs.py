@@ -56,7 +56,7 @@ from dsvcca.workspace.contents import check_workspace, workspace_beside
 def keep_bases_(
     store: Annotated[str, typer.Argument(metavar="STORE", help="An activation store.")],
     where: Where = None,
-    view: Annotated[list[str] | None, typer.Option(help="As of plan; repeat for several. [default: auto]")] = None,
+    view: Annotated[list[str] | None, typer.Option(help="As of plan; repeat for several. (default: auto)")] = None,
     variance: Annotated[float, typer.Option(help="Share of variance to keep; smaller ones are in it.")] = ALL_BUT_NOISE,
     criterion: Criterion = "variance",
     rank: Rank = None,

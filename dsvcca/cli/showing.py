@@ -20,10 +20,10 @@ def report(
     results: Annotated[str, typer.Argument(metavar="RESULTS", help="Results of compare.")],
     out: Annotated[Path, typer.Argument(metavar="[REPORT]", help="The HTML file.")] = Path("report.html"),
     measures: Annotated[
-        list[str] | None, typer.Option("--measure", help="To show; repeat for several. [default: as many as fit]")
+        list[str] | None, typer.Option("--measure", help="To show; repeat for several. (default: as many as fit)")
     ] = None,
     where: Where = None,
-    title: Annotated[str | None, typer.Option(help="What stands above. [default: the name of the results]")] = None,
+    title: Annotated[str | None, typer.Option(help="What stands above. (default: the name of the results)")] = None,
 ) -> None:
     """Write results as one HTML file to look at in a browser, which needs neither server nor network."""
     found = open_results(results)

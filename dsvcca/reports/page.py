@@ -62,7 +62,7 @@ def report(
     DsvccaError
         If the results compare no pairs, have more than 5,000 representations on a side, or not the measures; if the
         file cannot be written.
-    ImportError
+    MissingError
         If Bokeh is not installed.
 
     Examples
