@@ -100,6 +100,7 @@ bench: env
 	$(BIN)/python benchmarks/faults.py --folder $(FOLDER) --json benchmarks/records/faults.json
 	$(BIN)/python benchmarks/accuracy.py --json benchmarks/records/accuracy.json
 	$(BIN)/python benchmarks/soak.py --folder $(FOLDER) --json benchmarks/records/soak.json
+	$(BIN)/python benchmarks/report.py --folder $(FOLDER) --json benchmarks/records/report.json
 	TMPDIR=$(FOLDER) $(BIN)/python benchmarks/convolutions.py --json benchmarks/records/convolutions.json
 	$(BIN)/python benchmarks/table.py
 

@@ -6,14 +6,16 @@ In headless Chromium, which draws on the processor; medians of several.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from common import about_this_machine, show_and_keep  # first: it gives BLAS one thread
 
 import dsvcca
 
@@ -71,28 +73,29 @@ def measured(path: Path, times: int) -> dict[str, float]:
     return {name: round(statistics.median(all_of), 1) for name, all_of in found.items()}
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
+    """Measure, print, and keep a record."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--representations", type=int, default=2000)
     parser.add_argument("--times", type=int, default=5)
     parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(dir=options.folder) as scratch:
         folder = Path(scratch)
         plan = dsvcca.plan_comparisons(population(folder, options.representations), variance=0.9)
         results = dsvcca.compare(plan, folder / "results.zarr")
         began = time.perf_counter()
         path = dsvcca.report(results, folder / "report.html")
-        record = {
+        found = {
+            "machine": about_this_machine(),
             "representations": options.representations,
-            "megabytes": round(path.stat().st_size / 1e6, 2),
-            "seconds to write": round(time.perf_counter() - began, 1),
+            "bytes": path.stat().st_size,
+            "seconds to write": time.perf_counter() - began,
             "milliseconds": measured(path, options.times),
         }
-    print(json.dumps(record, indent=1))
-    if options.json:
-        options.json.write_text(json.dumps(record, indent=1) + "\n")
+    show_and_keep(found, options.json)
+    return found
 
 
 if __name__ == "__main__":

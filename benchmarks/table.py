@@ -242,7 +242,18 @@ def soak(found: dict[str, Any]) -> Rows:
 
 CPU, WORK = "workers' CPU seconds", "work, killed / undisturbed"
 
+
+def report(found: dict[str, Any]) -> Rows:
+    count, took = found["representations"], found["milliseconds"]
+    return [
+        (f"the file of {count:,} x {count:,} results", f"{found['bytes'] / 1e6:.1f} MB"),
+        ("to write it", f"{found['seconds to write']:.1f} s"),
+        *((what, f"{value:,.0f} ms" if value >= 10 else f"{value:.1f} ms") for what, value in took.items()),
+    ]
+
+
 TABLES: dict[str, Callable[[dict[str, Any]], Rows]] = {
+    "report": report,
     "population": population,
     "kept85": population,
     "untruncated": population,

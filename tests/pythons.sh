@@ -13,7 +13,7 @@ for version in 3.11 3.12 3.13 3.14; do
   fi
   venv=$folder/$version
   "$python" -m venv "$venv"
-  "$venv/bin/pip" install --quiet --disable-pip-version-check "$here[test]"
+  "$venv/bin/pip" install --quiet --disable-pip-version-check "${here}[test]"
   if "$venv/bin/python" -c "import torch" 2>/dev/null; then
     echo "$venv has PyTorch, which these tests leave out" >&2
     exit 1

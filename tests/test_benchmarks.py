@@ -27,6 +27,7 @@ NAMES = (
     "capture",
     "accuracy",
     "faults",
+    "report",
     "table",
 )
 
@@ -112,6 +113,15 @@ def test_the_benchmarks_of_one_pair_and_of_drivers_run(benchmark):
 def test_the_benchmark_of_memory_measures_the_real_path(benchmark):
     found = benchmark("memory", "--divide 40 --only PWCCA")
     assert found["least"] > 1
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:rounding decides up to")
+def test_the_benchmark_of_the_report_opens_it(benchmark):
+    pytest.importorskip("playwright.sync_api")
+    found = benchmark("report", "--representations 320 --times 1")
+    assert found["bytes"] > 1e6
+    assert found["milliseconds"]["open"] > 0
 
 
 @pytest.mark.slow

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -108,3 +111,19 @@ def test_the_whole_demonstration_learns_and_lower_layers_settle_first(tmp_path, 
     assert across.sizes["x"] == 9 * 3 * 6
     assert "Maps by frequency" in said
     assert float(across.off_block.min()) > 0.3  # digits stand in the middle: not all translations
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_the_code_of_the_gallery_draws_its_pictures(tmp_path):
+    """On a smaller demonstration; every picture of the page is one that is drawn."""
+    pytest.importorskip("mlxtend")
+    demo._run(tmp_path / "demo", 3, 1, SMALL)
+    script = Path(__file__).parent.parent / "docs" / "gallery.py"
+    line = [sys.executable, str(script), str(tmp_path / "demo"), str(tmp_path / "out")]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    named = re.findall(r"!\[[^]]*\]\(([^)]*)\)", script.with_suffix(".md").read_text())
+    drawn = sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.png"))
+    assert drawn == sorted(named)
+    assert all((tmp_path / "out" / name).stat().st_size > 5000 for name in named)

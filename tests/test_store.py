@@ -17,6 +17,7 @@ import zarr
 import dsvcca
 from dsvcca import DsvccaError
 from dsvcca.activations.pieces import read_pieces
+from dsvcca.activations.representations import version_of
 from dsvcca.storage import chunked
 from dsvcca.storage.records import signed
 from tests.populations import activations
@@ -744,3 +745,24 @@ def test_one_axis_is_refused_in_words_that_fit(tmp_path):
 def test_a_file_url_with_two_slashes_is_not_taken_for_a_folder_here():
     with pytest.raises(DsvccaError, match="store 'file://tmp/x' names no folder of this machine: write file:///"):
         dsvcca.open_store("file://tmp/x")
+
+
+def test_verifying_finds_datapoint_ids_that_are_gone_or_those_of_another_store(tmp_path):
+    stores = []
+    for name, first in (("a", 0), ("b", 100)):
+        store = dsvcca.create_store(tmp_path / f"{name}.zarr", datapoints=[*range(first, first + 50)])
+        store.write(np.random.default_rng(0).standard_normal((50, 3)), layer="fc", datapoints=range(first, first + 50))
+        stores.append(store)
+    assert stores[0].verify().empty
+    ids = tmp_path / "a.zarr" / "datapoints"
+    shutil.rmtree(ids)
+    assert "has lost its ids" in stores[0].verify().problem.item()
+    shutil.copytree(tmp_path / "b.zarr" / "datapoints", ids)
+    assert "the ids of the store are others" in stores[0].verify().problem.item()
+
+
+def test_only_names_that_a_writer_gives_are_versions():
+    names = ("layer=a", "layer=a@2", "layer=a@10", "layer=a@1", "layer=a@03", "layer=a@x", "layer=a@\u0664")
+    found = [version_of(name) for name in names]
+    assert found[:3] == [("layer=a", 1), ("layer=a", 2), ("layer=a", 10)]
+    assert found[3:] == [(name, 1) for name in names[3:]]

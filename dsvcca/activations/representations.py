@@ -5,7 +5,7 @@
 
 A representation exists once its record does. Nothing is ever changed in place: replacing writes a new version beside
 the old one (``...@2``) and the newest counts. One whose record says what is `kept` has no activations any more, but
-bases (`dsvcca.keeping`). They are read by `dsvcca.pieces`.
+bases (`dsvcca.activations.kept`). They are read by `dsvcca.activations.pieces`.
 """
 
 from __future__ import annotations
@@ -334,7 +334,8 @@ def look(
 def version_of(name: str) -> tuple[str, int]:
     """Return the folder name of a representation without its version, and the version."""
     stem, at, version = name.rpartition("@")
-    return (stem, int(version)) if at and version.isdecimal() else (name, 1)
+    is_one = at and version.isascii() and version.isdecimal() and version == str(int(version)) and int(version) > 1
+    return (stem, int(version)) if is_one else (name, 1)
 
 
 def next_version(name: str) -> str:

@@ -9,7 +9,7 @@ activations.zarr/                         group; its attributes hold the number 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -332,6 +332,7 @@ class Store:
             ]
             try:
                 stored_ids(self._root)
+                found += self._other_ids(there)
             except DsvccaError as error:
                 found.append((IDS, "", str(error)))
             try:
@@ -341,6 +342,15 @@ class Store:
             except DsvccaError as error:
                 found.append((MASK, "", str(error)))
         return pd.DataFrame(found, columns=["name", "chunk", "problem"])
+
+    def _other_ids(self, there: Sequence[Representation]) -> Iterator[tuple[str, str, str]]:
+        """Yield (name, chunk, problem) if a representation's datapoints are not those of the store."""
+        own = read_ids(self._root)
+        for r in there:
+            if r.ids not in (None, own):
+                gone = "the store has lost its ids" if own is None else "the ids of the store are others"
+                yield IDS, "", f"{gone}, {r} was written with those of digest {str(r.ids)[:12]}...: restore them"
+                return
 
     def _other_count(self, r: Representation) -> str:
         return (

@@ -3,7 +3,7 @@
     <store>.workspace/
       pack-<digest>/                 group; its zarr.json is the commit record, written last
         columns                      (n, all real columns) float32, the orthonormal columns U side by side: of all bases
-                                   those of the first frequency, then those of the next
+                                   those of the first frequency, then those of the next; their rows mixed (maths/mixing)
         parts                        what else belongs to each basis (`dsvcca.maths.basis.Basis`), end to end, float64
         cross                        instead of columns: the cross blocks of the pairs that are compared
       filling-<name>/                a pack whose columns are being written by many tasks
