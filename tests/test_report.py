@@ -255,6 +255,17 @@ def test_what_has_no_room_is_left_out_and_said(results, tmp_path, monkeypatch):
     assert [one["name"] for one in asked["numbers"]] == ["r2", "r2", "pwcca_x", "pwcca_x", "chance", "chance"]
 
 
+def test_of_a_measure_all_variances_are_on_the_page_or_none(results, tmp_path, monkeypatch):
+    """Wherever the room ends: the page offers every variance of what it offers."""
+    for room in range(500, 9000, 500):
+        monkeypatch.setattr(contents, "ROOM", room)
+        said = said_in(dsvcca.report(results, tmp_path / "r.html"))
+        there = [one["name"] for one in said["numbers"]]
+        assert all(there.count(name) == 2 for name in there)
+        assert set(there).isdisjoint(said["left_out"])
+        assert {*there, *said["left_out"]} >= {"svcca", "pwcca_x", "pwcca_y", "r2", "chance"}
+
+
 def test_what_no_report_can_be_made_of_is_refused(results, tmp_path):
     with pytest.raises(DsvccaError, match=r"results have no measure 'cka': there is 'svcca'"):
         dsvcca.report(results, tmp_path / "r.html", measures=["cka"])

@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 from dsvcca.activations.representations import Representation, look, version_of
 from dsvcca.storage import folders, staging
-from dsvcca.storage.records import PackRecord, is_held, read_record
+from dsvcca.storage.records import PackRecord, is_held, read_attributes, read_record
+from dsvcca.workspace.packs import FORMAT
 
 OLD = 24 * 3600
 """Seconds after which what another machine left uncommitted is taken for forgotten."""
@@ -46,7 +47,10 @@ def unused_in_workspace(root: Path, sources: Collection[str]) -> Iterator[Left]:
     """
     for name in folders.names(root):
         if name.startswith("pack-") and not is_held(root / name):
-            record = read_record(root / name, PackRecord)
+            about = read_attributes(root / name)
+            if about is not None and about.get("format") != FORMAT:  # of another version, which may use it
+                continue
+            record = read_record(root / name, PackRecord, about=about)
             if record is None:
                 yield _left(root / name, "was never committed")
             elif all(one.get("source") not in (None, *sources) for one in record["bases"]):

@@ -43,13 +43,6 @@ def axes_for(axes: Axes | None, width: float, height: float) -> Axes:
     return new_figure(width, height).subplots() if axes is None else axes
 
 
-def figure_of(axes: Axes) -> Figure:
-    """Return the whole figure that axes stand in."""
-    found = axes.get_figure(root=True)
-    assert found is not None
-    return found
-
-
 def text_colour() -> str:
     """Return the colour of words, as the style has it: what is to be seen on its background."""
     from matplotlib import rcParams

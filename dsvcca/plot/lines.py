@@ -11,7 +11,7 @@ import xarray as xr
 
 from dsvcca.errors import DsvccaError
 from dsvcca.maths.arrays import NumpyArray
-from dsvcca.plot.figures import axes_for, legend_beside, styles, text_colour
+from dsvcca.plot.figures import axes_for, legend_beside, styles
 from dsvcca.plot.shown import AGAIN, label_along, mean_and_error, networks_along, of_one_share, with_chance
 
 if TYPE_CHECKING:
@@ -97,7 +97,6 @@ def over_training(
     said = f"mean of {networks} networks, bands: one standard error" if networks > 1 else "one network"
     known = any(np.isfinite(line.chance).any() for line in found)
     axes.set_title(f"{said}; {'dotted: chance' if known else 'what chance gives is not known'}", fontsize=9)
-    axes.title.set_color(text_colour())
     legend_beside(axes)
     return axes
 

@@ -77,7 +77,6 @@ def clusters(
         no_labels=True,
         color_threshold=between,
         above_threshold_color=text_colour(),
-        link_color_func=None,
     )
     for line, colour in zip(tree.collections, [*COLOURS] * len(tree.collections), strict=False):
         if len(tree.collections) > 1 and line is not tree.collections[-1]:

@@ -147,7 +147,7 @@ def _label(results: xr.Dataset, name: str) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) and value == int(value) and abs(value) < 1e15 else str(value)
+    return f"{value:g}" if isinstance(value, float) and value.is_integer() and abs(value) < 1e15 else str(value)
 
 
 def _text(value: Any) -> str:
@@ -190,22 +190,21 @@ def _add_numbers(
     ranks: Sequence[Sequence[Any]],
     found: Contents,
 ) -> None:
-    """Add measures until the page is full, or all that were asked for by name."""
+    """Add measures until the page is full, or all that were asked for by name; of each all variances, or none."""
     views = results[VIEW].values
     numbers: list[dict[str, Any]] = found.said["numbers"]
     for name in chosen:
+        texts, entries = len(found.texts), len(numbers)
         for place in _places(results, name):
             values = results[name].isel(place).values.astype(np.float64)
             one: dict[str, Any] = {"name": name, **place}
             one |= {"kind": MEASURES[name].kind, "definition": results[name].attrs.get("definition", "")}
             one["independent"] = MEASURES[name].independent
             _add_one(values, one, views, ranks[place.get("variance", 0) if len(ranks) > 1 else 0], same, exactly, found)
-            if by_default and found.size > ROOM and len(numbers) > 0 and "text" in one.get("packed", {}):
-                found.texts.pop()
-                found.said["left_out"].append(name)
-                break
             numbers.append(one)
-    found.said["left_out"] = list(dict.fromkeys(found.said["left_out"]))
+        if by_default and entries and found.size > ROOM and len(found.texts) > texts:
+            del found.texts[texts:], numbers[entries:]
+            found.said["left_out"].append(name)
 
 
 def _add_one(
