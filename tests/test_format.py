@@ -259,7 +259,8 @@ def in_order(names):
 
 
 def content_of(folder):
-    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
+    below = [path.relative_to(folder) for path in folder.rglob("*") if not path.is_dir()]
+    names = sorted(path.as_posix() for path in below if not any(part.startswith(".") for part in path.parts))
     found = hashlib.sha256()
     for name in names:
         content = (folder / name).read_bytes()

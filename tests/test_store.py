@@ -306,6 +306,22 @@ def test_verify_finds_missing_flipped_swapped_and_damaged(tmp_path):
         assert word in problem
 
 
+def test_hidden_files_that_desktops_leave_are_no_damage(tmp_path):
+    """A file manager leaves .DS_Store in every folder that is looked at: what was written is what it was."""
+    store = dsvcca.create_store(tmp_path / "s.zarr", datapoints=300)
+    theirs = zarr.create_array(tmp_path / "theirs.zarr", shape=(300, 8), chunks=(100, 8), dtype="f4")
+    theirs[:] = 1.0
+    store.write(np.random.default_rng(0).standard_normal((300, 8)), layer="fc")
+    before = [dsvcca.open_store(path).representations[0].fingerprint for path in (store.path, tmp_path / "theirs.zarr")]
+    for folder in [path for path in tmp_path.rglob("*") if path.is_dir()]:
+        (folder / ".DS_Store").write_bytes(b"what a desktop knows of this folder")
+        (folder / ".Trashes").mkdir()
+        (folder / ".Trashes" / "thrown away").write_bytes(b"by somebody")
+    found = [dsvcca.open_store(path) for path in (store.path, tmp_path / "theirs.zarr")]
+    assert all(each.verify().empty for each in found)
+    assert [each.representations[0].fingerprint for each in found] == before
+
+
 def test_reading_damage_is_an_error_that_names_it(store, x):
     store.write(x, layer="fc")
     chunk = Path(store.representations[0].array, "c.0.0")

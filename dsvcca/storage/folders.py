@@ -230,7 +230,7 @@ def subfolders(folder: Path) -> list[str]:
 def listing(folder: Path) -> list[tuple[str, int, str]]:
     """Return of all files their name below the folder, size, and what tells versions apart: times, or a tag.
 
-    Links are followed.
+    Links are followed. Hidden files are left out, what desktops leave where somebody looks, but for those of Zarr v2.
     """
     found: list[tuple[str, int, str]] = []
     if is_remote(folder):
@@ -238,8 +238,9 @@ def listing(folder: Path) -> list[tuple[str, int, str]]:
         start = len(remote.path.rstrip("/")) + 1
         with _asked(folder):
             there = remote.fs.find(remote.path, detail=True)
-        for name, about in there.items():
-            found.append((name[start:], int(about["size"]), str(about.get("ETag") or about.get("LastModified"))))
+        for path, about in there.items():
+            if not any(map(_is_hidden, (name := path[start:]).split("/"))):
+                found.append((name, int(about["size"]), str(about.get("ETag") or about.get("LastModified"))))
         return sorted(found)
     waiting, seen = [""] if exists(folder) else [], set()
     with _asked(folder):
@@ -251,12 +252,19 @@ def listing(folder: Path) -> list[tuple[str, int, str]]:
             seen.add((status.st_dev, status.st_ino))
             with os.scandir(folder / below) as entries:
                 for entry in entries:
+                    if _is_hidden(entry.name):
+                        continue
                     name = os.path.join(below, entry.name)
                     if entry.is_dir():
                         waiting.append(name)
                     else:
                         found.append((name, *_state(entry)))
     return sorted(found)
+
+
+def _is_hidden(name: str) -> bool:
+    """Return whether no array has a file or folder of that name."""
+    return name.startswith(".") and name not in (".zarray", ".zattrs", ".zgroup", ".zmetadata")
 
 
 def _state(entry: os.DirEntry[str]) -> tuple[int, str]:
