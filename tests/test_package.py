@@ -37,7 +37,7 @@ def test_wheel_and_sdist_hold_all_that_is_needed_and_could_be_uploaded(built):
     ours = {path.relative_to(ROOT).as_posix() for path in (ROOT / "dsvcca").rglob("*") if path.is_file()}
     ours = {name for name in ours if "__pycache__" not in name}
     assert {name for name in inside if name.startswith("dsvcca/")} == ours
-    assert {"dsvcca/py.typed", "dsvcca/reports/page/page.html", "dsvcca/reports/page/maps.js"} <= ours
+    assert {"dsvcca/py.typed", "dsvcca/reports/static/page.html", "dsvcca/reports/static/maps.js"} <= ours
     with tarfile.open(sdist) as archive:
         packed = {name.partition("/")[2] for name in archive.getnames()}
     assert {

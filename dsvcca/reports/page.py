@@ -89,7 +89,7 @@ def page_of(contents: Contents) -> str:
     from bokeh.palettes import Viridis256
     from bokeh.resources import Resources
 
-    own = files_of(__package__).joinpath("page")
+    own = files_of(__package__).joinpath("static")
     environment = jinja2.Environment(loader=jinja2.FunctionLoader(lambda name: own.joinpath(name).read_text("utf-8")))
     environment.autoescape = True
     script, places = components(figures(), wrap_script=False)
