@@ -10,14 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache, lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.polynomial import legendre
-from scipy.interpolate import CubicSpline, PchipInterpolator
-from scipy.optimize import minimize_scalar
 from scipy.special import airy, chdtrc
 
 from dsvcca.maths.arrays import NumpyArray
+
+if TYPE_CHECKING:  # with optimize, a tenth of the time that this package takes to import
+    from scipy.interpolate import CubicSpline, PchipInterpolator
 
 Numbers = NumpyArray | float
 
@@ -80,6 +82,8 @@ def largest_eigenvalue_by_chance(ranks: Sequence[int] | NumpyArray, m: float) ->
     >>> round(largest_eigenvalue_by_chance([50, 50, 50], 1000), 4)
     1.6664
     """
+    from scipy.optimize import minimize_scalar
+
     g = np.asarray(ranks, np.float64) / m
     # At Cauchy transform 1 / u the inverse is this convex function of u, whose minimum is the edge.
     cosine, squared_sine = 1 - 2 * g, 4 * g * (1 - g)
@@ -190,6 +194,8 @@ def tracy_widom(x: Numbers, beta: int = 1) -> NumpyArray:
 @cache
 def _tracy_widom(beta: int) -> tuple[NumpyArray, CubicSpline]:
     """Return points, and the logarithm of the tail between them, from a Fredholm determinant (Bornemann 2010)."""
+    from scipy.interpolate import CubicSpline
+
     nodes, weights = legendre.leggauss(48)
     grid = np.concatenate([np.arange(-8, 8, 0.25), np.arange(8, 60.5, 0.5)])
     found = []
@@ -231,6 +237,8 @@ def _log_tail(p: int, q: int, m: int, beta: int) -> PchipInterpolator:
     (beta 2) of integrals of pairs of polynomials (de Bruijn 1955), taken here of orthonormal ones; what lies above the
     limit is integrated on its own, so that small probabilities keep their digits.
     """
+    from scipy.interpolate import PchipInterpolator
+
     a, b = (float(angle) for angle in _angles(np.asarray(p), np.asarray(q), np.asarray(m)))
     low, high = max(0.0, b - a - 4.5 / m**0.5), min(np.pi / 2, a + b + 12 / m**0.5)
     ends = np.linspace(low, high, PANELS + 1)

@@ -8,8 +8,6 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import xarray as xr
-from scipy.cluster import hierarchy
-from scipy.spatial.distance import squareform
 
 from dsvcca.errors import DsvccaError
 from dsvcca.maths.arrays import NumpyArray
@@ -82,6 +80,9 @@ def clusters(
     DsvccaError
         If a pair has no number, a network lacks a layer, or there are too few networks.
     """
+    from scipy.cluster import hierarchy  # a tenth of the time that this package takes to import
+    from scipy.spatial.distance import squareform
+
     if method not in METHODS:
         raise DsvccaError(
             f"method={method!r} needs more than distances, or is unknown: use one of {', '.join(METHODS)}"
