@@ -72,8 +72,83 @@ def test_lines_to_the_end_are_means_over_networks(results, frame):
     found = plot.training_lines(results)
     expected = same[same.x_layer == "first"].groupby("x_step").svcca.sem()
     np.testing.assert_allclose(found[0].errors, expected, rtol=1e-9)  # of independent networks the usual error
-    assert found[0].networks == 3
-    assert "3 networks" in axes.get_title()
+    assert found[0].networks.tolist() == [3, 3, 3]
+    assert "mean of 3 networks" in axes.get_title()
+
+
+@pytest.fixture(scope="module")
+def uneven(tmp_path_factory):
+    """Three networks of one model, the second of which never came to step 20, and one of another, without a width."""
+    store = dsvcca.create_store(tmp_path_factory.mktemp("plots") / "uneven.zarr", datapoints=N)
+    rng = np.random.default_rng(0)
+    signal = rng.standard_normal((N, 20))
+    for seed in SEEDS:
+        for step in (0, 10, 20):
+            if (seed, step) != (1, 20):
+                x = signal @ rng.standard_normal((20, 8))
+                store.write(x, layer="fc", model="A", seed=seed, step=step, width=8)
+    for step in (0, 10):
+        maps = signal[:, None, None, :8] + rng.standard_normal((N, 2, 2, 8))
+        store.write(maps, layer="fc", model="B", seed=0, step=step, dims="nhwc")
+    return dsvcca.compare(dsvcca.plan_comparisons(store), tmp_path_factory.mktemp("plots") / "u.zarr")
+
+
+def test_a_network_that_ended_early_is_no_part_of_a_mean_over_ends(uneven):
+    """Its last step is not the end of training of the others, and a 1 of itself with itself not what they show."""
+    ours = dsvcca.select(uneven, x={"model": "A"}, y={"model": "A"})
+    for draw in (plot.over_training, plot.learning_dynamics):
+        with pytest.raises(
+            DsvccaError, match=r"training ends at different steps \(seed 0 at 20, seed 1 at 10, .*select"
+        ):
+            draw(ours)
+    ended = dsvcca.select(ours, x={"seed": [0, 2]}, y={"seed": [0, 2]})
+    assert plot.training_lines(ended)[0].networks.tolist() == [2, 2, 2]
+    seeds = plot.over_training(ours, against="seeds")
+    assert plot.training_lines(ours, against="seeds")[0].networks.tolist() == [3, 3, 2]
+    assert "mean of 2 to 3 networks" in seeds.get_title()
+
+
+def test_labels_that_some_networks_lack_are_one_value(uneven):
+    """A number that is missing is NaN in results, which is not itself: networks without it are alike all the same."""
+    without = dsvcca.select(uneven, x={"width": None}, y={"width": float("nan")})
+    assert dsvcca.to_frame(without).x_model.unique().tolist() == ["B"]
+    assert list(plot.training_lines(without)[0].steps) == [0, 10]
+    said = r"width=8.0 and some without width, .*: select\(results, x=\{'width': 8.0\}, y=\{'width': 8.0\}\)"
+    for draw in (plot.over_training, plot.learning_dynamics):
+        with pytest.raises(DsvccaError, match=said):
+            draw(dsvcca.select(uneven.drop_vars(["x_model", "y_model"]), x={"seed": 0}, y={"seed": 0}))
+
+
+def test_only_views_that_are_drawn_are_named(uneven):
+    ours = dsvcca.select(uneven, x={"model": "B"}, y={"model": "B"})
+    assert len(uneven.view.attrs["flag_meanings"].split()) > 1
+    [first, *_] = plot.learning_dynamics(ours)
+    assert "views" not in first.figure.get_suptitle()
+
+
+def test_steps_that_are_text_are_no_axis(tmp_path):
+    store = dsvcca.create_store(tmp_path / "s.zarr", datapoints=N)
+    for step in ("0000", "1000"):
+        store.write(np.random.default_rng(0).standard_normal((N, 5)), layer="fc", step=step)
+    results = dsvcca.compare(dsvcca.plan_comparisons(store), tmp_path / "r.zarr")
+    for draw in (plot.over_training, plot.learning_dynamics):
+        with pytest.raises(DsvccaError, match="every x needs a number as its step, found .*'0000'"):
+            draw(results)
+
+
+def test_shuffled_datapoints_are_the_chance_that_is_drawn_where_they_were_asked_for(dense, tmp_path):
+    """Of what is not independent a law of chance says too little: see the page on chance."""
+    plan = dsvcca.plan_comparisons(dense, measures=["svcca", "chance", "svcca_shuffled"])
+    results = dsvcca.compare(plan, tmp_path / "r.zarr")
+    axes = plot.over_training(results, against="seeds")
+    frame = dsvcca.to_frame(results)
+    own = frame[(frame.x_layer == frame.y_layer) & (frame.x_step == frame.y_step) & (frame.x_seed != frame.y_seed)]
+    for layer, line in zip(LAYERS, dotted(axes), strict=True):
+        expected = own[own.x_layer == layer].groupby("x_step").svcca_shuffled.mean()
+        np.testing.assert_allclose(line.get_ydata(), expected, rtol=1e-12)
+    assert "dotted: chance, datapoints shuffled" in axes.get_title()
+    bar = plot.learning_dynamics(results)[0].figure.axes[-1]
+    assert "hatched: chance, datapoints shuffled" in bar.get_ylabel()
 
 
 def test_lines_of_other_seeds_leave_out_networks_and_not_pairs(results, frame, dense, tmp_path):

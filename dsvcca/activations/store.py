@@ -105,7 +105,7 @@ class Store:
         Parameters
         ----------
         **labels
-            One value or a list of values for each label.
+            One value or a list of values for each label; None stands for representations without it.
 
         Raises
         ------
@@ -117,13 +117,14 @@ class Store:
             raise DsvccaError(f"the store '{self.path}' holds no representation yet: write some first")
         where = dict(self._where)
         for name, value in labels.items():
-            known = {r.labels[name]: None for r in rows if name in r.labels}
-            if not known:
+            if not any(name in r.labels for r in rows):
                 names = label_order({k for r in rows for k in r.labels})
                 raise DsvccaError(f"no representation has a label {name!r}: {nearest(name, names)}")
             where[name] = values_of(value)
+            have = [r.labels.get(name) for r in rows]
             for wanted in where[name]:
-                if wanted not in known:
+                if wanted not in have:
+                    known = [label for label in have if label is not None]
                     raise DsvccaError(f"no representation has {name}={wanted!r}: {nearest(wanted, known)}")
         narrower = Store(self._root, self.datapoints, where, self._foreign)
         narrower._records = self._records

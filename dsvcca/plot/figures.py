@@ -12,6 +12,7 @@ from dsvcca.maths.arrays import NumpyArray
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.colorbar import Colorbar
     from matplotlib.figure import Figure
 
@@ -87,7 +88,7 @@ def mark_chance(axes: Axes, values: NumpyArray, chance: NumpyArray | None) -> No
         axes.add_patch(Rectangle(cell, 1, 1, fill=False, hatch=CHANCE, edgecolor="w", linewidth=0, gid="chance"))
 
 
-def bar_with_chance(bar: Colorbar, chance: Sequence[NumpyArray | None], measure: str) -> None:
+def bar_with_chance(bar: Colorbar, chance: Sequence[NumpyArray | None], measure: str, what: str = "chance") -> None:
     """Say on a colour bar which part of it chance makes, from the least to the most of what is shown."""
     known = [one[np.isfinite(one)] for one in chance if one is not None]
     if not known or not sum(one.size for one in known):
@@ -98,7 +99,14 @@ def bar_with_chance(bar: Colorbar, chance: Sequence[NumpyArray | None], measure:
     least = 0.004 * np.ptp(bar.ax.get_ylim())  # a line where chance is the same everywhere
     bar.ax.axhspan(low - least, high + least, fill=False, hatch=CHANCE, edgecolor="w", linewidth=1, gid="chance")
     said = f"{low:.2f}" if f"{low:.2f}" == f"{high:.2f}" else f"{low:.2f} to {high:.2f}"
-    bar.set_label(f"{measure}\n(hatched: chance, {said})", fontsize=8)
+    bar.set_label(f"{measure}\n(hatched: {what}, {said})", fontsize=8)
+
+
+def whole_numbers(axis: Axis) -> None:
+    """Let no tick stand between whole numbers."""
+    from matplotlib.ticker import MaxNLocator
+
+    axis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 2.5, 5, 10], integer=True))
 
 
 def legend_beside(axes: Axes) -> None:

@@ -13,7 +13,16 @@ import xarray as xr
 from dsvcca.errors import DsvccaError
 from dsvcca.maths.arrays import NumpyArray
 from dsvcca.plot.figures import bar_with_chance, mark_chance, new_figure, nothing_colour
-from dsvcca.plot.shown import NAMES, name_layers, networks_along, of_one_share, scale_of, with_chance
+from dsvcca.plot.shown import (
+    NAMES,
+    name_layers,
+    networks_along,
+    of_one_share,
+    said_of_chance,
+    scale_of,
+    views_of,
+    with_chance,
+)
 from dsvcca.results.tables import select
 
 MARKS = ("", "a", "b", "c", "d", "e", "f", "g", "h")
@@ -110,7 +119,9 @@ def layers(
                     dark = (value < 0.6 * scale["vmax"]) != scale["cmap"].endswith("_r")
                     panel.text(j, i, text, ha="center", va="center", fontsize=6, color="w" if dark else "k")
     said = ", ".join(f"{view} {mark}".strip() for view, mark in marks.items())
-    bar_with_chance(figure.colorbar(image, ax=list(axes), pad=0.01, fraction=0.05), expected, measure)
+    bar_with_chance(
+        figure.colorbar(image, ax=list(axes), pad=0.01, fraction=0.05), expected, measure, said_of_chance(by_chance)
+    )
     holes = any(np.isnan(one.values).any() for one in found.values())
     rows = "rows: what is named first, columns: second; " if panels else ""
     words = f"{rows}view: {said}" + ("; grey: not compared" if holes else "")
@@ -133,8 +144,7 @@ def layer_means(
                 f"{side} holds {name}={several[0]!r} and {name}={several[1]!r}, and a mean over both says nothing: "
                 f"give one of them in the labels of the panel, {{{name!r}: {several[-1]!r}}}"
             )
-    names = np.asarray(["", *chosen["view"].attrs["flag_meanings"].split()], dtype=object)
-    views = names[chosen["view"].transpose("x", "y").values]
+    views = views_of(chosen)
     networks = [networks_along(chosen, side) for side in "xy"]
     same = np.asarray([[a == b for b in networks[1]] for a in networks[0]])
     there = np.isfinite(values)

@@ -11,8 +11,20 @@ import xarray as xr
 
 from dsvcca.errors import DsvccaError
 from dsvcca.maths.arrays import NumpyArray
-from dsvcca.plot.figures import axes_for, legend_beside, styles
-from dsvcca.plot.shown import AGAIN, label_along, mean_and_error, networks_along, of_one_share, with_chance
+from dsvcca.plot.figures import axes_for, legend_beside, styles, whole_numbers
+from dsvcca.plot.shown import (
+    check_one_value,
+    label_along,
+    last_step,
+    mean_and_error,
+    networks_along,
+    of_one_share,
+    said_of_chance,
+    seeds_along,
+    steps_along,
+    with_chance,
+)
+from dsvcca.results.tables import label_values
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,8 +44,8 @@ class Line:
         Over networks, or pairs of them; the error is NaN of a single one.
     chance : (steps,) float64
         Mean of what independent data would show; NaN where that is not known.
-    networks : int
-        How many there are.
+    networks : (steps,) int64
+        How many the mean is over.
     """
 
     name: str
@@ -41,7 +53,7 @@ class Line:
     means: NumpyArray
     errors: NumpyArray
     chance: NumpyArray
-    networks: int
+    networks: NumpyArray
 
 
 def over_training(
@@ -90,13 +102,17 @@ def over_training(
         if np.isfinite(line.chance).any():
             axes.plot(line.steps, line.chance, ":", color=style["color"], linewidth=1, gid="chance")
     axes.set_xlabel("step")
+    if all(np.equal(np.mod(line.steps, 1), 0).all() for line in found):
+        whole_numbers(axes.xaxis)
     axes.set_ylim(min(0.0, axes.get_ylim()[0]), max(1.0, axes.get_ylim()[1]))
     what = "at the end of training" if _against(results, against) == "end" else "in other seeds"
     axes.set_ylabel(f"{measure} with itself {what}")
-    networks = max(line.networks for line in found)
-    said = f"mean of {networks} networks, bands: one standard error" if networks > 1 else "one network"
+    least, most = (int(of([of(line.networks) for line in found])) for of in (min, max))
+    count = f"{most}" if least == most else f"{least} to {most}"
+    said = f"mean of {count} networks, bands: one standard error" if most > 1 else "one network"
     known = any(np.isfinite(line.chance).any() for line in found)
-    axes.set_title(f"{said}; {'dotted: chance' if known else 'what chance gives is not known'}", fontsize=9)
+    by_chance = f"dotted: {said_of_chance(with_chance(results, measure)[1])}"
+    axes.set_title(f"{said}; {by_chance if known else 'what chance gives is not known'}", fontsize=9)
     legend_beside(axes)
     return axes
 
@@ -108,10 +124,13 @@ def training_lines(results: xr.Dataset, *, measure: str = "svcca", against: str 
     numbers = of_one_share(results, measure)[0].transpose("x", "y").values
     by_chance = None if chance is None else of_one_share(results, chance)[0].transpose("x", "y").values
     layers = [label_along(results, side, "layer") for side in "xy"]
-    steps = [label_along(results, side, "step").astype(np.float64) for side in "xy"]
+    steps = [steps_along(results, side) for side in "xy"]
     networks = [networks_along(results, side) for side in "xy"]
     check_one_kind(results)
-    pairs = _with_end(layers, steps, networks) if against == "end" else _with_others(layers, steps, networks)
+    if against == "end":
+        pairs = _with_end(layers, steps, networks, seeds_along(results, "y"))
+    else:
+        pairs = _with_others(layers, steps, networks)
     found: dict[Any, dict[float, list[tuple[int, int]]]] = defaultdict(lambda: defaultdict(list))
     for i, j in pairs:
         if np.isfinite(numbers[i, j]):
@@ -126,10 +145,11 @@ def training_lines(results: xr.Dataset, *, measure: str = "svcca", against: str 
             i, j = np.asarray(at[step]).T
             whose = [{networks[0][a], networks[1][b]} for a, b in at[step]]
             expected = np.nan if by_chance is None else float(by_chance[i, j].mean())
-            rows.append((step, *mean_and_error(numbers[i, j], [tuple(one) for one in whose]), expected))
+            count = len(set().union(*whose))
+            rows.append((step, *mean_and_error(numbers[i, j], [tuple(one) for one in whose]), expected, count))
         columns = np.asarray(rows, dtype=np.float64).T
-        several = {one for own in at.values() for a, b in own for one in (networks[0][a], networks[1][b])}
-        lines.append(Line(str(layer), columns[0], columns[1], columns[2], columns[3], len(several)))
+        values, errors, chances = columns[1:4]
+        lines.append(Line(str(layer), columns[0], values, errors, chances, columns[4].astype(np.int64)))
     return lines
 
 
@@ -149,23 +169,18 @@ def check_one_kind(results: xr.Dataset) -> None:
     """Raise if networks differ in more than their seed: a mean over them says nothing."""
     for side in "xy":
         for coordinate in (str(c) for c in results.coords if str(c).startswith(f"{side}_")):
-            name = coordinate[2:]
-            values = list(dict.fromkeys(results[coordinate].values.tolist()))
-            if name not in (*AGAIN, "seed") and len(values) > 1:
-                raise DsvccaError(
-                    f"these results hold {name}={values[0]!r} and {name}={values[1]!r}, and a mean over both says "
-                    f"nothing: select(results, x={{{name!r}: {values[0]!r}}}, y={{{name!r}: {values[0]!r}}})"
-                )
+            if coordinate[2:] not in ("layer", "step", "seed"):
+                check_one_value(coordinate[2:], label_values(results, coordinate))
 
 
-def _with_end(layers: list[NumpyArray], steps: list[NumpyArray], networks: list[list[Any]]) -> list[tuple[int, int]]:
-    """Return (x, y) of every layer with the same layer of the same network at its last step."""
-    last: dict[Any, tuple[float, int]] = {}
-    for j, key in enumerate(zip(networks[1], layers[1].tolist(), strict=True)):
-        if key not in last or steps[1][j] > last[key][0]:
-            last[key] = steps[1][j], j
+def _with_end(
+    layers: list[NumpyArray], steps: list[NumpyArray], networks: list[list[Any]], seeds: list[Any]
+) -> list[tuple[int, int]]:
+    """Return (x, y) of every layer with the same layer of the same network at the end of training."""
+    end = last_step(zip(seeds, steps[1].tolist(), strict=True))
+    at_end = {(networks[1][j], layers[1][j]): j for j in np.flatnonzero(steps[1] == end).tolist()}
     keys = zip(networks[0], layers[0].tolist(), strict=True)
-    return [(i, last[key][1]) for i, key in enumerate(keys) if key in last]
+    return [(i, at_end[key]) for i, key in enumerate(keys) if key in at_end]
 
 
 def _with_others(layers: list[NumpyArray], steps: list[NumpyArray], networks: list[list[Any]]) -> list[tuple[int, int]]:

@@ -11,6 +11,8 @@ import xarray as xr
 from dsvcca.errors import DsvccaError, nearest
 from dsvcca.maths.arrays import NumpyArray
 from dsvcca.maths.measures import MEASURES
+from dsvcca.results.dataset import VIEW
+from dsvcca.results.tables import label_values
 
 VARIANCE = 0.99
 """Where results hold several shares of variance, the one nearest to this is shown."""
@@ -22,6 +24,9 @@ ACROSS = 4
 
 NAMES = 30
 """Layer names along an axis, at most: where there are more layers, every second, third, ... is named."""
+
+SHUFFLED = "by_shuffles"
+"""What results are given that hold svcca of shuffled datapoints: it where it is known, else what a law says."""
 
 AGAIN = ("layer", "step", "position")
 """Labels in which representations of one network differ."""
@@ -59,20 +64,81 @@ def of_one_share(results: xr.Dataset, measure: str) -> tuple[xr.DataArray, float
 def with_chance(results: xr.Dataset, measure: str) -> tuple[xr.Dataset, str | None]:
     """Return results, and the name of what independent data would show of a measure; None where that is not known.
 
-    Where it is one number for all pairs, results have it by a name that no measure has.
+    Where it is one number for all pairs, results have it by a name that no measure has; where svcca of shuffled
+    datapoints was asked for as well (`SHUFFLED`): a law of chance counts rows that are not independent.
     """
     independent = MEASURES[measure].independent if measure in MEASURES else None
+    if measure == "svcca" and "svcca_shuffled" in results:
+        shuffled = results["svcca_shuffled"]
+        law = results["chance"] if "chance" in results else xr.full_like(shuffled, np.nan)
+        return results.assign({SHUFFLED: shuffled.where(np.isfinite(shuffled), law)}), SHUFFLED
     if independent is None or isinstance(independent, str):
         return results, independent if independent in results else None
     return results.assign({"by_chance": xr.zeros_like(results[measure]) + independent}), "by_chance"
+
+
+def said_of_chance(name: str | None) -> str:
+    """Return in words what is taken for chance."""
+    return "chance, datapoints shuffled" if name == SHUFFLED else "chance"
 
 
 def networks_along(results: xr.Dataset, side: str) -> list[tuple[Any, ...]]:
     """Return what tells the network of each representation apart: all its labels but layer, step and position."""
     others = {f"{side}_{name}" for name in AGAIN}
     names = [str(c) for c in results.coords if str(c).startswith(f"{side}_") and str(c) not in others]
-    columns = [[None if value != value else value for value in results[name].values.tolist()] for name in sorted(names)]
+    columns = [label_values(results, name) for name in sorted(names)]
     return list(zip(*columns, strict=True)) if columns else [() for _ in range(results.sizes[side])]
+
+
+def check_one_value(name: str, values: Iterable[Any]) -> None:
+    """Raise if networks differ in a label: a mean over them says nothing."""
+    several = list(dict.fromkeys(values))
+    if len(several) > 1:
+        said = " and ".join(f"{name}={one!r}" if one is not None else f"some without {name}" for one in several[:2])
+        chosen = {name: several[0]}
+        raise DsvccaError(
+            f"these results hold {said}, and a mean over both says nothing: select(results, x={chosen}, y={chosen})"
+        )
+
+
+def steps_along(results: xr.Dataset, side: str) -> NumpyArray:
+    """Return the step of every representation of a side, float64.
+
+    Raises
+    ------
+    DsvccaError
+        If one has none, or its step is no number.
+    """
+    steps = label_along(results, side, "step")
+    if steps.dtype.kind not in "iuf" or not steps.size or not np.isfinite(steps).all():
+        raise DsvccaError(
+            f"every {side} needs a number as its step, found {steps[:8].tolist()}: select() those that have one"
+        )
+    return steps.astype(np.float64)
+
+
+def seeds_along(results: xr.Dataset, side: str) -> list[Any]:
+    """Return the seed of every representation of a side, None of those without."""
+    name = f"{side}_seed"
+    return label_values(results, name) if name in results.coords else [None] * results.sizes[side]
+
+
+def last_step(steps: Iterable[tuple[Any, float]]) -> float:
+    """Return the step at which the networks of every seed end, of seeds and steps."""
+    ends: dict[Any, float] = {}
+    for seed, step in steps:
+        ends[seed] = max(ends.get(seed, step), step)
+    if len(set(ends.values())) > 1:
+        found = ", ".join(f"seed {seed} at {step:g}" for seed, step in ends.items())
+        raise DsvccaError(f"training ends at different steps ({found}): select() seeds that end at the same step")
+    return next(iter(ends.values()))
+
+
+def views_of(results: xr.Dataset) -> NumpyArray:
+    """Return how every pair was looked at, (x, y) object; "" where it was not compared."""
+    names = np.asarray(["", *results[VIEW].attrs["flag_meanings"].split()], dtype=object)
+    found: NumpyArray = names[results[VIEW].transpose("x", "y").values]
+    return found
 
 
 def label_along(results: xr.Dataset, side: str, name: str) -> NumpyArray:

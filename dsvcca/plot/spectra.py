@@ -19,6 +19,7 @@ from dsvcca.plot.figures import (
     new_figure,
     nothing_colour,
     styles,
+    whole_numbers,
 )
 from dsvcca.plot.shown import ACROSS, label_along, of_one_share
 from dsvcca.results.dataset import BY_FREQUENCY, CORRELATIONS
@@ -105,6 +106,7 @@ def spectra(
             axes.plot(place[[0, -1]], [one.edge, one.edge], ":", color=style["color"], gid="chance")
     axes.set_ylim(0, 1.03)
     axes.set_xlabel("direction")
+    whole_numbers(axes.xaxis)
     axes.set_ylabel("canonical correlation")
     edges = [one.edge for one in found if np.isfinite(one.edge)]
     axes.set_title("dotted: the largest that chance gives" if edges else "what chance gives is not known", fontsize=9)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +13,21 @@ from dsvcca.activations.labels import describe
 from dsvcca.errors import DsvccaError, nearest
 from dsvcca.maths.arrays import NumpyArray
 from dsvcca.plot.figures import bar_with_chance, mark_chance, new_figure
-from dsvcca.plot.shown import ACROSS, NAMES, name_layers, of_one_share, scale_of, with_chance
+from dsvcca.plot.shown import (
+    ACROSS,
+    NAMES,
+    check_one_value,
+    last_step,
+    name_layers,
+    of_one_share,
+    said_of_chance,
+    scale_of,
+    seeds_along,
+    steps_along,
+    views_of,
+    with_chance,
+)
+from dsvcca.results.tables import label_values
 
 SHARES = (0.0, 0.35, 0.75, 1.0)
 """Shares of training that are shown unless steps are given."""
@@ -41,6 +54,8 @@ class Dynamics:
         How many networks the mean is over.
     variance : float or None
         The share of variance that was chosen; None where results hold only one.
+    views : tuple of str
+        How layers were looked at.
     """
 
     values: NumpyArray
@@ -50,6 +65,7 @@ class Dynamics:
     y_layers: tuple[str, ...]
     networks: int
     variance: float | None
+    views: tuple[str, ...]
 
 
 def learning_dynamics(
@@ -110,10 +126,11 @@ def learning_dynamics(
     figure.supxlabel(
         "layer at the end of training (in the order of the store, the first at the left and at the bottom)", fontsize=9
     )
-    bar_with_chance(figure.colorbar(image, ax=panels, pad=0.01, fraction=0.05), [expected], measure)
-    views = results.attrs.get("views", [])
-    mixed = f"\nlooked at in different views, whose numbers are different things: {', '.join(views)}"
-    figure.suptitle(_title(found, measure) + (mixed if len(views) > 1 else ""), fontsize=11)
+    bar_with_chance(
+        figure.colorbar(image, ax=panels, pad=0.01, fraction=0.05), [expected], measure, said_of_chance(chance)
+    )
+    mixed = f"\nlooked at in different views, whose numbers are different things: {', '.join(found.views)}"
+    figure.suptitle(_title(found, measure) + (mixed if len(found.views) > 1 else ""), fontsize=11)
     return panels.ravel()[: len(found.steps)]
 
 
@@ -123,7 +140,7 @@ def dynamics(results: xr.Dataset, *, measure: str = "svcca", steps: Sequence[flo
     numbers = numbers.transpose("x", "y")
     rows, columns = _places(results, "x"), _places(results, "y")
     seeds, x_layers, y_layers = _values(rows, 0), _values(rows, 2), _values(columns, 2)
-    known, last = sorted(_values(rows, 1)), _last_step(columns)
+    known, last = sorted(_values(rows, 1)), last_step((seed, step) for seed, step, _ in columns)
     chosen = tuple(_nearest_steps(known, last) if steps is None else steps)
     if not chosen:
         raise DsvccaError("steps is empty: give some, or leave it out")
@@ -137,7 +154,9 @@ def dynamics(results: xr.Dataset, *, measure: str = "svcca", steps: Sequence[flo
         ]
         for step in chosen
     ]
-    return Dynamics(np.mean(values, axis=1), chosen, last, x_layers, y_layers, len(seeds), variance)
+    own = [[places[key] for key in places if key[1] in ends] for places, ends in ((rows, chosen), (columns, (last,)))]
+    views = tuple(np.unique(views_of(results)[np.ix_(*own)]).tolist())
+    return Dynamics(np.mean(values, axis=1), chosen, last, x_layers, y_layers, len(seeds), variance, views)
 
 
 def _block(
@@ -163,37 +182,19 @@ def _block(
 
 def _places(results: xr.Dataset, side: str) -> dict[Key, int]:
     """Return where each (seed, step, layer) lies on x or on y, in the order of the results."""
-    labels = {str(c)[2:]: results[c].values.tolist() for c in results.coords if str(c).startswith(f"{side}_")}
-    for name in ("step", "layer"):
-        if name not in labels:
-            raise DsvccaError(f"results have no label {name!r}, only {', '.join(labels)}: write with layer= and step=")
-    steps = labels["step"]
-    if not steps or not all(isinstance(step, (int, float)) and math.isfinite(step) for step in steps):
-        raise DsvccaError(f"every {side} needs a number as its step, found {steps[:8]}: select() those that have one")
+    labels = {str(c)[2:]: label_values(results, str(c)) for c in results.coords if str(c).startswith(f"{side}_")}
+    if "layer" not in labels:
+        raise DsvccaError(f"results have no label 'layer', only {', '.join(labels)}: write with layer=")
+    steps_along(results, side)
     for name in labels.keys() - {"seed", "step", "layer"}:
-        if len(several := list(dict.fromkeys(labels[name]))) > 1:
-            raise DsvccaError(
-                f"these results hold {name}={several[0]!r} and {name}={several[1]!r}, and a mean over both says "
-                f"nothing: select(results, x={{{name!r}: {several[0]!r}}}, y={{{name!r}: {several[0]!r}}})"
-            )
-    seeds = labels.get("seed", [None] * len(steps))
-    return {key: place for place, key in enumerate(zip(seeds, steps, labels["layer"], strict=True))}
+        check_one_value(name, labels[name])
+    seeds = seeds_along(results, side)
+    return {key: place for place, key in enumerate(zip(seeds, labels["step"], labels["layer"], strict=True))}
 
 
 def _values(keys: Iterable[Key], part: int) -> tuple[Any, ...]:
     """Return the different seeds (0), steps (1) or layers (2) in order of appearance."""
     return tuple(dict.fromkeys(key[part] for key in keys))
-
-
-def _last_step(keys: Iterable[Key]) -> float:
-    """Return the step at which every seed ends."""
-    ends: dict[Any, float] = {}
-    for seed, step, _ in keys:
-        ends[seed] = max(ends.get(seed, step), step)
-    if len(set(ends.values())) > 1:
-        found = ", ".join(f"seed {seed} at {step}" for seed, step in ends.items())
-        raise DsvccaError(f"training ends at different steps ({found}): select() seeds that end at the same step")
-    return next(iter(ends.values()))
 
 
 def _nearest_steps(there: Sequence[float], last: float) -> list[float]:

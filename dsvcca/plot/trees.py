@@ -10,7 +10,7 @@ import xarray as xr
 from dsvcca.maths.arrays import NumpyArray
 from dsvcca.maths.measures import MEASURES
 from dsvcca.plot.figures import COLOURS, bar_with_chance, new_figure, text_colour
-from dsvcca.plot.shown import name_layers, of_one_share, scale_of, with_chance
+from dsvcca.plot.shown import name_layers, of_one_share, said_of_chance, scale_of, with_chance
 from dsvcca.statistics.clustering import clusters as clusters_of
 from dsvcca.statistics.like_layers import of_like_layers
 
@@ -95,7 +95,7 @@ def clusters(
     tree.set_xlim(0, 10 * len(names))  # as SciPy puts leaves: above their columns
     bar = figure.colorbar(image, ax=[tree, image_axes], pad=0.01, fraction=0.06, aspect=30)
     off = ~np.eye(len(names), dtype=bool)
-    bar_with_chance(bar, [None if expected is None else expected[off]], measure)
+    bar_with_chance(bar, [None if expected is None else expected[off]], measure, said_of_chance(chance))
     for side in ("top", "right", "bottom"):
         tree.spines[side].set_visible(False)
     kind = "distance" if MEASURES[measure].kind == "distance" else f"1 - {measure}"

@@ -27,7 +27,7 @@ def select(
     ----------
     results : xarray.Dataset
     x, y : mapping, optional
-        Label to one value or a list of values, without the ``x_`` and ``y_``.
+        Label to one value or a list of values, without the ``x_`` and ``y_``; None stands for those without it.
 
     Raises
     ------
@@ -51,27 +51,29 @@ def select(
             if coordinate not in results.coords:
                 known = [str(c)[2:] for c in results.coords if str(c).startswith(f"{side}_")]
                 raise DsvccaError(f"results have no label {name!r}: {nearest(name, known)}")
-            have = results[coordinate].values.astype(object)  # compared as Python does: floats and integers exactly
-            values = values_of(value)
+            have = label_values(results, coordinate)  # compared as Python does: floats and integers exactly
+            values = [None if one != one else one for one in values_of(value)]
             for one in values:
-                if not (have == one).any():
-                    raise DsvccaError(f"nothing in these results has {name}={one!r}: {nearest(one, have.tolist())}")
-            keep &= np.any([have == one for one in values], axis=0)
+                if one not in have:
+                    known = [label for label in have if label is not None]
+                    raise DsvccaError(f"nothing in these results has {name}={one!r}: {nearest(one, known)}")
+            keep &= np.asarray([label in values for label in have])
         if not keep.any():
             raise DsvccaError(f"nothing in these results has all of {dict(wanted)}: leave some of the labels out")
         chosen[side] = np.flatnonzero(keep)
     return results.isel(chosen)
 
 
+def label_values(results: xr.Dataset, coordinate: str) -> list[Any]:
+    """Return a label of every representation of one side, None where it is missing."""
+    return [None if value != value or value == "" else value for value in results[coordinate].values.tolist()]
+
+
 def labels_of(results: xr.Dataset, side: str = "x") -> list[Labels]:
     """Return the labels of every representation of one side; a missing one is left out."""
     names = [str(c) for c in results.coords if str(c).startswith(f"{side}_")]
-    columns = [results[name].values.tolist() for name in names]
-    rows = zip(*columns, strict=True)
-    return [
-        {name[2:]: value for name, value in zip(names, row, strict=True) if value == value and value != ""}
-        for row in rows
-    ]
+    rows = zip(*(label_values(results, name) for name in names), strict=True)
+    return [{name[2:]: value for name, value in zip(names, row, strict=True) if value is not None} for row in rows]
 
 
 def check_results(results: Any) -> None:

@@ -20,6 +20,7 @@ from dsvcca.maths.arrays import NumpyArray
 from dsvcca.maths.measures import MEASURES, exchanged_name
 from dsvcca.progress import waiting
 from dsvcca.results.dataset import VIEW
+from dsvcca.results.tables import label_values
 
 SYMMETRIC = tuple(name for name in MEASURES if exchanged_name(name) == name)
 """Measures that do not change where x and y are exchanged."""
@@ -130,7 +131,7 @@ def numbers_of(results: xr.Dataset, measure: str, variance: float | None, *, sid
         do = nearest(measure, there) if there else "they hold none that says how alike two representations are"
         raise DsvccaError(f"results have no measure {measure!r}: {do}")
     names = label_order(str(c)[2:] for c in results.coords if str(c).startswith("x_"))
-    sides = [{name: _label(results, f"{side}_{name}") for name in names} for side in "xy"]
+    sides = [{name: label_values(results, f"{side}_{name}") for name in names} for side in "xy"]
     rows, columns = ({key: i for i, key in enumerate(zip(*side.values(), strict=True))} for side in sides)
     if len(rows) < results.sizes["x"] or len(columns) < results.sizes["y"]:
         raise DsvccaError("several representations of these results carry the same labels: they cannot be told apart")
@@ -236,11 +237,6 @@ def described(names: Sequence[str], values: Sequence[Any]) -> str:
 
 def _network(names: Sequence[str], key: Sequence[Any]) -> str:
     return described(names, key) or "one network"
-
-
-def _label(results: xr.Dataset, coordinate: str) -> list[Any]:
-    """Return a label of every representation, None where it is missing."""
-    return [None if value != value or value == "" else value for value in results[coordinate].values.tolist()]
 
 
 def _of_variance(results: xr.Dataset, measure: str, variance: float | None) -> xr.DataArray:
