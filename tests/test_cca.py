@@ -7,7 +7,7 @@ import pytest
 import scipy.linalg
 from sklearn.datasets import load_linnerud
 
-from dsvcca import DsvccaError, DsvccaWarning, cca
+from dsvcca import DsvccaError, DsvccaWarning, cca, measure, svcca
 from dsvcca.maths.correlations import correlations_of
 from tests import reference
 
@@ -572,3 +572,23 @@ def test_a_constant_whose_square_is_infinite_is_constant():
     x = np.full((64, 2), 2.0**660)
     with pytest.raises(DsvccaError, match="every neuron is constant"):
         cca(x, np.random.default_rng(0).standard_normal((64, 2)))
+
+
+def test_arrays_that_are_turned_or_elsewhere_are_told_what_to_do():
+    rng = np.random.default_rng(34)
+    x, y = rng.standard_normal((16, 400)), rng.standard_normal((20, 400))
+    with pytest.raises(DsvccaError, match="if datapoints are the other axis of 400, give x.T and y.T"):
+        svcca(x, y)
+    with pytest.raises(
+        DsvccaError, match=r"x has 1 axes \(16,\): give \(datapoint, neuron\), one neuron as x\[:, None"
+    ):
+        svcca(x[:, 0], x)
+    dask_array = pytest.importorskip("dask.array")
+    with pytest.raises(DsvccaError, match=r"y is a dask array, .* give y.compute\(\), or write it into a store"):
+        svcca(x.T, dask_array.from_array(y.T))
+
+
+def test_pwcca_is_that_of_x_and_that_of_y():
+    rng = np.random.default_rng(35)
+    x, y = rng.standard_normal((400, 5)), rng.standard_normal((400, 7))
+    assert measure(x, y, "pwcca") == measure(x, y, ["pwcca_x", "pwcca_y"])

@@ -15,7 +15,8 @@ import zarr
 from typer.testing import CliRunner
 
 import dsvcca
-from dsvcca.cli import app
+from dsvcca.cli import app, runs, stores
+from dsvcca.cli.plain import as_options, options_of
 from dsvcca.clusters.local import local_client
 from tests.populations import write_population
 
@@ -97,7 +98,7 @@ def test_verify_fails_where_something_is_wrong(tmp_path):
         (("info", "/nowhere"), "error: there is no store at '/nowhere'"),
         (("plan", "STORE", "--where", "layer=zz"), "error: no representation has layer='zz'"),
         (("plan", "STORE", "--where", "layer"), "is not LABEL=VALUE"),
-        (("plan", "STORE", "--pairs", "some"), "error: pairs='some' is unknown"),
+        (("plan", "STORE", "--pairs", "some"), "error: --pairs some is unknown"),
         (("compare", "STORE", "OUT", "--workers", "1", "--scheduler", "tcp://x:1"), "give one of them"),
         (("compare", "STORE", "OUT", "--scheduler", "tcp://127.0.0.1:9"), "no Dask scheduler answers"),
     ],
@@ -110,6 +111,38 @@ def test_errors_have_no_traceback(store, tmp_path, monkeypatch, arguments, messa
     assert said.exit_code == 1
     assert message in said.output
     assert "Traceback" not in said.output
+
+
+@pytest.mark.parametrize(
+    ("said", "spelled"),
+    [
+        ("pass if_exists='skip'", "pass --if-exists skip"),
+        ("plan with memory='0.37 GiB'.", "plan with --memory '0.37 GiB'."),
+        ("another variance, or rank=, that", "another variance, or --rank, that"),
+        ("variance=1.0. Or variance=[0.5, 0.9]:", "--variance 1.0. Or --variance 0.5 --variance 0.9:"),
+        ("measures=['svcca_shuffled', 'cka'] asks", "--measure svcca_shuffled --measure cka asks"),
+        ("layer='view=a', and results.sel(variance=0.9)", "layer='view=a', and results.sel(variance=0.9)"),
+        ("labels='...{step:d}...' and targets={'a': x}", "--labels '...{step:d}...' and targets={'a': x}"),
+        ("my_view=3", "my_view=3"),
+    ],
+)
+def test_what_python_takes_is_spelled_as_options(said, spelled):
+    options = options_of(runs.compare) | options_of(stores.import_)
+    assert as_options(said, options) == spelled
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(store):
+    command = f"{sys.executable} -m dsvcca info '{store.path}' | true; exit ${{PIPESTATUS[0]}}"
+    said = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
+    assert said.stderr == ""
+    assert said.returncode == 128 + signal.SIGPIPE
+
+
+def test_where_bases_cannot_be_kept_another_place_is_asked_for(store, tmp_path):
+    said = call("compare", store.path, tmp_path / "r.zarr", "--workspace", "/sys/dsvcca")
+    assert said.exit_code == 1
+    assert "'/sys/dsvcca' " in said.output
+    assert "or have the bases kept elsewhere, by --workspace" in said.output
 
 
 def test_warnings_are_one_line(tmp_path):

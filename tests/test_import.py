@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import _thread
 import os
 import shutil
 import subprocess
 import sys
+import textwrap
+import threading
+import time
 import tracemalloc
 import zipfile
 from pathlib import Path
@@ -389,6 +393,59 @@ def test_what_thingsvision_saves_is_read_by_the_patterns_of_the_docs(folder, sto
 )
 def test_a_part_at_the_end_of_a_pattern_is_as_short_as_it_may_be(path, pattern, found):
     assert fit(path, pattern) == found
+
+
+def test_numbers_may_have_zeros_before_them_where_the_pattern_says_that_they_are_numbers(folder, store, tmp_path):
+    for step in (0, 50, 1000):
+        np.save(folder / f"step{step:06d}_fc.npy", X + step)
+    dsvcca.import_activations(folder, tmp_path / "text.zarr", labels="step{step}_{layer}")
+    text = dsvcca.open_store(tmp_path / "text.zarr")
+    assert text.index.step.tolist() == ["000000", "000050", "001000"]
+    for pairs in ("over_training", "to_last_step"):
+        with pytest.raises(
+            dsvcca.DsvccaError, match=r"needs steps that are numbers, step='000000', .*\{step:d\}.* reads 0100"
+        ):
+            dsvcca.plan_comparisons(text, pairs)
+    dsvcca.import_activations(folder, store, labels="step{step:d}_{layer}")
+    assert dsvcca.open_store(store).index.step.tolist() == [0, 50, 1000]
+    with pytest.raises(dsvcca.DsvccaError, match=r"layer of 'step000000_fc' is 'fc', no whole number: write \{layer\}"):
+        dsvcca.import_activations(folder, tmp_path / "no.zarr", labels="step{step:d}_{layer:d}")
+
+
+def test_an_interrupted_import_says_how_to_go_on(folder, store):
+    """The same line alone would be refused: what came first is there by then."""
+    for seed in range(300):
+        np.save(folder / f"{seed}.npy", X)
+
+    def interrupt():
+        while not any(store.glob("seed=*")):
+            time.sleep(0.001)
+        _thread.interrupt_main()
+
+    threading.Thread(target=interrupt).start()
+    with pytest.raises(KeyboardInterrupt, match="the same line with if_exists='skip' goes on from there"):
+        dsvcca.import_activations(folder, store, labels="{seed}", layer="fc")
+    assert 0 < len(dsvcca.open_store(store).representations) < 300
+    dsvcca.import_activations(folder, store, labels="{seed}", layer="fc", if_exists="skip")
+    assert len(dsvcca.open_store(store).representations) == 300
+
+
+def test_an_import_for_which_there_is_no_room_says_how_to_go_on(folder, store):
+    np.save(folder / "a.npy", X)
+    np.save(folder / "b.npy", np.ones((N, 50_000), np.float32))
+    code = """
+        import resource, sys
+        from dsvcca.cli import app
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
+        app(["import", *sys.argv[1:]])
+    """
+    said = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code), folder, store], capture_output=True, text=True, timeout=60
+    )
+    assert said.returncode == 1
+    assert "no space left" in said.stderr
+    assert "the same line with --if-exists skip goes on from there" in said.stderr
+    assert [r.labels["layer"] for r in dsvcca.open_store(store).representations] == ["a"]
 
 
 def test_parts_of_layers_with_numbers_in_their_names_stay_with_their_layer(folder, store):

@@ -9,7 +9,7 @@ from typing import Any
 from dsvcca.activations.labels import Label, Labels, checked_labels, describe
 from dsvcca.errors import DsvccaError
 
-PATTERN_FIELD = re.compile(r"\{(\w+)\}")
+PATTERN_FIELD = re.compile(r"\{(\w+)(?::(d))?\}")
 INTEGER = re.compile(r"-?(0|[1-9]\d{0,999})")  # Python takes no number of thousands of digits
 NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?")
 
@@ -67,10 +67,11 @@ def fit(path: str, pattern: str) -> dict[str, str]:
     """Return what stands in a path where the pattern has {names}.
 
     Each takes as little as it may, and the last one the rest; but where that is the part, it takes as little as it may,
-    and the one before it the rest: ``{layer}_{part}`` of conv_1_0 is part 0 of conv_1.
+    and the one before it the rest: ``{layer}_{part}`` of conv_1_0 is part 0 of conv_1. ``{step:d}`` is a whole number,
+    however many zeros stand before it.
     """
     first, *others = PATTERN_FIELD.split(pattern)
-    names, between = others[::2], others[1::2]
+    names, kinds, between = others[::3], others[1::3], others[2::3]
     if len(set(names)) < len(names) or not all(map(str.isidentifier, names)) or not all(between[:-1]):
         raise DsvccaError(
             f"labels={pattern!r} is no pattern: name every label once, with something between them, {{model}}/{{layer}}"
@@ -88,6 +89,13 @@ def fit(path: str, pattern: str) -> dict[str, str]:
         found[name], start = path[start:stop], stop + len(after)
     if not fits or not names:
         raise DsvccaError(f"labels={pattern!r} does not fit the array '{path}': write its path with {{names}} in it")
+    for name, kind in zip(names, kinds, strict=True):
+        if kind == "d":
+            if not re.fullmatch(r"-?\d{1,1000}", found[name], re.ASCII):
+                raise DsvccaError(
+                    f"labels={pattern!r}: {name} of '{path}' is {found[name]!r}, no whole number: write {{{name}}}"
+                )
+            found[name] = str(int(found[name]))
     return found
 
 

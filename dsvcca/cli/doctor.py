@@ -28,6 +28,7 @@ from dsvcca.workspace.contents import check_workspace, workspace_beside
 OPTIONAL = {
     "torch": ("torch",),
     "plot": ("matplotlib",),
+    "report": ("bokeh", "jinja2"),
     "s3": ("s3fs",),
     "import": ("h5py", "safetensors", "pyarrow"),
     "slurm": ("dask_jobqueue", "cryptography"),

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import functools
 import io
+import os
+import re
+import shlex
 import signal
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, get_type_hints
 
 import typer
+from typer.models import OptionInfo
 
 from dsvcca.errors import DsvccaError, DsvccaWarning
 
@@ -25,11 +29,12 @@ KILLED = 128
 
 def plain_errors(command: Callable[P, R]) -> Callable[P, R]:
     """Print what a person can mend without a traceback, and warnings without their source line."""
+    options = options_of(command)
 
     @functools.wraps(command)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
         def show(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
-            print(f"warning: {message}", file=sys.stderr)
+            print(f"warning: {as_options(str(message), options)}", file=sys.stderr)
 
         for stream in (sys.stdout, sys.stderr):  # labels may hold letters that a terminal has not
             if isinstance(stream, io.TextIOWrapper):
@@ -40,18 +45,53 @@ def plain_errors(command: Callable[P, R]) -> Callable[P, R]:
             warnings.showwarning = show
             try:
                 with _asked_to_end(by):
-                    return command(*args, **kwargs)
+                    found = command(*args, **kwargs)
+                sys.stdout.flush()
+                return found
+            except BrokenPipeError:  # who reads has seen enough: dsvcca info STORE | head
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                raise typer.Exit(KILLED + signal.SIGPIPE) from None
             except (DsvccaError, OSError, NotImplementedError) as error:
-                print(f"error: {error}", file=sys.stderr)
+                print(f"error: {as_options(str(error), options)}", file=sys.stderr)
                 raise typer.Exit(1) from None
             except MemoryError:
                 print("error: there is not enough memory: is something far larger than it can be?", file=sys.stderr)
                 raise typer.Exit(1) from None
-            except KeyboardInterrupt:
-                print("stopped: what was finished is kept, the same line goes on from there", file=sys.stderr)
+            except KeyboardInterrupt as stop:
+                how = str(stop) or "what was finished is kept, the same line goes on from there"
+                print(f"stopped: {as_options(how, options)}", file=sys.stderr)
                 raise typer.Exit(KILLED + (by[-1] if by else signal.SIGINT)) from None
 
     return wrapped
+
+
+def options_of(command: Callable[..., Any]) -> dict[str, str]:
+    """Return what the options of a command that take a value are called, by the names of its parameters."""
+    found = {}
+    for name, annotation in get_type_hints(command, include_extras=True).items():
+        for one in getattr(annotation, "__metadata__", ()):
+            if isinstance(one, OptionInfo) and annotation.__origin__ is not bool:
+                said = [text for text in (one.default, *(one.param_decls or ())) if str(text).startswith("--")]
+                found[name] = str(said[0]) if said else f"--{name.replace('_', '-')}"
+    return found
+
+
+def as_options(text: str, options: Mapping[str, str]) -> str:
+    """Return a sentence with what Python functions take as options: parameters have the same names here and there.
+
+    >>> as_options("use view='mean', or give variance=", {"view": "--view", "variance": "--variance"})
+    'use --view mean, or give --variance'
+    """
+    if not options:
+        return text
+
+    def spelled(found: re.Match[str]) -> str:
+        option, value = options[found[1]], found[2]
+        several = re.findall(r"[^\s,'\[\]]+", value) if value.startswith("[") else [value.strip("'")]
+        return " ".join(f"{option} {shlex.quote(one)}" if one else option for one in several)
+
+    names = "|".join(map(re.escape, options))
+    return re.sub(rf"(?<![\w.'{{(])({names})=(\[[^\]]*\]|'[^']*'|\w+(?:\.\w+)*|(?![{{\[]))", spelled, text)
 
 
 def print_rows(rows: Sequence[Sequence[str]]) -> None:

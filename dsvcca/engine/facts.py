@@ -168,7 +168,8 @@ def slower(workers: Sequence[Mapping[str, Any]], found: Mapping[str, Facts]) -> 
     if eager:
         sentences.append(
             f"{whose(eager)}: {TRIM} is {found[eager[0]].environment.get(TRIM, 'not set')}: freed memory is given back "
-            "and asked for again with every chunk; deploy/dask.yaml has what is better"
+            "and asked for again with every chunk; before such a cluster starts, dask.config.set("
+            f"{{'distributed.nanny.pre-spawn-environ.{TRIM}': {WORKER_ENVIRONMENT[TRIM]}}}) is better"
         )
     if none := [w["address"] for w in workers if not w["memory_limit"]]:
         sentences.append(f"{whose(none)}: no limit of memory is set, so no plan can be checked against it")

@@ -7,7 +7,8 @@ datapoints. Then one representation after another is read and written in pieces,
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -122,12 +123,27 @@ def import_activations(
     )
     if valid is not None:
         commit_mask(folders.at(made.path, "store"), valid)
-    with track("import", len(planned)) as advance:
+    with _going_on(if_exists), track("import", len(planned)) as advance:
         for one in planned:
             if describe(one[0].labels) not in kept:
                 _write(made, one, plain, if_exists)
             advance()
     return table
+
+
+@contextmanager
+def _going_on(if_exists: str) -> Iterator[None]:
+    """Let what ends an import say how to go on: by the same line, which must pass over what is there."""
+    how = " with if_exists='skip'" if if_exists == "error" else ""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        error.args = (f"what was finished is kept, the same line{how} goes on from there",)
+        raise
+    except RunError as error:
+        if "the same line goes on" not in str(error):
+            raise
+        raise RunError(str(error).replace("the same line goes on", f"the same line{how} goes on")) from error
 
 
 def _checked_source(source: str | os.PathLike[str]) -> Path:

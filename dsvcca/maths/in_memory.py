@@ -101,9 +101,11 @@ def checked_sides(x: Array, y: Array, *, maps: bool = False) -> tuple[Array, Arr
     """Return two arrays after checking that they can be compared; `maps` have space between rows and channels."""
     x, y = checked_array(x, "x", maps=maps), checked_array(y, "y", maps=maps)
     if x.shape[0] != y.shape[0]:
+        turned = x.ndim == 2 == y.ndim and x.shape[1] == y.shape[1]
         raise DsvccaError(
             f"x has {x.shape[0]} datapoints and y has {y.shape[0]}: "
             "both must hold the same datapoints in the same order"
+            + (f"; if datapoints are the other axis of {x.shape[1]}, give x.T and y.T" if turned else "")
         )
     if type(x) is not type(y) or device(x) != device(y):
         raise DsvccaError(
@@ -141,6 +143,11 @@ def checked_array(array: Array, name: str, *, maps: bool = False) -> Array:
             array = np.asarray(array)
         except ValueError as error:
             raise DsvccaError(f"{name} is not an array ({error}): give (datapoint, neuron)") from error
+    if type(array).__module__.startswith("dask."):
+        raise DsvccaError(
+            f"{name} is a dask array, and this function works in memory: give {name}.compute(), or write it into a "
+            "store (create_store, store.write), from which plans compare what is larger than memory"
+        )
     if isinstance(array, np.ma.MaskedArray):
         raise DsvccaError(f"{name} is a masked array: give the rows of which every number is there")
     if maps and array.ndim < 3:
@@ -150,8 +157,12 @@ def checked_array(array: Array, name: str, *, maps: bool = False) -> Array:
         )
     if not maps and array.ndim != 2:
         raise DsvccaError(
-            f"{name} has {array.ndim} axes {tuple(array.shape)}: give (datapoint, neuron); average maps over space "
-            "first, take every position as a row, or use dft_cca()"
+            f"{name} has {array.ndim} axes {tuple(array.shape)}: give (datapoint, neuron)"
+            + (
+                "; average maps over space first, take every position as a row, or use dft_cca()"
+                if array.ndim > 2
+                else f", one neuron as {name}[:, None]"
+            )
         )
     if 0 in array.shape:
         raise DsvccaError(f"{name} is empty, shape {tuple(array.shape)}: an axis of length 0 holds nothing to compare")

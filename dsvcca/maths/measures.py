@@ -396,15 +396,24 @@ def check_options(measures: Sequence[str], ridges: Sequence[float], shuffles: in
 
 
 def expanded(measures: str | Sequence[str]) -> tuple[str, ...]:
-    """Return the names of measures: one, or several, "all" among them."""
+    """Return the names of measures: one, or several, "all" among them; "pwcca" is that of x and that of y.
+
+    >>> expanded("pwcca")
+    ('pwcca_x', 'pwcca_y')
+    """
     names = (measures,) if isinstance(measures, str) else tuple(measures)
-    found = [one for name in names for one in (ALL if name == "all" else (name,))]
+    found = [one for name in names for one in (ALL if name == "all" else _both_sides(name))]
     for name in found:
         if name not in MEASURES:
             raise DsvccaError(f"measure {name!r} is unknown: {nearest(name, MEASURES)}")
     if not found:
         raise DsvccaError(f"measures is empty: choose from {', '.join(MEASURES)}")
     return tuple(dict.fromkeys(found))
+
+
+def _both_sides(name: str) -> tuple[str, ...]:
+    sides = tuple(f"{name}_{side}" for side in "xy")
+    return sides if name not in MEASURES and set(sides) <= set(MEASURES) else (name,)
 
 
 def sums_of(measures: Sequence[str]) -> tuple[str, ...]:

@@ -122,7 +122,7 @@ def choose_pairs(pairs: Any, labels: Sequence[Labels]) -> Pairs:
         return _listed(pairs, labels)
     if pairs not in RULES:
         raise DsvccaError(
-            f"pairs={pairs!r} is unknown: {nearest(pairs, RULES)} A list of (labels of x, labels of y) will do too"
+            f"pairs={pairs!r} is unknown: {nearest(pairs, RULES)}; a list of (labels of x, labels of y) will do too"
         )
     everyone = tuple(True for _ in labels)
     if pairs == "to_targets":
@@ -132,12 +132,24 @@ def choose_pairs(pairs: Any, labels: Sequence[Labels]) -> Pairs:
     leaving_out = LEAVING_OUT[pairs]
     for one in labels:
         if leaving_out[0] not in one:
-            raise DsvccaError(f"pairs={pairs!r} needs a {leaving_out[0]!r} label, {describe(one)} has none")
+            raise DsvccaError(
+                f"pairs={pairs!r} needs a {leaving_out[0]!r} label, {describe(one)} has none: write it with "
+                f"{leaving_out[0]}=, or, of arrays that others wrote, say where their paths have it, "
+                f"open_store(..., labels='...{{{leaving_out[0]}}}/{{layer}}')"
+            )
     codes: dict[Any, int] = {}
     groups = tuple(
         codes.setdefault(tuple(sorted((k, v) for k, v in one.items() if k not in leaving_out)), len(codes))
         for one in labels
     )
+    name = leaving_out[0]
+    for one in labels if name != "seed" else []:
+        if not isinstance(one[name], (int, float)):
+            raise DsvccaError(
+                f"pairs={pairs!r} needs {name}s that are numbers, {describe(one)} has a {type(one[name]).__name__}: "
+                f"which of them comes last is not known; write them as numbers (labels='...{{{name}:d}}...' reads 0100 "
+                "as 100), or give a list of pairs"
+            )
     if pairs not in ("to_last_step", "to_last_position"):
         if len(codes) == len(labels):
             raise DsvccaError(
@@ -145,13 +157,6 @@ def choose_pairs(pairs: Any, labels: Sequence[Labels]) -> Pairs:
                 "representations with itself alone: select() more of them, or use other pairs"
             )
         return Pairs(pairs, groups, everyone)
-    name = leaving_out[0]
-    for one in labels:
-        if not isinstance(one[name], (int, float)):
-            raise DsvccaError(
-                f"pairs={pairs!r} needs {name}s that are numbers, {describe(one)} has a {type(one[name]).__name__}: "
-                "which of them is the last is not known; write them as numbers, or give a list of pairs"
-            )
     last: dict[int, Any] = {}
     for group, one in zip(groups, labels, strict=True):
         last[group] = max(last.get(group, one[name]), one[name])

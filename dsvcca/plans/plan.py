@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, prod
+from typing import Any
 
 import numpy as np
 from dask.utils import format_bytes
@@ -264,6 +265,9 @@ class Plan(Layout):
 
     def __str__(self) -> str:
         return self.describe()
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        printer.text(self.describe())  # as the last line of a notebook's cell
 
     def __repr__(self) -> str:
         return (

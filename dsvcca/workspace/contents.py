@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from secrets import token_hex
 
-from dsvcca.errors import DsvccaError
+from dsvcca.errors import DsvccaError, RunError
 from dsvcca.storage import chunked, files, folders
 from dsvcca.storage.records import (
     ONLY_ONES,
@@ -73,13 +73,17 @@ def ensure_workspace(workspace: str) -> None:
     """Make the workspace if it is not there; refuse a folder that is something else."""
     check_workspace(workspace)
     root = folders.at(workspace, "workspace")
-    if read_record(root, WorkspaceRecord) is None:
+    if read_record(root, WorkspaceRecord) is not None:
+        return
+    try:
         with files.disk_errors(root):
             files.make_parents(root)
             folders.make(root)
             with folders.held(root, waiting=lambda: None):  # another process may be making it
                 if read_record(root, WorkspaceRecord) is None:
                     write_record(root, {"format": 1, "kind": "workspace", "id": token_hex(16)})  # as no other has
+    except RunError as error:
+        raise RunError(f"{error}, or have the bases kept elsewhere, by workspace=") from error
 
 
 def check_workspace(workspace: str) -> None:
