@@ -124,6 +124,12 @@ def test_a_script_that_starts_again_goes_on(store, vectors):
     assert calls == [N, N]
     assert store.representations[0] == before[0]
     assert steps_of(store) == [0, 10]
+    again = Probe(model, vectors, store, layers=["fc"], steps=[0, 10, 20])
+    with pytest.warns(dsvcca.DsvccaWarning, match="step=0: 1 of 1 layers are in the store already.*give other labels"):
+        again(0)
+    again(10)  # it is said once
+    again(20)
+    assert steps_of(store) == [0, 10, 20]
 
 
 def test_options_of_capture_go_through(store, vectors):

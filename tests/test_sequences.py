@@ -68,7 +68,7 @@ def test_that_chance_counts_datapoints_is_warned_of_where_they_have_several_rows
         store.write(rng.standard_normal((100, 30, 5)), layer="lstm", seed=seed, dims="ntd")
         store.write(rng.standard_normal((100, 5)), layer="dense", seed=seed)
     dense, tokens = store.select(layer="dense"), store.select(layer="lstm")
-    counted = "100 datapoints are counted and not their 3,000 rows"
+    counted = "100 datapoints are counted and not their 3,000 rows, which is a guess"
     named = ["svcca", "p_value", "chance", "svcca_shuffled"]
 
     def compared(store, name, **options):
@@ -77,6 +77,9 @@ def test_that_chance_counts_datapoints_is_warned_of_where_they_have_several_rows
     assert not compared(dense, "dense.zarr", measures=named).attrs["warnings"]
     assert not compared(tokens, "svcca.zarr", measures=["svcca"]).attrs["warnings"]
     assert not compared(tokens, "means.zarr", view="mean").attrs["warnings"]
+    with pytest.warns(DsvccaWarning, match="cka_debiased: NaN where a datapoint has several rows"):
+        assert np.isnan(compared(tokens, "cka.zarr", measures=["cka_debiased"]).cka_debiased).all()
+    assert not compared(dense, "cka_dense.zarr", measures=["cka_debiased"]).attrs["warnings"]
     with pytest.warns(DsvccaWarning, match=rf"chance, p_value: {counted}.*measures=\['svcca_shuffled'\] asks the data"):
         found = compared(tokens, "tokens.zarr", measures=named)
     x, y = (tokens.read(layer="lstm", seed=seed).reshape(3000, 5) for seed in range(2))

@@ -15,7 +15,7 @@ import xarray as xr
 import zarr
 
 import dsvcca
-from dsvcca import DsvccaError
+from dsvcca import DsvccaError, DsvccaWarning
 from dsvcca.activations.pieces import read_pieces
 from dsvcca.activations.representations import version_of
 from dsvcca.storage import chunked
@@ -304,6 +304,19 @@ def test_verify_finds_missing_flipped_swapped_and_damaged(tmp_path):
         ("missing", "checksum does not hold", "not the chunk", "no readable array"), found.problem, strict=True
     ):
         assert word in problem
+
+
+def test_that_some_have_no_ids_is_warned_of(store, x, tmp_path):
+    """Nothing proves then that their rows stand in the order of the others."""
+    ids = np.arange(100)
+    store.write(x, layer="a", datapoints=ids)
+    store.write(x @ np.eye(5), layer="b")
+    said = r"1 of 2 representations were written without datapoint ids \(layer='b'\).*datapoints="
+    with pytest.warns(DsvccaWarning, match=said):
+        found = dsvcca.compare(dsvcca.plan_comparisons(store), tmp_path / "r.zarr")
+    assert found.attrs["datapoint_ids"] == "not known"
+    one = store.select(layer="a")
+    assert not dsvcca.compare(dsvcca.plan_comparisons(one), tmp_path / "one.zarr").attrs["warnings"]
 
 
 def test_hidden_files_that_desktops_leave_are_no_damage(tmp_path):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dsvcca.maths.measures import BY_DATAPOINTS, DOUBT, RESAMPLED
+from dsvcca.maths.measures import BY_DATAPOINTS, DOUBT, MEASURES, RESAMPLED
 from dsvcca.maths.views import TRANSFORMED
 from dsvcca.plans.plan import Plan
 from dsvcca.storage.records import LearnedRecord
@@ -37,6 +37,13 @@ def what_misleads(plan: Plan, learned: Sequence[LearnedRecord]) -> list[str]:
         sentences.append(
             "center='dc': the mean of frequencies other than 0 was not subtracted, so an image common to all "
             "datapoints counts as signal, and unrelated layers need not be near the noise floor"
+        )
+    without = [one for one in plan.representations if one.ids is None]
+    if 0 < len(without) < len(plan.representations):
+        sentences.append(
+            f"{len(without)} of {len(plan.representations)} representations were written without datapoint ids "
+            f"({without[0]}), so that nothing proves that their datapoints come in the order of the others: write them "
+            "with datapoints="
         )
     sentences += _of_rows_that_belong_together(plan)
     for place, rule in enumerate(plan.rules):
@@ -92,8 +99,15 @@ def _of_rows_that_belong_together(plan: Plan) -> list[str]:
     if by_law and 1 < counted < most:
         ask = "; measures=['svcca_shuffled'] asks the data" if not plan.direct and all(map(plan.unit, passes)) else ""
         found.append(
-            f"{', '.join(by_law)}: {counted:,} datapoints are counted and not their {most:,} rows, as if all rows of "
-            f"one were alike; where they are not, chance gives far less, and svcca below it is no less than chance{ask}"
+            f"{', '.join(by_law)}: {counted:,} datapoints are counted and not their {most:,} rows, which is a guess: "
+            "where rows of one datapoint differ, chance gives less, and where places have means of their own (as "
+            f"positions in a transformer), more{ask}"
+        )
+    by_datapoint = [name for name in plan.measures if "row_products" in MEASURES[name].sums]
+    if by_datapoint and (plan.direct or any(plan.unit(one) != 1 or one.space for one in passes)):
+        found.append(
+            f"{', '.join(by_datapoint)}: NaN where a datapoint has several rows, or layers are compared by frequency: "
+            "view='mean' has one row a datapoint"
         )
     resampled = [name for name in plan.measures if name in RESAMPLED]
     if resampled and (plan.direct or not all(map(plan.unit, passes))):

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from operator import index
 from typing import Any
 
 from torch import nn
 
-from dsvcca.activations.labels import Label, checked_labels
+from dsvcca.activations.labels import Label, checked_labels, describe
 from dsvcca.activations.store import Store
-from dsvcca.errors import DsvccaError
+from dsvcca.errors import DsvccaError, DsvccaWarning
 from dsvcca.torch.callbacks import lightning_callback, trainer_callback
 from dsvcca.torch.capture import capture, check_options, checked_layers
 from dsvcca.torch.keeping import Bases, checked_bases
@@ -45,6 +46,12 @@ class Probe:
     DsvccaError
         For steps that are no integers of 0 or more, data that can be gone through once only, and what `capture` would
         refuse without running the model.
+
+    Warns
+    -----
+    DsvccaWarning
+        Once, where the store has what is to be captured from another run: of another training it would be taken for
+        this one.
     """
 
     def __init__(
@@ -76,6 +83,7 @@ class Probe:
         self._model, self._data, self._store = model, data, store
         self._options: dict[str, Any] = {"forward": forward, "mask": mask, "positions": positions, "bases": bases}
         self._options |= labels
+        self._labels, self._captured, self._is_said = labels, set[int](), False
         self._wanted = steps if callable(steps) else _checked_steps(steps).__contains__
 
     def __call__(self, step: int) -> None:
@@ -97,15 +105,26 @@ class Probe:
 
     def capture(self, step: int) -> None:
         """Capture the model at a step, whether it is one of those wanted or not, such as the last one."""
-        capture(
-            self._model,
-            self._data,
-            self._store,
-            layers=self._layers,
-            if_exists="skip",
-            step=_checked_step(step),
-            **self._options,
-        )
+        at = _checked_step(step)
+        self._say_what_is_there(at)
+        capture(self._model, self._data, self._store, layers=self._layers, if_exists="skip", step=at, **self._options)
+        self._captured.add(at)
+
+    def _say_what_is_there(self, step: int) -> None:
+        """Warn once of layers that another run has captured: of another training they would be taken for this one."""
+        if step in self._captured or self._is_said:
+            return
+        labels: dict[str, Any] = {**self._labels, "step": step}
+        there = [one for one in self._layers if self._store.writer(layer=one, if_exists="skip", **labels).skipped]
+        if there:
+            self._is_said = True
+            warnings.warn(
+                f"{describe(labels)}: {len(there)} of {len(self._layers)} layers are in the store already, and stay as "
+                "they are. That is right where the same training goes on, or is done again to the bit; for another one "
+                "give other labels, or another store",
+                DsvccaWarning,
+                stacklevel=4,
+            )
 
     def lightning(self, *, last: bool = True) -> Any:
         """Return a callback for ``lightning.pytorch.Trainer(callbacks=[...])``.
