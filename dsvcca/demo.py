@@ -23,7 +23,7 @@ from dsvcca.activations.pieces import read_pieces
 from dsvcca.activations.store import Store, create_store
 from dsvcca.clusters.local import local_client
 from dsvcca.engine.compare import compare
-from dsvcca.errors import DsvccaError, needing
+from dsvcca.errors import DsvccaError, going_on, needing
 from dsvcca.experiments.images import Images, load_images
 from dsvcca.experiments.layers import CONVNET, MAPS, residual_layers
 from dsvcca.experiments.settings import steps_at
@@ -88,7 +88,8 @@ def run_demo(folder: str | os.PathLike[str], *, seeds: int = 3, workers: int = 2
     DsvccaError
         If something that the demonstration needs is not installed, or something else lies where it writes.
     """
-    _run(Path(folder).expanduser().absolute(), seeds, workers, Setting())
+    with going_on():
+        _run(Path(folder).expanduser().absolute(), seeds, workers, Setting())
 
 
 def settling(results: xr.Dataset, *, measure: str = "svcca") -> pd.DataFrame:

@@ -51,6 +51,16 @@ def errors_of(whose: str) -> Iterator[None]:
         raise
 
 
+@contextmanager
+def going_on(how: str = "the same line") -> Iterator[None]:
+    """Let an interrupt say how to go on with what is left: keeping what was finished."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        error.args = error.args or (f"what was finished is kept, {how} goes on from there",)
+        raise
+
+
 class DsvccaWarning(UserWarning):
     """A number that is right but needs care in reading; the same sentence is kept with the results."""
 

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import textwrap
 import time
 from pathlib import Path
 
@@ -107,6 +108,41 @@ def test_the_command_shows_and_removes(store, tmp_path):
     assert "with --remove, while nothing runs on it, that is removed" in said()
     assert said("--remove").splitlines()[-1].endswith("removed")
     assert said() == f"{store.path}: everything is in use\n"
+
+
+def test_who_is_killed_as_it_removes_leaves_nothing_that_is_not_found_again(store, tmp_path):
+    """A folder that lost its record first would be no version, and nothing that is swept, for good."""
+    for _ in range(3):
+        store.write(activations(90, p=20), layer="a", seed=0, step=0, if_exists="replace")
+    code = """
+        import os, shutil, sys, dsvcca
+        from dsvcca.storage import folders
+        def half(folder, **_):  # what rmtree has done when it is killed
+            for one in sorted(folder.rglob("*.json")):
+                one.unlink()
+            os._exit(9)
+        shutil.rmtree = half
+        dsvcca.open_store(sys.argv[1]).clean(remove=True)
+    """
+    for _ in range(2):
+        done = subprocess.run([sys.executable, "-c", textwrap.dedent(code), store.path], timeout=60, check=False)
+        assert done.returncode == 9
+    again = dsvcca.open_store(store.path)
+    assert again.verify().empty
+    again.clean(remove=True)
+    assert len(again.clean()) == 0
+    assert len(list(Path(store.path).glob("seed=0,step=0,layer=a*"))) == 1
+    assert not (Path(store.path) / staging.STAGING).exists()
+
+
+def test_what_somebody_else_put_beside_bases_stays(store, tmp_path):
+    compared(store, tmp_path / "r.zarr")
+    workspace = Path(f"{store.path}.workspace")
+    (workspace / "pack-notes").mkdir()
+    (workspace / "pack-notes" / "mine.txt").write_text("of these packs")
+    (workspace / "pack-elsewhere").symlink_to(workspace / "pack-notes")
+    assert store.clean(remove=True).empty
+    assert (workspace / "pack-elsewhere" / "mine.txt").exists()
 
 
 def test_arrays_of_others_are_not_cleaned(tmp_path):

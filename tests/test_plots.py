@@ -119,6 +119,73 @@ def test_labels_that_some_networks_lack_are_one_value(uneven):
             draw(dsvcca.select(uneven.drop_vars(["x_model", "y_model"]), x={"seed": 0}, y={"seed": 0}))
 
 
+def test_positions_are_not_mixed(tmp_path):
+    """A mean over positions would be over numbers of which none is that of another."""
+    store = dsvcca.create_store(tmp_path / "s.zarr", datapoints=N)
+    rng = np.random.default_rng(0)
+    signal = rng.standard_normal((N, 3, 6))
+    for seed in (0, 1):
+        for step in (0, 10):
+            store.write(signal + rng.standard_normal((N, 3, 6)), layer="lstm", seed=seed, step=step, dims="ntd")
+    results = dsvcca.compare(dsvcca.plan_comparisons(store, view="each_position"), tmp_path / "r.zarr")
+    with pytest.raises(DsvccaError, match=r"position=0 and position=1, and a mean over both says nothing"):
+        plot.over_training(results)
+    one = dsvcca.select(results, x={"position": 2}, y={"position": 2})
+    assert plot.training_lines(one)[0].means[-1] == pytest.approx(1, abs=1e-6)
+    targets = dsvcca.plan_comparisons(store, "to_targets", view="each_position", targets=signal[:, 0, :1])
+    with pytest.raises(DsvccaError, match=r"position=0 and position=1"):
+        plot.classes(dsvcca.compare(targets, tmp_path / "t.zarr"))
+
+
+def test_a_representation_without_a_step_is_no_end_of_training(tmp_path):
+    store = dsvcca.create_store(tmp_path / "s.zarr", datapoints=N)
+    rng = np.random.default_rng(0)
+    store.write(rng.standard_normal((N, 5)), layer="fc", seed=0)
+    for step in (0, 10):
+        store.write(rng.standard_normal((N, 5)), layer="fc", seed=0, step=step)
+    results = dsvcca.compare(dsvcca.plan_comparisons(store), tmp_path / "r.zarr")
+    with pytest.raises(DsvccaError, match=r"every x needs a number as its step, found \[nan, 0"):
+        plot.over_training(results)
+    with_steps = {"step": [0, 10]}
+    assert plot.training_lines(dsvcca.select(results, x=with_steps, y=with_steps))[0].means[-1] == pytest.approx(1)
+
+
+def test_chance_of_frequencies_is_that_of_the_pairs_on_their_grid(tmp_path):
+    store = dsvcca.create_store(tmp_path / "s.zarr", datapoints=N)
+    rng = np.random.default_rng(0)
+    for seed in (0, 1):
+        store.write(rng.standard_normal((N, 4, 4, 3)), layer="conv", model="small", seed=seed, dims="nhwc")
+        store.write(rng.standard_normal((N, 8, 8, 9)), layer="conv", model="large", seed=seed, dims="nhwc")
+    plan = dsvcca.plan_comparisons(store, view="dft", keep=["frequencies"])
+    results = dsvcca.compare(plan, tmp_path / "r.zarr")
+    found = {name.split(", ")[-1]: chance for name, (_, chance) in plot.frequency_maps(results).items()}
+    frame = dsvcca.to_frame(results)
+    frame = frame[(frame.x_model != frame.y_model) | (frame.x_seed != frame.y_seed)]
+    large = (frame.x_model == "large") & (frame.y_model == "large")
+    assert found["8x8"] == pytest.approx(frame[large].chance.mean())
+    assert found["4x4"] == pytest.approx(frame[~large].chance.mean())
+    assert found["8x8"] != pytest.approx(found["4x4"], rel=0.05)
+
+
+def test_clusters_hatch_what_is_no_more_than_chance_however_sides_are_ordered(tmp_path):
+    store = dsvcca.create_store(tmp_path / "s.zarr", datapoints=N)
+    rng = np.random.default_rng(0)
+    signal = rng.standard_normal((N, 6))
+    for seed in range(4):
+        shared = signal if seed < 2 else rng.standard_normal((N, 6))
+        store.write(shared + 0.1 * rng.standard_normal((N, 6)), layer="fc", seed=seed)
+    results = dsvcca.compare(dsvcca.plan_comparisons(store), tmp_path / "r.zarr")
+    off = ~np.eye(4, dtype=bool)
+    expected = int((results.svcca.values[off] <= results.chance.values[off]).sum())
+    assert expected > 0
+    labels = []
+    for one in (results, results.isel(y=slice(None, None, -1))):
+        axes = plot.clusters(one)
+        assert len([p for p in axes[1].patches if p.get_gid() == "chance"]) == expected
+        labels.append(axes[1].figure.axes[-1].get_ylabel())
+    assert labels[0] == labels[1]
+
+
 def test_only_views_that_are_drawn_are_named(uneven):
     ours = dsvcca.select(uneven, x={"model": "B"}, y={"model": "B"})
     assert len(uneven.view.attrs["flag_meanings"].split()) > 1

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -281,6 +282,59 @@ def test_what_no_report_can_be_made_of_is_refused(results, tmp_path):
     with pytest.raises(DsvccaError, match=r"a str was given instead of results"):
         dsvcca.report("results.zarr", tmp_path / "r.html")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_report_replaces_nothing_but_files_that_may_be_written(results, tmp_path):
+    """Whoever is root may replace a device, which others then write to in vain."""
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(DsvccaError, match="is no file but a device, or a pipe: name a file"):
+        dsvcca.report(results, tmp_path / "pipe")
+    assert (tmp_path / "pipe").is_fifo()
+    (tmp_path / "real.html").write_text("")
+    (tmp_path / "link.html").symlink_to("real.html")
+    assert dsvcca.report(results, tmp_path / "link.html") == tmp_path / "link.html"
+    assert (tmp_path / "link.html").is_symlink()
+    assert len((tmp_path / "real.html").read_text()) > 10_000
+    with pytest.raises(DsvccaError, match="a report cannot be written to .*null.*: give the path of a file"):
+        dsvcca.report(results, "x\0y.html")
+    with pytest.raises(DsvccaError, match="too long"):
+        dsvcca.report(results, tmp_path / ("x" * 300))
+
+
+def test_a_pair_that_was_picked_stays_it_wherever_it_stands(browser, path, results):
+    with opened(browser, path) as page:
+        page.evaluate("document.getElementById('a-map').scrollIntoView()")
+        page.focus("#a-map")
+        for key in ("ArrowDown", "ArrowDown", "ArrowDown", "ArrowRight", "Enter"):
+            page.keyboard.press(key)
+        page.wait_for_function("document.querySelectorAll('#pair tbody tr').length > 5")
+        pair = page.evaluate("window.dsvcca.inside.maps.a.pair")
+        places = "window.dsvcca.inside.maps.a.places"
+        page.select_option("#a-order", label="by layer")
+        page.wait_for_function(f"{places}.rows[1] !== 1")
+        for map_ in "ab":
+            r, c = page.evaluate(f"window.dsvcca.inside.maps.{map_}.picked")
+            assert [page.evaluate(f"{places}.rows[{r}]"), page.evaluate(f"{places}.columns[{c}]")] == pair
+        page.select_option("#a-measure", "pwcca_x")
+        page.wait_for_function("document.getElementById('profile-caption').textContent.startsWith('pwcca_x of')")
+        drawn = page.evaluate("window.dsvcca.inside.model('profile_line').data.value")
+        row = results.pwcca_x.sel(variance=0.99).values[pair[0]][page.evaluate(f"{places}.columns")]
+        np.testing.assert_allclose(np.array(drawn, float), row, atol=1e-6)
+        page.click("#a-choice summary")
+        chosen = page.get_by_role("group", name="Rows (x)").get_by_label("step")
+        gone = [step for step in ("0", "10", "100") if float(step) != results.x_step.values[pair[0]]]
+        chosen.select_option(gone)
+        page.wait_for_function("window.dsvcca.inside.maps.a.picked === null")
+
+
+def test_p_values_too_small_for_float32_keep_their_digits():
+    values = np.array([[1.0, 1.2345678e-216], [1.2345678e-216, 0.25]])
+    one = packed(values, same=True, exactly=True)
+    assert one["type"] == "float64"
+    assert packed(values.clip(1e-30), same=True, exactly=True)["type"] == "float32"
+    kinds = np.arange(40)
+    table = tabled(0.0116582621 + np.zeros((40, 40)), np.ones((40, 40), int), (kinds * 0, kinds * 0))
+    assert table["numbers"][1] == 0.011658262
 
 
 def test_targets_alone_have_no_report(tmp_path):

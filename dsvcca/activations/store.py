@@ -32,7 +32,7 @@ from dsvcca.activations.representations import (
     read_mask,
     read_records,
 )
-from dsvcca.activations.sweeping import unused_in_store, unused_in_workspace
+from dsvcca.activations.sweeping import remove_left, unused_in_store, unused_in_workspace
 from dsvcca.activations.writer import Writer, claim_ids, commit_mask, plain_ids, plain_mask, stored_ids
 from dsvcca.errors import DsvccaError, nearest
 from dsvcca.maths.arrays import NumpyArray
@@ -293,7 +293,8 @@ class Store:
             *unused_in_workspace(where, {r.fingerprint for r in everything}),
         ]
         for one in found if remove else ():
-            folders.remove(one.path)
+            with files.disk_errors(one.path):
+                remove_left(one)
         rows = [(str(one.path), one.what, one.bytes) for one in found]
         return pd.DataFrame(rows, columns=["path", "what", "bytes"])
 

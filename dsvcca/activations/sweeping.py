@@ -51,11 +51,19 @@ def unused_in_workspace(root: Path, sources: Collection[str]) -> Iterator[Left]:
             if about is not None and about.get("format") != FORMAT:  # of another version, which may use it
                 continue
             record = read_record(root / name, PackRecord, about=about)
-            if record is None:
+            if record is None and folders.is_remote(root):  # elsewhere they come whole: it is something of somebody's
                 yield _left(root / name, "was never committed")
-            elif all(one.get("source") not in (None, *sources) for one in record["bases"]):
+            elif record is not None and all(one.get("source") not in (None, *sources) for one in record["bases"]):
                 yield _left(root / name, "bases of nothing that the store has")
     yield from _uncommitted(root)
+
+
+def remove_left(one: Left) -> None:
+    """Remove what nothing uses; who is killed meanwhile leaves it whole, or where it is found again."""
+    if one.path.parent.name == staging.STAGING:
+        folders.remove(one.path)
+    else:
+        staging.withdraw(one.path.parent, one.path.name)
 
 
 def _uncommitted(root: Path) -> Iterator[Left]:

@@ -58,8 +58,8 @@ def plain_errors(command: Callable[P, R]) -> Callable[P, R]:
                 print("error: there is not enough memory: is something far larger than it can be?", file=sys.stderr)
                 raise typer.Exit(1) from None
             except KeyboardInterrupt as stop:
-                how = str(stop) or "what was finished is kept, the same line goes on from there"
-                print(f"stopped: {as_options(how, options)}", file=sys.stderr)
+                how = f": {as_options(str(stop), options)}" if str(stop) else ""
+                print(f"stopped{how}", file=sys.stderr)
                 raise typer.Exit(KILLED + (by[-1] if by else signal.SIGINT)) from None
 
     return wrapped

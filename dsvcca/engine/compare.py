@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack
 from importlib.metadata import version
 from typing import Any
 
@@ -19,7 +19,7 @@ from dsvcca.engine.bases import learn, make_bases
 from dsvcca.engine.correlate import correlate, tile_tasks, tile_work
 from dsvcca.engine.explain import explain, target_tasks
 from dsvcca.engine.readiness import check_memory, places_of, workspace_of
-from dsvcca.errors import DsvccaError, DsvccaWarning, first_few
+from dsvcca.errors import DsvccaError, DsvccaWarning, first_few, going_on
 from dsvcca.plans.misleading import doubted, what_misleads
 from dsvcca.plans.plan import Plan
 from dsvcca.progress import say, waiting
@@ -89,18 +89,8 @@ def compare(
         places = {"store": plan.store, "results": out, "workspace": workspace or plan.store}
         for what, place in places.items():
             folders.check_shared(folders.at(place, what), what)
-    with filling.claimed(out), cluster.connected(), ExitStack() as stack, _interrupted():
+    with filling.claimed(out), cluster.connected(), ExitStack() as stack, going_on():
         return _compared(plan, out, about, client, workspace, stack)
-
-
-@contextmanager
-def _interrupted() -> Iterator[None]:
-    """Let an interrupt say how to go on."""
-    try:
-        yield
-    except KeyboardInterrupt as error:
-        error.args = error.args or ("what was finished is kept, the same line goes on from there",)
-        raise
 
 
 def check_plan(plan: Plan) -> None:

@@ -16,7 +16,7 @@ from dsvcca.activations.representations import Kept, KeptBasis, Representation
 from dsvcca.activations.store import Store
 from dsvcca.engine.bases import make_bases
 from dsvcca.engine.readiness import ready_for
-from dsvcca.errors import DsvccaError, DsvccaWarning, first_few, nearest
+from dsvcca.errors import DsvccaError, DsvccaWarning, first_few, going_on, nearest
 from dsvcca.maths.basis import RankRule
 from dsvcca.maths.views import EACH_POSITION, ONTO_A_GRID, VIEWS, meet
 from dsvcca.plans.layout import NUMERICS
@@ -144,7 +144,8 @@ def keep_bases(
         view=view, variance=variance, criterion=criterion, rank=rank, center=center, route=route, memory=memory
     )
     found = population_of(store)
-    reasons = keep(store, found, wanted, workspace=workspace, client=client)
+    with going_on():
+        reasons = keep(store, found, wanted, workspace=workspace, client=client)
     if reasons:
         raise DsvccaError(
             f"{len(reasons)} of {len(found)} representations have no basis and keep their activations, the others were "

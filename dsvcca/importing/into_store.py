@@ -19,7 +19,7 @@ from dsvcca.activations.labels import Label, check_same_types, describe, label_o
 from dsvcca.activations.representations import find_mask, read_mask
 from dsvcca.activations.store import Store, create_store, open_store
 from dsvcca.activations.writer import check_if_exists, check_same_ids, commit_mask, plain_ids, plain_mask, stored_ids
-from dsvcca.errors import DsvccaError, RunError
+from dsvcca.errors import DsvccaError, RunError, going_on
 from dsvcca.importing.finding import check_cut, find_arrays, is_zarr, pieces_of
 from dsvcca.importing.kinds import EXCLUDE, WHOLE, Array, Other
 from dsvcca.importing.parts import PART, Part, check_same_parts, datapoints_of, parts_of, together
@@ -123,7 +123,8 @@ def import_activations(
     )
     if valid is not None:
         commit_mask(folders.at(made.path, "store"), valid)
-    with _going_on(if_exists), track("import", len(planned)) as advance:
+    again = "the same line" + (" with if_exists='skip'" if if_exists == "error" else "")
+    with going_on(again), _full(again), track("import", len(planned)) as advance:
         for one in planned:
             if describe(one[0].labels) not in kept:
                 _write(made, one, plain, if_exists)
@@ -132,18 +133,14 @@ def import_activations(
 
 
 @contextmanager
-def _going_on(if_exists: str) -> Iterator[None]:
-    """Let what ends an import say how to go on: by the same line, which must pass over what is there."""
-    how = " with if_exists='skip'" if if_exists == "error" else ""
+def _full(again: str) -> Iterator[None]:
+    """Let a full disk say how to go on: the same line alone is refused, since what came first is there by then."""
     try:
         yield
-    except KeyboardInterrupt as error:
-        error.args = (f"what was finished is kept, the same line{how} goes on from there",)
-        raise
     except RunError as error:
-        if "the same line goes on" not in str(error):
+        if "the same line" not in str(error):
             raise
-        raise RunError(str(error).replace("the same line goes on", f"the same line{how} goes on")) from error
+        raise RunError(str(error).replace("the same line", again)) from error
 
 
 def _checked_source(source: str | os.PathLike[str]) -> Path:

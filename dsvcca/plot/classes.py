@@ -12,7 +12,7 @@ from dsvcca.errors import DsvccaError, nearest
 from dsvcca.maths.arrays import NumpyArray
 from dsvcca.plot.figures import axes_for, legend_beside, styles, text_colour
 from dsvcca.plot.lines import check_one_kind
-from dsvcca.plot.shown import VARIANCE, label_along, mean_and_error, networks_along
+from dsvcca.plot.shown import VARIANCE, label_along, mean_and_error, mean_of, networks_along, step_text
 from dsvcca.results.dataset import FLOOR, R2
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class Sensitivity:
     floor : (layers,) float64
         What they explain of a target that has nothing to do with them.
     step : float or None
-    networks : int
+    networks : (layers,) int64
     """
 
     layers: tuple[str, ...]
@@ -40,7 +40,7 @@ class Sensitivity:
     errors: NumpyArray
     floor: NumpyArray
     step: float | None
-    networks: int
+    networks: NumpyArray
 
 
 def classes(results: xr.Dataset, *, step: float | None = None, axes: Axes | None = None) -> Axes:
@@ -86,8 +86,8 @@ def classes(results: xr.Dataset, *, step: float | None = None, axes: Axes | None
     axes.set_xticks(place, found.layers, rotation=90 if len(found.layers) > 6 else 0)
     axes.set_ylim(0, max(1.0, float(np.nanmax(found.means))))
     axes.set_ylabel("share of a target's variance explained")
-    at = "" if found.step is None else f"step {found.step:,g}, "
-    axes.set_title(f"{at}mean of {found.networks} networks" if found.networks > 1 else f"{at}one network", fontsize=9)
+    at = "" if found.step is None else f"step {step_text(found.step)}, "
+    axes.set_title(f"{at}{mean_of(found.networks)}", fontsize=9)
     legend_beside(axes)
     return axes
 
@@ -114,12 +114,11 @@ def sensitivity(results: xr.Dataset, *, step: float | None = None) -> Sensitivit
     names = tuple(dict.fromkeys(layers[here].tolist()))
     targets = tuple(map(str, results["target"].values))
     means, errors = (np.full((len(targets), len(names)), np.nan) for _ in range(2))
-    by_chance = np.full(len(names), np.nan)
+    by_chance, counts = np.full(len(names), np.nan), np.zeros(len(names), dtype=np.int64)
     for j, name in enumerate(names):
         own = np.flatnonzero(here & (layers == name) & np.isfinite(values).all(axis=1))
         if len(own):
-            by_chance[j] = floor[own].mean()
+            by_chance[j], counts[j] = floor[own].mean(), len({networks[k] for k in own})
             for i in range(len(targets)):
                 means[i, j], errors[i, j] = mean_and_error(values[own, i], [(networks[k],) for k in own])
-    count = len({networks[k] for k in np.flatnonzero(here)})
-    return Sensitivity(tuple(map(str, names)), targets, means, errors, by_chance, step, count)
+    return Sensitivity(tuple(map(str, names)), targets, means, errors, by_chance, step, counts)

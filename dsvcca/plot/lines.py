@@ -17,6 +17,7 @@ from dsvcca.plot.shown import (
     label_along,
     last_step,
     mean_and_error,
+    mean_of,
     networks_along,
     of_one_share,
     said_of_chance,
@@ -107,9 +108,8 @@ def over_training(
     axes.set_ylim(min(0.0, axes.get_ylim()[0]), max(1.0, axes.get_ylim()[1]))
     what = "at the end of training" if _against(results, against) == "end" else "in other seeds"
     axes.set_ylabel(f"{measure} with itself {what}")
-    least, most = (int(of([of(line.networks) for line in found])) for of in (min, max))
-    count = f"{most}" if least == most else f"{least} to {most}"
-    said = f"mean of {count} networks, bands: one standard error" if most > 1 else "one network"
+    bands = ", bands: one standard error" if any(np.isfinite(line.errors).any() for line in found) else ""
+    said = mean_of(np.concatenate([line.networks for line in found])) + bands
     known = any(np.isfinite(line.chance).any() for line in found)
     by_chance = f"dotted: {said_of_chance(with_chance(results, measure)[1])}"
     axes.set_title(f"{said}; {by_chance if known else 'what chance gives is not known'}", fontsize=9)

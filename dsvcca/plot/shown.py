@@ -117,6 +117,15 @@ def steps_along(results: xr.Dataset, side: str) -> NumpyArray:
     return steps.astype(np.float64)
 
 
+def step_text(step: float) -> str:
+    """Return a step as people write it.
+
+    >>> step_text(1234567.0), step_text(0.1 + 0.2)
+    ('1,234,567', '0.3')
+    """
+    return f"{step:,.0f}" if float(step).is_integer() else f"{step:,.10g}"
+
+
 def seeds_along(results: xr.Dataset, side: str) -> list[Any]:
     """Return the seed of every representation of a side, None of those without."""
     name = f"{side}_seed"
@@ -129,7 +138,7 @@ def last_step(steps: Iterable[tuple[Any, float]]) -> float:
     for seed, step in steps:
         ends[seed] = max(ends.get(seed, step), step)
     if len(set(ends.values())) > 1:
-        found = ", ".join(f"seed {seed} at {step:g}" for seed, step in ends.items())
+        found = ", ".join(f"seed {seed} at {step_text(step)}" for seed, step in ends.items())
         raise DsvccaError(f"training ends at different steps ({found}): select() seeds that end at the same step")
     return next(iter(ends.values()))
 
@@ -159,6 +168,18 @@ def label_along(results: xr.Dataset, side: str, name: str) -> NumpyArray:
 def name_layers(axis: Any, layers: Sequence[str]) -> None:
     stride = -(-len(layers) // NAMES)
     axis.set_ticks(range(0, len(layers), stride), list(layers[::stride]), fontsize=8)
+
+
+def mean_of(counts: NumpyArray) -> str:
+    """Return in words over how many networks means are.
+
+    >>> mean_of(np.array([3, 2, 3])), mean_of(np.array([1, 1]))
+    ('mean of 2 to 3 networks', 'one network')
+    """
+    least, most = int(counts.min(initial=counts.max())), int(counts.max())
+    if most <= 1:
+        return "one network"
+    return f"mean of {most} networks" if least == most else f"mean of {least} to {most} networks"
 
 
 def mean_and_error(values: NumpyArray, networks: Sequence[Sequence[Any]]) -> tuple[float, float]:

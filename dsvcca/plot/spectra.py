@@ -258,5 +258,6 @@ def frequency_maps(
                 at = (sign * padded + np.asarray(full.shape) // 2) % np.asarray(full.shape)
                 full[at[:, 0], at[:, 1]] = np.nanmean(own[:, here], axis=0)
             said = name if len(grids) == 1 else f"{name}, {grid}"
-            found[said] = full, float("nan") if chance is None else float(chance[i, j].mean())
+            met = np.isfinite(own[:, here]).any(axis=1)  # the pairs that are compared on this grid
+            found[said] = full, float("nan") if chance is None else float(chance[i, j][met].mean())
     return found

@@ -23,6 +23,7 @@ from dsvcca.plot.shown import (
     said_of_chance,
     scale_of,
     seeds_along,
+    step_text,
     steps_along,
     views_of,
     with_chance,
@@ -175,7 +176,7 @@ def _block(
         i, j = np.argwhere(~np.isfinite(block))[0]
         raise DsvccaError(
             f"the results do not hold the comparison of {_describe(x[i])} with {_describe(y[j])}: compare with "
-            "pairs='to_last_step' or 'all'"
+            "pairs='to_last_step' or 'all', or, if one of them failed (results.attrs['failed']), select() the others"
         )
     return block
 
@@ -210,10 +211,10 @@ def _describe(key: Key) -> str:
 
 
 def _step_title(step: float, last: float) -> str:
-    return f"step {step:,}" + (f" ({100 * step / last:.0f} %)" if last > 0 else "")
+    return f"step {step_text(step)}" + (f" ({100 * step / last:.0f} %)" if step >= 0 and last > 0 else "")
 
 
 def _title(found: Dynamics, measure: str) -> str:
     mean = f", mean of {found.networks} seeds" if found.networks > 1 else ""
     share = "" if found.variance is None else f", {100 * found.variance:g} % of variance kept"
-    return f"{measure} with the same network at step {found.last:,}, the end of training{mean}{share}"
+    return f"{measure} with the same network at step {step_text(found.last)}, the end of training{mean}{share}"

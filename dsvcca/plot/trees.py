@@ -9,7 +9,7 @@ import xarray as xr
 
 from dsvcca.maths.arrays import NumpyArray
 from dsvcca.maths.measures import MEASURES
-from dsvcca.plot.figures import COLOURS, bar_with_chance, new_figure, text_colour
+from dsvcca.plot.figures import COLOURS, bar_with_chance, mark_chance, new_figure, text_colour
 from dsvcca.plot.shown import name_layers, of_one_share, said_of_chance, scale_of, with_chance
 from dsvcca.statistics.clustering import clusters as clusters_of
 from dsvcca.statistics.like_layers import of_like_layers
@@ -62,7 +62,7 @@ def clusters(
     values = networks.of_layers(numbers.values).mean(axis=0)
     expected = None
     if chance is not None:
-        by_chance = of_one_share(results, chance)[0].transpose("x", "y").values
+        by_chance = of_one_share(results, chance)[0].transpose("x", "y").values[:, numbers.order]
         expected = networks.of_layers(by_chance).mean(axis=0)
     names = [" ".join(map(str, key)) for key in networks.keys]
     size = max(3.2, 0.24 * len(names))
@@ -87,6 +87,7 @@ def clusters(
     scale = scale_of(measure, [shown])
     image = image_axes.imshow(shown, **scale, aspect="auto")
     image_axes.set_facecolor("0.5")
+    mark_chance(image_axes, shown, None if expected is None else expected[np.ix_(order, order)])
     cluster = found.networks["cluster"].to_numpy()
     called = [f"{names[i]} ({cluster[i]})" for i in order]
     name_layers(image_axes.xaxis, called)
@@ -102,6 +103,7 @@ def clusters(
     tree.set_ylabel(kind, fontsize=9)
     of = ", ".join(networks.names)
     silhouette = float(found.networks["silhouette"].mean())
-    tree.set_title(f"{of} (cluster); {cluster.max()} clusters, mean silhouette {silhouette:.2f}", fontsize=10)
+    clusters_said = "one cluster" if cluster.max() == 1 else f"{cluster.max()} clusters"
+    tree.set_title(f"{of} (cluster); {clusters_said}, mean silhouette {silhouette:.2f}", fontsize=10)
     axes: NumpyArray = np.asarray([tree, image_axes], dtype=object)
     return axes

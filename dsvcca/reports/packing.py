@@ -18,6 +18,10 @@ NOTHING = np.iinfo(np.uint16).max
 """What stands for NaN among numbers of 16 bits; the others are steps between the smallest and the largest."""
 
 
+SMALLEST = float(np.finfo(np.float32).tiny)
+"""What is less has fewer digits in float32, as p-values may be."""
+
+
 class Packed(TypedDict):
     """How an array lies in the page.
 
@@ -41,7 +45,8 @@ def packed(values: NumpyArray, *, same: bool, exactly: bool) -> Packed:
     same : bool
         Whether both sides are the same representations; then one triangle is packed if the other one mirrors it.
     exactly : bool
-        float32; otherwise steps of 16 bits, 1 / 65534 of what lies between the smallest and the largest number.
+        float32, or float64 where some are too small for it; otherwise steps of 16 bits, 1 / 65534 of what lies between
+        the smallest and the largest number.
     """
     is_mirror = same and np.array_equal(values, values.swapaxes(0, 1), equal_nan=True)
     flat = values[np.tril_indices(len(values))] if is_mirror else values
@@ -49,7 +54,8 @@ def packed(values: NumpyArray, *, same: bool, exactly: bool) -> Packed:
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
     low_and_step = 0.0, 1.0
     if exactly:
-        numbers = flat.astype("<f4")
+        small = bool(finite.size) and 0 < float(np.min(np.abs(finite[finite != 0]), initial=np.inf)) < SMALLEST
+        numbers = flat.astype("<f8" if small else "<f4")
     else:
         low_and_step = low, (high - low) / (NOTHING - 1) or 1.0
         numbers = np.full(flat.shape, NOTHING, "<u2")
@@ -104,5 +110,5 @@ def tabled(values: NumpyArray, views: NumpyArray, kinds: tuple[NumpyArray, Numpy
     table[views[i, j], x[i], y[j]] = values[i, j]
     if not np.array_equal(table[views[i, j], x[i], y[j]], values[i, j], equal_nan=True):
         return None
-    numbers = [None if value != value else round(value, 7) for value in table.ravel().tolist()]
+    numbers = [None if value != value else float(f"{value:.8g}") for value in table.ravel().tolist()]
     return Table(kinds=[x.tolist(), y.tolist()], shape=list(shape), numbers=numbers)

@@ -69,16 +69,33 @@ def report(
     --------
     ``dsvcca.report(dsvcca.open_results("results.zarr"), "report.html")``
     """
-    path = Path(out).expanduser().absolute()
-    files.check_parents(path)
-    if path.is_dir():
-        raise DsvccaError(f"'{path}' is a folder: name a file in it, such as '{path / 'report.html'}'")
-    if not path.parent.is_dir():
-        raise DsvccaError(f"there is no folder '{path.parent}': make it first")
+    path = _checked_path(out)
     _bokeh()
     contents = contents_of(results, measures, title or "Similarity of representations")
     with files.disk_errors(path):
-        files.write_text(path, page_of(contents))
+        files.write_text(path.resolve(), page_of(contents))
+    return path
+
+
+def _checked_path(out: str | os.PathLike[str]) -> Path:
+    """Return where a page can be written: a new file, or one that is there."""
+    try:
+        path = Path(out).expanduser().absolute()
+        with files.disk_errors(path):
+            files.check_parents(path)
+            there, target = path.exists(), path.resolve()
+    except (TypeError, ValueError, RuntimeError) as error:
+        if isinstance(error, DsvccaError):
+            raise
+        raise DsvccaError(f"a report cannot be written to {out!r} ({error}): give the path of a file") from error
+    if path.is_dir():
+        raise DsvccaError(f"'{path}' is a folder: name a file in it, such as '{path / 'report.html'}'")
+    if there and not path.is_file():
+        raise DsvccaError(f"'{path}' is no file but a device, or a pipe: name a file")
+    if there and not os.access(path, os.W_OK):
+        raise DsvccaError(f"'{path}' is there and may not be written: name another file, or change its permissions")
+    if not target.parent.is_dir():
+        raise DsvccaError(f"there is no folder '{target.parent}': make it first")
     return path
 
 

@@ -174,7 +174,8 @@ def _complete_record(root: Path) -> ResultsRecord:
     record = record_of(root)
     if record["metadata"] is None:
         raise DsvccaError(
-            f"'{root}' was left while representations were added to it: compare(plan, out) again finishes that"
+            f"to '{root}' representations are being added, or were when a run ended: if none is at it, "
+            "compare(plan, out) again finishes that"
         )
     return record
 

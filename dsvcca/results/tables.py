@@ -116,6 +116,8 @@ def to_frame(results: xr.Dataset, *, measures: str | Sequence[str] | None = None
         if name in results and list(measures or ()) == [name]:
             return _inner_frame(results, name)
     unknown = [m for m in measures or () if m not in there]
+    if unknown and unknown[0] in results and unknown[0] in (*INNER, R2):
+        raise DsvccaError(f"{unknown[0]} has rows of its own: ask for it alone, measures=[{unknown[0]!r}]")
     if unknown:
         raise DsvccaError(f"results have no {unknown}: {nearest(unknown[0], there)}")
     chosen = list(measures or there)

@@ -54,6 +54,8 @@ class Numbers:
         How many directions the first of two keeps, where they meet; NaN where results do not say so.
     failed : tuple of str
         Which representations could not be compared, and why.
+    order : list of int
+        Where the representations stand on y of the results.
     """
 
     measure: str
@@ -62,6 +64,7 @@ class Numbers:
     views: NumpyArray
     ranks: NumpyArray
     failed: tuple[str, ...]
+    order: list[int]
 
     def named(self, place: int) -> str:
         """Return the labels of a representation as people write them."""
@@ -146,7 +149,7 @@ def numbers_of(results: xr.Dataset, measure: str, variance: float | None, *, sid
     ranks = np.full(values.shape, np.nan)
     if "rank_x" in results:
         ranks = _of_variance(results, "rank_x", variance).transpose("x", "y").values.astype(np.float64)[:, order]
-    return Numbers(measure, sides[0], values, views, ranks, tuple(results.attrs.get("failed", ())))
+    return Numbers(measure, sides[0], values, views, ranks, tuple(results.attrs.get("failed", ())), order)
 
 
 def networks_of(labels: Mapping[str, list[Any]], network: str | Sequence[str] | None, layer: str) -> Networks:

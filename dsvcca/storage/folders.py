@@ -288,11 +288,13 @@ def make(folder: Path) -> None:
 
 
 def remove(folder: Path) -> None:
-    """Remove a folder and what is in it; nothing where there is none."""
+    """Remove a folder and what is in it, of a link the link alone; nothing where there is none."""
     if is_remote(folder):
         remote = cast(Any, folder)
         with suppress(OSError), _reached(folder):
             remote.fs.rm(remote.path, recursive=True)
+    elif folder.is_symlink():
+        folder.unlink(missing_ok=True)
     else:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -80,6 +80,21 @@ def publish(folder: Path, target: Path) -> bool:
     return moved
 
 
+def withdraw(root: Path, name: str) -> None:
+    """Remove what was published below `root`, which whoever is killed meanwhile leaves whole, or where it is swept."""
+    if folders.is_remote(root):  # its record last: what is left without one is none
+        inside = [one for one, _, _ in folders.listing(root / name)]
+        for one in sorted(inside, key=lambda one: one == folders.RECORD):
+            folders.remove(root / name / one)
+        return
+    folder = stage(root)
+    try:
+        os.rename(root / name, folder / name)
+        folders.sync_folder(root)
+    finally:
+        discard(folder)
+
+
 def discard(folder: Path) -> None:
     """Remove a staging folder, and the folder of all staging once it is empty."""
     folders.remove(folder)

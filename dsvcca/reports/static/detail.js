@@ -25,7 +25,7 @@ function ranksAt(i, j, variance) {
 // What is said of a cell in a line: both names, the measure, chance, ranks.
 function sentence(map, cell) {
   const [i, j] = [map.places.rows[cell[0]], map.places.columns[cell[1]]]
-  const entry = map.entry
+  const entry = map.drawn
   const [x, y] = ranksAt(i, j, entry.variance)
   const chance = map.chance ? `, chance ${shown(map.chance(i, j))}` : ""
   const view = page.views[viewAt(i, j)]
@@ -39,12 +39,12 @@ function fillTip(map, cell, sx, sy) {
   const lines = [["x", nameOf("rows", i)], ["y", nameOf("columns", j)]]
   const view = page.views[viewAt(i, j)]
   if (view) {
-    const entry = map.entry
+    const entry = map.drawn
     lines.push([entry.name + variantOf(entry), shown(map.value(i, j))])
     if (map.chance) lines.push(["chance", shown(map.chance(i, j))])
     const other = partner(map)
-    if (other && other.entry !== entry && other.places.rows[cell[0]] === i && other.places.columns[cell[1]] === j) {
-      lines.push([other.entry.name + variantOf(other.entry), shown(other.value(i, j))])
+    if (other?.drawn && other.drawn !== entry && other.places.rows[cell[0]] === i && other.places.columns[cell[1]] === j) {
+      lines.push([other.drawn.name + variantOf(other.drawn), shown(other.value(i, j))])
     }
     const [x, y] = ranksAt(i, j, entry.variance)
     lines.push(["ranks", `${x} and ${y}`], ["view", view])
@@ -77,18 +77,18 @@ function addRow(body, name, number, more = "") {
 }
 
 async function pick(map, cell) {
-  map.picked = cell
-  map.mark()
+  const pair = [map.places.rows[cell[0]], map.places.columns[cell[1]]]
+  const [i, j] = pair
   const other = partner(map)
-  if (other) {
-    other.picked = cell
-    other.mark()
+  for (const one of other ? [map, other] : [map]) {
+    one.pair = one === map ? pair : [other.places.rows[cell[0]], other.places.columns[cell[1]]]
+    one.markPair()
   }
-  const [i, j] = [map.places.rows[cell[0]], map.places.columns[cell[1]]]
   byId("pair-caption").textContent = `${nameOf("rows", i)}   and   ${nameOf("columns", j)}`
   const body = byId("pair").tBodies[0]
   const view = page.views[viewAt(i, j)]
   const found = view ? await everything(i, j) : []
+  if (map.pair !== pair) return // another was picked meanwhile
   body.replaceChildren()
   for (const { one, value, chance } of found) {
     addRow(body, one.name + variantOf(one), shown(value), chance === null ? "" : `chance ${shown(chance)}`)
@@ -100,14 +100,15 @@ async function pick(map, cell) {
     })
     addRow(body, "view", view)
   } else addRow(body, "", "not compared")
-  drawProfile(map, cell[0])
+  if (map.picked) drawProfile(map, map.picked[0])
   await drawSpectrum(map, i, j)
 }
 
 function drawProfile(map, row) {
+  profiled = map
   const i = map.places.rows[row]
   const across = map.places.columns
-  byId("profile-caption").textContent = `${map.entry.name} of ${nameOf("rows", i)} with every column`
+  byId("profile-caption").textContent = `${map.drawn.name} of ${nameOf("rows", i)} with every column`
   model("profile_line").data = {
     at: across.map((_, k) => k),
     value: across.map((j) => map.value(i, j)),
@@ -124,10 +125,12 @@ function sayNoCorrelations() {
 
 async function drawSpectrum(map, i, j) {
   if (!page.correlations) return
+  const pair = map.pair
   const at = page.correlations.length > 1 ? map.entry.variance ?? 0 : 0
   const rho = (await (spectra[at].read ??= spectra[at]()))(i, j).filter((value) => value === value)
   const place = entryOf("chance_edge", at, undefined)
   const edge = place < 0 || !rho.length ? NaN : (await numbersOf(place))(i, j)
+  if (map.pair !== pair) return // another was picked meanwhile
   byId("spectrum-caption").textContent = rho.length
     ? `canonical correlations; dotted: the largest that chance gives, ${shown(edge)}`
     : "no correlations are kept of this pair: it is compared by frequency, or not at all"

@@ -21,7 +21,9 @@ class HeatMap {
     this.ranges = { rows: model(`${name}_rows`), columns: model(`${name}_columns`) }
     this.places = { rows: [], columns: [] }
     this.cursor = null // [row, column] of what is shown
-    this.picked = null
+    this.picked = null // likewise, where `pair` stands
+    this.pair = null // [representation of the rows, of the columns]
+    this.drawn = null // the entry whose numbers `value` and `chance` are
     this.moving = false
   }
 
@@ -46,17 +48,26 @@ class HeatMap {
     const moved = ["rows", "columns"].some((side) => places[side].length !== this.places[side].length)
     this.places = places
     const entry = this.entry
-    this.value = await numbersOf(page.numbers.indexOf(entry))
-    this.chance = await chanceOf(entry)
+    const [value, chance] = [await numbersOf(page.numbers.indexOf(entry)), await chanceOf(entry)]
     if (entry !== this.entry || places !== this.places) return // something else was asked for meanwhile
+    this.value = value
+    this.chance = chance
+    this.drawn = entry
     this.draw(entry)
-    if (moved) {
-      this.reset()
-      this.cursor = this.picked = null
-      this.mark()
-    } else this.name_()
+    if (moved) this.reset()
+    else this.name_()
+    this.cursor = null
+    this.markPair()
+    if (profiled === this && this.picked) drawProfile(this, this.picked[0])
     byId(`${this.name}-chosen`).textContent = `${places.rows.length} × ${places.columns.length}`
     byId(`${this.name}-map`).setAttribute("aria-label", `${entry.name}, ${places.rows.length} rows, ${places.columns.length} columns`)
+  }
+
+  // Mark the pair that was picked, wherever it stands now.
+  markPair() {
+    const at = ["rows", "columns"].map((side, k) => (this.pair ? this.places[side].indexOf(this.pair[k]) : -1))
+    this.picked = at.every((place) => place >= 0) ? at : null
+    this.mark()
   }
 
   // What is chosen of rows, said of columns: of labels that columns have as well.
@@ -235,6 +246,8 @@ class HeatMap {
     }
   }
 }
+
+let profiled = null // the map whose row is drawn below
 
 const maps = { a: new HeatMap("a"), b: new HeatMap("b") }
 

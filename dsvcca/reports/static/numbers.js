@@ -4,7 +4,7 @@ const page = JSON.parse(document.getElementById("contents").textContent)
 const rows = page.places[0].length
 const columns = page.places[1].length
 
-const kinds = { uint8: Uint8Array, uint16: Uint16Array, float32: Float32Array }
+const kinds = { uint8: Uint8Array, uint16: Uint16Array, float32: Float32Array, float64: Float64Array }
 const NOTHING = 65535 // what stands for NaN among 16 bits
 
 async function unpacked(packed) {

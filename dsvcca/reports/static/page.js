@@ -164,7 +164,7 @@ function coloured() {
       if (part.name === "value" && "fill_color" in part.glyph) part.glyph.fill_color = colour
     }
   }
-  for (const map of Object.values(maps)) if (map.value) map.draw(map.entry)
+  for (const map of Object.values(maps)) if (map.value) map.draw(map.drawn)
 }
 
 function say(element, pairs) {
