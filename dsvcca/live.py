@@ -22,8 +22,11 @@ from rich.text import Text
 OFTEN = 0.2
 """Seconds between two pictures in a notebook, at least; a terminal draws by itself as often."""
 
-WIDE = 24
-"""Letters of a bar."""
+WIDE, NARROW = 24, 8
+"""Letters of a bar, at most and, where a line is short, at least."""
+
+ALIGNED = 100
+"""Letters of a line from which on what is done stands below each other."""
 
 
 class Seen(Protocol):
@@ -42,7 +45,7 @@ class Seen(Protocol):
     @property
     def left(self) -> float | None: ...
     @property
-    def amounts(self) -> str: ...
+    def amounts(self) -> list[str]: ...
 
 
 Look = Callable[[], Seen]
@@ -144,6 +147,15 @@ def _clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
+def _row(*parts: RenderableType) -> Table:
+    """Return what stands beside each other on one line."""
+    line = Table.grid(padding=(0, 1))
+    for _ in parts:
+        line.add_column(no_wrap=True, overflow="ellipsis")
+    line.add_row(*parts)
+    return line
+
+
 class _InTerminal:
     """A line that is drawn again and again."""
 
@@ -172,16 +184,19 @@ class _InTerminal:
 
     def _line(self) -> RenderableType:
         now = self._look()
-        line = Table.grid(padding=(0, 1))
-        for _ in range(4):
-            line.add_column(no_wrap=True, overflow="ellipsis")
+        times = _times(now)
         if not now.total:
-            line.add_row(Text(f"{now.stage} ..."), Text(_times(now), style="dim"))
-            return line
+            return _row(Text(f"{now.stage} ..."), Text(times, style="dim"))
         failed = Text(f"{now.failed:,} failed ", style="bold red") if now.failed else Text()
-        bar = ProgressBar(total=1.0, completed=now.share, width=WIDE)
-        line.add_row(Text(f"{now.stage:>12}"), bar, failed + Text(now.amounts), Text(_times(now), style="dim"))
-        return line
+        # What is short of room loses first what else is counted, then the rate, then most of the bar: never the times.
+        stage = now.stage if self._console.width < ALIGNED else f"{now.stage:>12}"
+        room = self._console.width - len(stage) - len(failed) - len(times) - 3
+        amounts = next((one for one in now.amounts if len(one) + NARROW <= room), now.amounts[-1])
+        wide = min(WIDE, room - len(amounts))
+        parts: list[RenderableType] = [failed + Text(amounts), Text(times, style="dim")]
+        if wide >= NARROW:
+            parts.insert(0, ProgressBar(total=1.0, completed=now.share, width=wide))
+        return _row(Text(stage), *parts)
 
 
 class _InNotebook:
@@ -218,5 +233,5 @@ class _InNotebook:
             return {"text/plain": f"{now.stage} ..."}
         failed = f" <b style='color: #c0392b'>{now.failed:,} failed</b>" if now.failed else ""
         bar = f"<progress value='{now.share:.4f}' max='1'></progress>"
-        said = html.escape(f"{now.amounts}, {_times(now)}")
+        said = html.escape(f"{now.amounts[0]}, {_times(now)}")
         return {"text/plain": str(now), "text/html": f"{html.escape(now.stage)} {bar} {said}{failed}"}

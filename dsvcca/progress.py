@@ -105,18 +105,19 @@ class Progress:
         return self.seconds / self.share * (1 - self.share) if self.share else None
 
     @property
-    def amounts(self) -> str:
-        """How much is done of what, and how much of it a second."""
+    def amounts(self) -> list[str]:
+        """How much is done of what, and how much of it a second: all of it, and what is shorter, down to a share."""
+        share = f"{self.share:.0%}"
         if not self.work:
-            return f"{self.done:,} of {self.total:,}"
+            return [f"{self.done:,} of {self.total:,}", share]
         first, *others = self.work
-        rate = f" ({first.rate(self.seconds)})" if first.done else ""
-        return ", ".join([f"{first}{rate}", *map(str, others)])
+        rated = f"{first} ({first.rate(self.seconds)})" if first.done else f"{first}"
+        return [", ".join([rated, *map(str, others)]), rated, str(first), share]
 
     def __str__(self) -> str:
         failed = f", {self.failed:,} failed" if self.failed else ""
         left = "" if self.left is None or self.done == self.total else f", {self.left:.0f} s left"
-        return f"{self.stage}: {self.amounts}{failed}, {self.seconds:.0f} s{left}"
+        return f"{self.stage}: {self.amounts[0]}{failed}, {self.seconds:.0f} s{left}"
 
     def advanced(self, failed: bool, work: Mapping[str, int] | None) -> Progress:
         """Return how far it is once one more task is done."""
