@@ -53,6 +53,7 @@ def benchmark(monkeypatch, tmp_path):
         sys.modules.pop(name, None)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*fewer than 5 rows")
 def test_the_benchmark_of_convolutions_measures_the_real_path(benchmark, capsys):
     found = benchmark("convolutions", "--rows 260 --size 6 --channels 4 --memory 1GiB")
@@ -62,7 +63,8 @@ def test_the_benchmark_of_convolutions_measures_the_real_path(benchmark, capsys)
     assert "time / limit" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("variance", [0.99, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("variance", [0.99, 1])
 def test_the_population_benchmark_measures_the_real_path(benchmark, capsys, variance):
     small = "--representations 5 --rows 400 --columns 40 --rank 8 --repeat 1 --variance"
     found = benchmark("population", f"{small} {variance}")
@@ -82,6 +84,7 @@ def test_the_benchmark_of_scale_measures_the_real_path(benchmark):
     assert found["2 workers"]["comparisons"] == found["1 workers"]["comparisons"] == 21
 
 
+@pytest.mark.slow
 def test_the_benchmark_of_growth_measures_the_real_path(benchmark):
     found = benchmark("growth", "--representations 6 --rows 400 --columns 40 --rank 8 --repeat 2")
     assert found["the same bits"]
@@ -94,6 +97,7 @@ def test_the_benchmark_of_measures_measures_the_real_path(benchmark):
     assert found["ratios of correlations alone"]["all, chance, errors / all"] > 0
 
 
+@pytest.mark.slow
 def test_the_benchmark_of_the_floor_measures_the_real_path(benchmark, tmp_path):
     store = dsvcca.create_store(tmp_path / "activations.zarr", datapoints=300)
     for seed in range(3):
@@ -103,12 +107,14 @@ def test_the_benchmark_of_the_floor_measures_the_real_path(benchmark, tmp_path):
     assert found["views"]["dft"]["shuffled / chance, mean"] == pytest.approx(1, abs=0.1)
 
 
+@pytest.mark.slow
 def test_the_benchmarks_of_one_pair_and_of_drivers_run(benchmark):
     assert benchmark("pair", "--rows 300 --columns 20 --repeat 1")["difference"] < 1e-9
     found = benchmark("drivers", "--workers 4 --seconds 0.05 --rounds 5")
     assert found["tasks of 0.05 s"]["tasks"] == 20
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:rounding decides up to")
 def test_the_benchmark_of_memory_measures_the_real_path(benchmark):
     found = benchmark("memory", "--divide 40 --only PWCCA")
@@ -132,6 +138,7 @@ def test_the_benchmark_of_capture_measures_the_real_path(benchmark):
     assert found["transformer"]["CPU seconds"]["forward pass"] > 0
 
 
+@pytest.mark.slow
 def test_the_benchmark_of_accuracy_measures_the_real_path(benchmark):
     found = benchmark("accuracy", "--only denormals")
     assert len(found["cases"]) >= 3

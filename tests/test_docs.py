@@ -82,6 +82,7 @@ def members(found):
             yield name, member
 
 
+@pytest.mark.slow
 def test_every_public_name_has_an_entry_with_its_whole_docstring(site):
     pages = {page: page.read_text() for page in sorted((site / "api").glob("*.html"))}
     pages[site / "api.html"] = (site / "api.html").read_text()
@@ -98,6 +99,7 @@ def test_every_public_name_has_an_entry_with_its_whole_docstring(site):
                 assert words(line) in read[where[0]], f"{part}: {line!r} is not in {where[0].name}"
 
 
+@pytest.mark.slow
 def test_every_public_name_is_in_the_tables(site):
     overview = (site / "api.html").read_text()
     for name, found in public().items():
@@ -105,6 +107,7 @@ def test_every_public_name_is_in_the_tables(site):
             assert re.search(rf'<td>.*?href="api/\w+\.html#{re.escape(name)}"', overview), name
 
 
+@pytest.mark.slow
 def test_every_page_is_reached_from_the_front_page(site):
     front, reference = ((site / name).read_text() for name in ("index.html", "api.html"))
     for page in PAGES:
@@ -143,6 +146,7 @@ def anchors(page):
     return found
 
 
+@pytest.mark.slow
 def test_every_link_of_the_site_leads_to_a_file_and_a_place(site):
     pages = {page: page.read_text() for page in built(site)}
     places = {page: set(re.findall(r'\sid="([^"]+)"', text)) for page, text in pages.items()}
@@ -157,6 +161,7 @@ def test_every_link_of_the_site_leads_to_a_file_and_a_place(site):
                 assert place in places[found], f"{page.name}: {link}"
 
 
+@pytest.mark.slow
 def test_nothing_is_fetched_from_elsewhere(site):
     for page in built(site):
         text = page.read_text()
@@ -170,6 +175,7 @@ def test_nothing_is_fetched_from_elsewhere(site):
         assert not re.search(r"url\(\s*[\"']?(?:https?:)?//|@import\s+[\"'](?:https?:)?//", text), style.name
 
 
+@pytest.mark.slow
 def test_a_browser_asks_nothing_of_a_network(site):
     pages = ["index.html", "api/comparing.html#dsvcca.compare", "statistics.html", "gallery.html", "cli.html"]
     with chromium() as browser:
@@ -193,6 +199,7 @@ def test_a_browser_asks_nothing_of_a_network(site):
             assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
 
 
+@pytest.mark.slow
 def test_the_page_of_the_command_line_has_everything_that_help_has(site):
     page = (site / "cli.html").read_text()
     entries = set(re.findall(r'id="(cmdoption-[^"]+)"', page))
@@ -216,12 +223,14 @@ def helped(*command):
     return found.output
 
 
+@pytest.mark.slow
 def test_what_lies_outside_of_docs_is_copied(site):
     page = (site / "containers.html").read_text()
     assert re.search(r'href="_downloads/\w+/compose\.yaml"', page)
     assert not re.search(r'href="[^"]*deploy"', page)  # a folder is only named
 
 
+@pytest.mark.slow
 def test_what_lies_outside_of_docs_is_linked_where_its_place_is_known(tmp_path):
     docs = tmp_path / "docs"
     docs.mkdir()

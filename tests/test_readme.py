@@ -73,23 +73,32 @@ def test_the_commands_of_the_readme_run(folder):
         pytest.param("guide.md", ("x_step", "plan for", "svcca_held_out"), marks=pytest.mark.slow),
         ("watching.md", ("finished",)),
         ("index.md", ("plan for", "chance")),
-        (
+        pytest.param(
             "which-measure.md",
             ("five signals beside weak noise          20         0.30   0.30", "500                 5.0    0.27"),
+            marks=pytest.mark.slow,
         ),
         pytest.param(
             "chance.md",
             ("svcca_debiased               0.000  0.046   0.446", "1 layer of three is no more than chance"),
             marks=pytest.mark.slow,
         ),
-        ("migrating.md", ("'pwcca_google_x': 0.8064", "ten directions of each 0.6181", "shifted maps 1.0")),
+        pytest.param(
+            "migrating.md",
+            ("'pwcca_google_x': 0.8064", "ten directions of each 0.6181", "shifted maps 1.0"),
+            marks=pytest.mark.slow,
+        ),
         pytest.param(
             "larger-than-memory.md",
             ("ended with [0, 0]", "memory=256.00 MiB a worker is too little", "too large for a task in 6 segments"),
             marks=pytest.mark.slow,
         ),
-        ("ecosystem.md", ("the same from netCDF: True", "the same from Parquet: True", "the same from CSV: True")),
-        ("views.md", ("dft (", "x_position", "r2_target_floor")),
+        pytest.param(
+            "ecosystem.md",
+            ("the same from netCDF: True", "the same from Parquet: True", "the same from CSV: True"),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param("views.md", ("dft (", "x_position", "r2_target_floor"), marks=pytest.mark.slow),
         ("statistics.md", ("standard_error", "silhouette", "p_family")),
         ("directions.md", ("correlations", "x_variates", "neurons that matter")),
         pytest.param(
@@ -105,7 +114,7 @@ def test_the_commands_of_the_readme_run(folder):
             marks=pytest.mark.slow,
         ),
         ("tools.md", ("svcca_google", "svcca_anatome")),
-        ("capture.md", ("x_step", "tokens of 2400", "(200, 12, 6)")),
+        pytest.param("capture.md", ("x_step", "tokens of 2400", "(200, 12, 6)"), marks=pytest.mark.slow),
     ],
 )
 def test_the_examples_of_other_pages_run(tmp_path, page, said):

@@ -147,6 +147,7 @@ def test_the_fingerprint_follows_the_numbers(store, x):
     assert a.fingerprint == b.fingerprint != c.fingerprint
 
 
+@pytest.mark.slow
 def test_eight_processes_write_fifty_representations_each_and_nothing_is_lost(tmp_path):
     path = tmp_path / "s.zarr"
     code = """
