@@ -327,6 +327,22 @@ def test_a_pair_that_was_picked_stays_it_wherever_it_stands(browser, path, resul
         page.wait_for_function("window.dsvcca.inside.maps.a.picked === null")
 
 
+def test_of_many_representations_runs_are_named_by_all_that_they_share(browser, tmp_path):
+    store = dsvcca.create_store(tmp_path / "a.zarr", datapoints=60)
+    rng = np.random.default_rng(0)
+    for model in "AB":
+        for seed in (0, 1):
+            for step in (0, 10, 20):
+                for layer in range(6):
+                    x = rng.standard_normal((60, 3))
+                    store.write(x, layer=f"fc{layer}", model=model, seed=seed, step=step)
+    results = dsvcca.compare(dsvcca.plan_comparisons(store, measures=["svcca"]), tmp_path / "r.zarr")
+    with opened(browser, dsvcca.report(results, tmp_path / "r.html")) as page:
+        names = page.evaluate("[...window.dsvcca.inside.maps.a.rows_names.values()]")
+        assert names[:2] == ["step 0 · model A · seed 0", "step 10 · model A · seed 0"]
+        assert len(names) == len(set(names)) == 12
+
+
 def test_p_values_too_small_for_float32_keep_their_digits():
     values = np.array([[1.0, 1.2345678e-216], [1.2345678e-216, 0.25]])
     one = packed(values, same=True, exactly=True)

@@ -11,11 +11,13 @@ function valueOf(side, k, i) {
   return label.values[label.codes[i]]
 }
 
+function labelled(side, k, i) {
+  const value = valueOf(side, k, i)
+  return page.labels[k] === "layer" || value === "" ? value : `${page.labels[k]} ${value}`
+}
+
 function nameOf(side, i) {
-  const names = (naming[side].length ? naming[side] : page.labels.map((_, k) => k)).map((k) => {
-    const value = valueOf(side, k, i)
-    return page.labels[k] === "layer" || value === "" ? value : `${page.labels[k]} ${value}`
-  })
+  const names = (naming[side].length ? naming[side] : page.labels.map((_, k) => k)).map((k) => labelled(side, k, i))
   return names.filter((name) => name !== "").join(" · ")
 }
 

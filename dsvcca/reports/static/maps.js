@@ -199,11 +199,20 @@ class HeatMap {
       return found
     })
     const fits = worth.filter((found) => found.length <= NAMED).sort((one, other) => other.length - one.length)[0]
-    if (fits) return fits.map(([from, to, value, k]) => [from, to, page.labels[k] === "layer" ? value : `${page.labels[k]} ${value}`])
+    // Beside the label that the run shares, which comes first, what else all of it carries.
+    if (fits) return fits.map(([from, to, , k]) => [from, to, [k, ...naming[side].filter((other) => other !== k && this.shares(side, other, from, to))]
+      .map((one) => labelled(side, one, places[from])).filter((text) => text !== "").join(" · ")])
     const step = Math.ceil((end - first) / NAMED)
     const found = []
     for (let at = first; at < end; at += step) found.push([at, at + 1, nameOf(side, places[at])])
     return found
+  }
+
+  shares(side, k, from, to) {
+    const places = this.places[side]
+    const { codes } = sides[side][k]
+    for (let at = from + 1; at < to; at++) if (codes[places[at]] !== codes[places[from]]) return false
+    return true
   }
 
   tick(side, at) {
