@@ -25,7 +25,7 @@ from dsvcca.plans.layout import NUMERICS, Layout
 from dsvcca.plans.machine import Machine, this_machine
 from dsvcca.plans.pairs import RULES
 from dsvcca.plans.passes import Pass
-from dsvcca.plans.price import BasisWork, Price, Together, Work, price, spelled_time
+from dsvcca.plans.price import BasisWork, Price, Together, Work, price
 from dsvcca.plans.sizes import (
     APART,
     PROCESS,
@@ -293,6 +293,9 @@ class Plan(Layout):
         taken = [mine or assumed for mine, assumed in zip(known_ranks, self.assumed_ranks(), strict=True)]
         count = self.representations[0].logical_shape[0]
         found = self.price(taken, machine)
+        most = None
+        if not all(known_ranks) and self.widest.rank is None and self.widest.variance < 1:
+            most = self.price(self.most_ranks(), machine)
         return "\n".join(
             [
                 f"plan for {self.store}",
@@ -303,8 +306,8 @@ class Plan(Layout):
                 f"  pairs            {self.pairs.name}: {what}",
                 f"  measures         {', '.join(self.measures) if self.tiles else 'none'}",
                 *([f"  targets          {self._what_is_explained()}"] if self.targets else []),
-                *(f"  {line}" for line in str(found).splitlines()),
-                *self._what_is_assumed(found.memory, machine, known_ranks),
+                *(f"  {line}" for line in found.lines(most)),
+                *self._what_is_assumed(found.memory, most, known_ranks),
             ]
         )
 
@@ -322,22 +325,21 @@ class Plan(Layout):
         whole = prod(shape[:-1]) if aspect.view.name == "positions" else shape[0]
         return one.rows // shape[0] if one.rows == whole and self.rows != "translations" else 0
 
-    def _what_is_assumed(self, memory: int, machine: Machine | None, ranks: Sequence[int | None]) -> list[str]:
-        """Return in words what a price, with that memory, takes for granted, and what it is at most."""
+    def _what_is_assumed(self, memory: int, most: Price | None, ranks: Sequence[int | None]) -> list[str]:
+        """Return in words what a price, with that memory, takes for granted; `most` is the one of all directions."""
         over = []
         if memory > self.memory:
             over = [f"  ({format_bytes(memory)} is more than the {format_bytes(self.memory)} that it may use)"]
         if all(ranks):
             return ["  (the ranks are those of bases that are there)", *over]
-        if self.widest.rank is not None or self.widest.variance == 1:
+        if most is None:
             return over
         shares = [("a third", any(not s.space for s in self.sizes)), ("0.7", any(s.space for s in self.sizes))]
         share = " or, by frequency, ".join(share for share, there in shares if there)
         few = f" of the {ranks.count(None):,} not yet known" if any(ranks) else ""
-        most = self.price(self.most_ranks(), machine)
         return [
-            f"  (ranks{few} taken to be {share} of the columns; were all directions kept, "
-            f"{format_bytes(most.memory)} and {spelled_time(most.seconds)})",
+            f"  (from ranks{few} taken to be {share} of the columns to all directions kept, as of layers that have not "
+            "learned; bases that are made say which)",
             *over,
         ]
 

@@ -112,18 +112,27 @@ class Price:
     threads: int
 
     def __str__(self) -> str:
-        return "\n".join(
+        return "\n".join(self.lines())
+
+    def lines(self, most: Price | None = None) -> list[str]:
+        """Return what it costs in words, a line each; at most as much as another price, where one is given."""
+        memory, time = format_bytes(self.memory), spelled_time(self.seconds)
+        if most is not None and most.memory > 1.01 * self.memory:
+            memory += f" to {format_bytes(most.memory)}"
+        if most is not None and most.seconds > 1.01 * self.seconds:
+            time += f" to {spelled_time(most.seconds).removeprefix('about ')}"
+        return [
             f"{name:<17}{what}"
             for name, what in (
                 ("comparisons", f"{self.comparisons:,}, {self.itself:,} of them of one with itself"),
-                ("tasks", f"{self.reduce_tasks:,} reduce, {self.tiles:,} correlate (a tile each)"),
+                ("tasks", f"{self.reduce_tasks:,} reduce, {self.tiles:,} correlate (a tile each, done by one thread)"),
                 ("read", f"{format_bytes(self.bytes_read)}, if no basis is there yet"),
                 ("written", format_bytes(self.bytes_written)),
                 ("arithmetic", f"{self.flops / 1e9:,.1f} GFLOP"),
-                ("memory", f"{format_bytes(self.memory)} a worker thread"),
-                ("time", f"{spelled_time(self.seconds)} on {self._threads}"),
+                ("memory", f"{memory} a worker thread"),
+                ("time", f"{time} on {self._threads}"),
             )
-        )
+        ]
 
     @property
     def _threads(self) -> str:
