@@ -11,6 +11,7 @@ import textwrap
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -77,7 +78,9 @@ class Watched:
         return self.workspace.is_dir() and not self.packs()
 
     def committing_a_pack(self):
-        return any((self.workspace / ".uncommitted").glob("*/*/c.*")) if self.workspace.is_dir() else False
+        with suppress(FileNotFoundError):  # what is being made may be gone while it is looked at
+            return any((self.workspace / ".uncommitted").glob("*/*/c.*")) if self.workspace.is_dir() else False
+        return False
 
     def correlating(self):
         return len(self.tiles()) >= 3

@@ -5,6 +5,7 @@ from __future__ import annotations
 import _thread
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import textwrap
@@ -418,13 +419,17 @@ def test_an_interrupted_import_says_how_to_go_on(folder, store):
         np.save(folder / f"{seed}.npy", X)
 
     def interrupt():
-        while not any(store.glob("seed=*")):
+        while not (store.exists() and any(name.startswith("seed=") for name in os.listdir(store))):
             time.sleep(0.001)
         _thread.interrupt_main()
 
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # libraries set others as they are imported
     threading.Thread(target=interrupt).start()
-    with pytest.raises(KeyboardInterrupt, match="the same line with if_exists='skip' goes on from there"):
-        dsvcca.import_activations(folder, store, labels="{seed}", layer="fc")
+    try:
+        with pytest.raises(KeyboardInterrupt, match="the same line with if_exists='skip' goes on from there"):
+            dsvcca.import_activations(folder, store, labels="{seed}", layer="fc")
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert 0 < len(dsvcca.open_store(store).representations) < 300
     dsvcca.import_activations(folder, store, labels="{seed}", layer="fc", if_exists="skip")
     assert len(dsvcca.open_store(store).representations) == 300

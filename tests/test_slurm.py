@@ -357,10 +357,10 @@ def test_memory_and_price_are_those_of_the_jobs(tmp_path):
         (("compare", "STORE", "r.zarr", "--memroy", "1 GiB"), "No such option: --memroy"),
         (("compare", "STORE"), "Missing argument 'RESULTS'"),
         (("compare", "/nowhere", "r.zarr"), "there is no store at '/nowhere'"),
-        (("compare", "STORE", "r.zarr", "--pairs", "some"), "pairs='some' is unknown"),
+        (("compare", "STORE", "r.zarr", "--pairs", "some"), "--pairs some is unknown"),
         (("compare", "STORE", "r.zarr", "--workers", "2"), "dsvcca.driver.cores 1 and memory 2 GiB: give it more"),
         (("compare", "STORE", "r.zarr", "--table", "/nowhere/t.csv"), "there is no folder '/nowhere'"),
-        (("keep-bases", "STORE", "--route", "nonsense"), "route='nonsense' keeps no bases"),
+        (("keep-bases", "STORE", "--route", "nonsense"), "--route nonsense keeps no bases"),
     ],
 )
 def test_what_cannot_run_is_not_sent(tmp_path, line, message):

@@ -45,7 +45,7 @@ from dsvcca.engine import cluster
 from dsvcca.engine.bases import known_ranks
 from dsvcca.engine.compare import compare as compare_plan
 from dsvcca.engine.keeping import keep_bases, plans_that_keep, wanted_bases
-from dsvcca.errors import DsvccaError
+from dsvcca.errors import DsvccaError, going_on
 from dsvcca.plans.planning import ALL_BUT_NOISE, population_of
 from dsvcca.results.filling import check_place
 from dsvcca.results.tables import to_frame
@@ -84,7 +84,7 @@ def keep_bases_(
             print(one.describe(cluster.machine_of(workers=there.threads), known_ranks(one, workspace)))
         print(f"{store}: {len(found.representations)} representations, {format_bytes(before)} before")
         return
-    with ExitStack() as stack:
+    with going_on(), ExitStack() as stack:
         keep_bases(found, **options, client=there.client(stack), workspace=workspace)
     print(f"{store}: {format_bytes(before)} before, {format_bytes(int(found.index.bytes.sum()))} now")
 
@@ -204,7 +204,7 @@ def compare(
     )
     check_place(out, chosen)
     check_workspace(workspace_beside(store, workspace))
-    with ExitStack() as stack:
+    with going_on(), ExitStack() as stack:
         client = there.client(stack) if scheduler or not dry_run else None
         machine = cluster.machine_of(client if scheduler or slurm else None, workers=there.threads)
         print(chosen.describe(machine, known_ranks(chosen, workspace)), flush=True)
