@@ -583,3 +583,10 @@ class TestSubmittedForReal:
         for name in ("first.zarr", "results.zarr"):
             assert same_bits(dsvcca.open_results(tmp_path / name), here)
         assert not list((tmp_path / "logs").glob(".dsvcca-tls-*"))  # no key is left
+
+
+def test_interrupts_stay_what_they_were():
+    """Importing dask_jobqueue has them end the process, without a word of how to go on."""
+    code = "import signal; from dsvcca.clusters.slurm import jobqueue; before = signal.getsignal(signal.SIGINT); "
+    code += "jobqueue(); assert signal.getsignal(signal.SIGINT) is before"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

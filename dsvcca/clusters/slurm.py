@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import os
 import re
+import signal
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -214,8 +216,11 @@ def seconds_of(walltime: str) -> int:
 
 
 def jobqueue() -> Any:
+    before = signal.getsignal(signal.SIGINT)
     with needing("workers by SLURM need", "slurm"):
         import dask_jobqueue
+    if threading.current_thread() is threading.main_thread() and before is not None:
+        signal.signal(signal.SIGINT, before)  # the library has every interrupt end the process in silence
     return dask_jobqueue
 
 
