@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import typer
 import zarr
 from typer.testing import CliRunner
 
 import dsvcca
 from dsvcca.cli import app, runs, stores
-from dsvcca.cli.plain import as_options, options_of
+from dsvcca.cli.plain import as_options, options_of, plain_errors
 from dsvcca.clusters.local import local_client
 from tests.populations import write_population
 
@@ -136,6 +137,28 @@ def test_a_reader_that_has_seen_enough_is_no_error(store):
     said = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
     assert said.stderr == ""
     assert said.returncode == 128 + signal.SIGPIPE
+
+
+def test_a_pipe_that_breaks_elsewhere_is_an_error(capsys):
+    @plain_errors
+    def command():
+        raise BrokenPipeError(32, "Broken pipe of a connection")
+
+    with pytest.raises(typer.Exit) as ended:
+        command()
+    assert ended.value.exit_code == 1
+    assert "error: [Errno 32] Broken pipe of a connection" in capsys.readouterr().err
+
+
+def test_a_plan_is_read_as_the_last_line_of_a_cell(store):
+    class Printer:
+        def text(self, said):
+            self.said = said
+
+    plan, printer = dsvcca.plan_comparisons(store), Printer()
+    plan._repr_pretty_(printer, cycle=False)
+    assert "representations" in printer.said
+    assert "time " in printer.said
 
 
 def test_where_bases_cannot_be_kept_another_place_is_asked_for(store, tmp_path):

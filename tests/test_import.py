@@ -419,7 +419,10 @@ def test_an_interrupted_import_says_how_to_go_on(folder, store):
         np.save(folder / f"{seed}.npy", X)
 
     def interrupt():
+        end = time.monotonic() + 60
         while not (store.exists() and any(name.startswith("seed=") for name in os.listdir(store))):
+            if time.monotonic() > end:
+                return
             time.sleep(0.001)
         _thread.interrupt_main()
 

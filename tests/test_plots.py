@@ -113,6 +113,7 @@ def test_labels_that_some_networks_lack_are_one_value(uneven):
     without = dsvcca.select(uneven, x={"width": None}, y={"width": float("nan")})
     assert dsvcca.to_frame(without).x_model.unique().tolist() == ["B"]
     assert list(plot.training_lines(without)[0].steps) == [0, 10]
+    assert dsvcca.select(uneven, x={"width": ""}).sizes["x"] == without.sizes["x"]  # as a text that is missing
     said = r"width=8.0 and some without width, .*: select\(results, x=\{'width': 8.0\}, y=\{'width': 8.0\}\)"
     for draw in (plot.over_training, plot.learning_dynamics):
         with pytest.raises(DsvccaError, match=said):

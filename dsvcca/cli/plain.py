@@ -6,6 +6,7 @@ import functools
 import io
 import os
 import re
+import select
 import shlex
 import signal
 import sys
@@ -48,7 +49,10 @@ def plain_errors(command: Callable[P, R]) -> Callable[P, R]:
                     found = command(*args, **kwargs)
                 sys.stdout.flush()
                 return found
-            except BrokenPipeError:  # who reads has seen enough: dsvcca info STORE | head
+            except BrokenPipeError as error:
+                if not _nobody_reads():  # it is of something else, such as a connection
+                    print(f"error: {error}", file=sys.stderr)
+                    raise typer.Exit(1) from None
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
                 raise typer.Exit(KILLED + signal.SIGPIPE) from None
             except (DsvccaError, OSError, NotImplementedError) as error:
@@ -63,6 +67,16 @@ def plain_errors(command: Callable[P, R]) -> Callable[P, R]:
                 raise typer.Exit(KILLED + (by[-1] if by else signal.SIGINT)) from None
 
     return wrapped
+
+
+def _nobody_reads() -> bool:
+    """Return whether who reads what is printed has seen enough: dsvcca info STORE | head."""
+    poll = select.poll()
+    try:
+        poll.register(sys.stdout.fileno(), 0)  # errors are told in any case
+    except (OSError, ValueError):  # it is no file
+        return False
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def options_of(command: Callable[..., Any]) -> dict[str, str]:

@@ -20,10 +20,9 @@ from dsvcca.plot.shown import (
     of_one_share,
     said_of_chance,
     scale_of,
-    views_of,
     with_chance,
 )
-from dsvcca.results.tables import select
+from dsvcca.results.tables import select, views_of
 
 MARKS = ("", "a", "b", "c", "d", "e", "f", "g", "h")
 """What stands beside a number to say how it was looked at: nothing for the first view."""
@@ -120,7 +119,10 @@ def layers(
                     panel.text(j, i, text, ha="center", va="center", fontsize=6, color="w" if dark else "k")
     said = ", ".join(f"{view} {mark}".strip() for view, mark in marks.items())
     bar_with_chance(
-        figure.colorbar(image, ax=list(axes), pad=0.01, fraction=0.05), expected, measure, said_of_chance(by_chance)
+        figure.colorbar(image, ax=list(axes), pad=0.01, fraction=0.05),
+        expected,
+        measure,
+        said_of_chance(results, measure),
     )
     holes = any(np.isnan(one.values).any() for one in found.values())
     rows = "rows: what is named first, columns: second; " if panels else ""

@@ -111,7 +111,7 @@ def over_training(
     bands = ", bands: one standard error" if any(np.isfinite(line.errors).any() for line in found) else ""
     said = mean_of(np.concatenate([line.networks for line in found])) + bands
     known = any(np.isfinite(line.chance).any() for line in found)
-    by_chance = f"dotted: {said_of_chance(with_chance(results, measure)[1])}"
+    by_chance = f"dotted: {said_of_chance(results, measure)}"
     axes.set_title(f"{said}; {by_chance if known else 'what chance gives is not known'}", fontsize=9)
     legend_beside(axes)
     return axes

@@ -11,7 +11,6 @@ import xarray as xr
 from dsvcca.errors import DsvccaError, nearest
 from dsvcca.maths.arrays import NumpyArray
 from dsvcca.maths.measures import MEASURES
-from dsvcca.results.dataset import VIEW
 from dsvcca.results.tables import label_values
 
 VARIANCE = 0.99
@@ -68,7 +67,7 @@ def with_chance(results: xr.Dataset, measure: str) -> tuple[xr.Dataset, str | No
     datapoints was asked for as well (`SHUFFLED`): a law of chance counts rows that are not independent.
     """
     independent = MEASURES[measure].independent if measure in MEASURES else None
-    if measure == "svcca" and "svcca_shuffled" in results:
+    if shuffles(results, measure):
         shuffled = results["svcca_shuffled"]
         law = results["chance"] if "chance" in results else xr.full_like(shuffled, np.nan)
         return results.assign({SHUFFLED: shuffled.where(np.isfinite(shuffled), law)}), SHUFFLED
@@ -77,9 +76,14 @@ def with_chance(results: xr.Dataset, measure: str) -> tuple[xr.Dataset, str | No
     return results.assign({"by_chance": xr.zeros_like(results[measure]) + independent}), "by_chance"
 
 
-def said_of_chance(name: str | None) -> str:
+def shuffles(results: xr.Dataset, measure: str) -> bool:
+    """Return whether results hold what shuffled datapoints show of a measure."""
+    return measure == "svcca" and "svcca_shuffled" in results
+
+
+def said_of_chance(results: xr.Dataset, measure: str) -> str:
     """Return in words what is taken for chance."""
-    return "chance, datapoints shuffled" if name == SHUFFLED else "chance"
+    return "chance, datapoints shuffled" if shuffles(results, measure) else "chance"
 
 
 def networks_along(results: xr.Dataset, side: str) -> list[tuple[Any, ...]]:
@@ -141,13 +145,6 @@ def last_step(steps: Iterable[tuple[Any, float]]) -> float:
         found = ", ".join(f"seed {seed} at {step_text(step)}" for seed, step in ends.items())
         raise DsvccaError(f"training ends at different steps ({found}): select() seeds that end at the same step")
     return next(iter(ends.values()))
-
-
-def views_of(results: xr.Dataset) -> NumpyArray:
-    """Return how every pair was looked at, (x, y) object; "" where it was not compared."""
-    names = np.asarray(["", *results[VIEW].attrs["flag_meanings"].split()], dtype=object)
-    found: NumpyArray = names[results[VIEW].transpose("x", "y").values]
-    return found
 
 
 def label_along(results: xr.Dataset, side: str, name: str) -> NumpyArray:

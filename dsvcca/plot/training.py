@@ -25,10 +25,9 @@ from dsvcca.plot.shown import (
     seeds_along,
     step_text,
     steps_along,
-    views_of,
     with_chance,
 )
-from dsvcca.results.tables import label_values
+from dsvcca.results.tables import label_values, views_of
 
 SHARES = (0.0, 0.35, 0.75, 1.0)
 """Shares of training that are shown unless steps are given."""
@@ -128,7 +127,10 @@ def learning_dynamics(
         "layer at the end of training (in the order of the store, the first at the left and at the bottom)", fontsize=9
     )
     bar_with_chance(
-        figure.colorbar(image, ax=panels, pad=0.01, fraction=0.05), [expected], measure, said_of_chance(chance)
+        figure.colorbar(image, ax=panels, pad=0.01, fraction=0.05),
+        [expected],
+        measure,
+        said_of_chance(results, measure),
     )
     mixed = f"\nlooked at in different views, whose numbers are different things: {', '.join(found.views)}"
     figure.suptitle(_title(found, measure) + (mixed if len(found.views) > 1 else ""), fontsize=11)

@@ -96,7 +96,7 @@ def clusters(
     tree.set_xlim(0, 10 * len(names))  # as SciPy puts leaves: above their columns
     bar = figure.colorbar(image, ax=[tree, image_axes], pad=0.01, fraction=0.06, aspect=30)
     off = ~np.eye(len(names), dtype=bool)
-    bar_with_chance(bar, [None if expected is None else expected[off]], measure, said_of_chance(chance))
+    bar_with_chance(bar, [None if expected is None else expected[off]], measure, said_of_chance(results, measure))
     for side in ("top", "right", "bottom"):
         tree.spines[side].set_visible(False)
     kind = "distance" if MEASURES[measure].kind == "distance" else f"1 - {measure}"

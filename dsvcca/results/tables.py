@@ -52,7 +52,7 @@ def select(
                 known = [str(c)[2:] for c in results.coords if str(c).startswith(f"{side}_")]
                 raise DsvccaError(f"results have no label {name!r}: {nearest(name, known)}")
             have = label_values(results, coordinate)  # compared as Python does: floats and integers exactly
-            values = [None if one != one else one for one in values_of(value)]
+            values = [None if one != one or one == "" else one for one in values_of(value)]
             for one in values:
                 if one not in have:
                     known = [label for label in have if label is not None]
@@ -67,6 +67,13 @@ def select(
 def label_values(results: xr.Dataset, coordinate: str) -> list[Any]:
     """Return a label of every representation of one side, None where it is missing."""
     return [None if value != value or value == "" else value for value in results[coordinate].values.tolist()]
+
+
+def views_of(results: xr.Dataset) -> NumpyArray:
+    """Return how every pair was looked at, (x, y) object; "" where it was not compared."""
+    names = np.asarray(["", *results[VIEW].attrs["flag_meanings"].split()], dtype=object)
+    found: NumpyArray = names[results[VIEW].transpose("x", "y").values]
+    return found
 
 
 def labels_of(results: xr.Dataset, side: str = "x") -> list[Labels]:

@@ -20,7 +20,7 @@ from dsvcca.maths.arrays import NumpyArray
 from dsvcca.maths.measures import MEASURES, exchanged_name
 from dsvcca.progress import waiting
 from dsvcca.results.dataset import VIEW
-from dsvcca.results.tables import label_values
+from dsvcca.results.tables import label_values, views_of
 
 SYMMETRIC = tuple(name for name in MEASURES if exchanged_name(name) == name)
 """Measures that do not change where x and y are exchanged."""
@@ -144,8 +144,7 @@ def numbers_of(results: xr.Dataset, measure: str, variance: float | None, *, sid
     values = _of_variance(results, measure, variance).transpose("x", "y").values.astype(np.float64)[:, order]
     views = np.full(values.shape, "", dtype=object)
     if VIEW in results:
-        meanings = np.asarray(["", *results[VIEW].attrs["flag_meanings"].split()], dtype=object)
-        views = meanings[results[VIEW].transpose("x", "y").values[:, order]]
+        views = views_of(results)[:, order]
     ranks = np.full(values.shape, np.nan)
     if "rank_x" in results:
         ranks = _of_variance(results, "rank_x", variance).transpose("x", "y").values.astype(np.float64)[:, order]

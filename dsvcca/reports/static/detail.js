@@ -126,7 +126,7 @@ function sayNoCorrelations() {
 async function drawSpectrum(map, i, j) {
   if (!page.correlations) return
   const pair = map.pair
-  const at = page.correlations.length > 1 ? map.entry.variance ?? 0 : 0
+  const at = page.correlations.length > 1 ? map.drawn.variance ?? 0 : 0
   const rho = (await (spectra[at].read ??= spectra[at]()))(i, j).filter((value) => value === value)
   const place = entryOf("chance_edge", at, undefined)
   const edge = place < 0 || !rho.length ? NaN : (await numbersOf(place))(i, j)
