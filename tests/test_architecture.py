@@ -57,6 +57,7 @@ HOUSE = {
         "targets",
         "sizes",
         "passes",
+        "portions",
         "machine",
         "price",
         "layout",

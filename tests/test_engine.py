@@ -303,7 +303,7 @@ def test_tasks_carry_paths_and_never_arrays(tmp_path):
     plan = dsvcca.plan_comparisons(store)
     ensure_workspace(str(tmp_path / "w"))
     bases = make_bases(plan, str(tmp_path / "w"), range(len(plan.aspects)), None).bases
-    tasks = tile_tasks(begin(tmp_path / "r.zarr", plan, {}), str(tmp_path / "w"), bases)
+    tasks, _ = tile_tasks(begin(tmp_path / "r.zarr", plan, {}), str(tmp_path / "w"), bases, plan.assumed_ranks())
     assert max(len(pickle.dumps(task)) for task in tasks) < 10_000
     tasks = reduce_tasks(plan, str(tmp_path / "w"), list(range(130)), threads=1)
     assert max(len(zlib.compress(pickle.dumps(task))) for task in tasks) < 10_000  # as they travel

@@ -6,6 +6,7 @@ have.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -16,7 +17,7 @@ from dsvcca.storage.records import PackRecord, is_held, read_attributes, read_re
 from dsvcca.workspace.packs import FORMAT
 
 OLD = 24 * 3600
-"""Seconds after which what another machine left uncommitted is taken for forgotten."""
+"""Seconds after which what another machine left uncommitted, or a run unmerged, is taken for forgotten."""
 
 
 class Left(NamedTuple):
@@ -41,11 +42,14 @@ def unused_in_store(root: Path, known: dict[str, Representation]) -> Iterator[Le
 
 
 def unused_in_workspace(root: Path, sources: Collection[str]) -> Iterator[Left]:
-    """Yield packs of which no basis is of the given numbers, and what was never committed.
+    """Yield packs of which no basis is of the given numbers, what was never merged, and what was never committed.
 
     A pack that holds what is left of dropped activations is never among them, nor one that does not say whose it is.
+    What a run is to merge belongs to one that was given up if nothing of it changed for a day.
     """
     for name in folders.names(root):
+        if name.startswith(("partial-", "filling-")) and _is_old(root / name):
+            yield _left(root / name, "was never merged")
         if name.startswith("pack-") and not is_held(root / name):
             about = read_attributes(root / name)
             if about is not None and about.get("format") != FORMAT:  # of another version, which may use it
@@ -70,6 +74,19 @@ def _uncommitted(root: Path) -> Iterator[Left]:
     """Yield what was being made by processes that are no more; of other machines if it is a day old."""
     for name in staging.forgotten(root, OLD):
         yield _left(root / staging.STAGING / name, "was never committed")
+
+
+def _is_old(folder: Path) -> bool:
+    """Return whether no file of a folder changed for a day; at a URL that is not known."""
+    if folders.is_remote(folder):
+        return False
+    try:
+        newest = max(
+            (folder / name).stat().st_mtime for name in ("", *(name for name, _, _ in folders.listing(folder)))
+        )
+    except FileNotFoundError:  # who merges it removes it just now
+        return False
+    return time.time() - newest > OLD
 
 
 def _left(folder: Path, what: str) -> Left:

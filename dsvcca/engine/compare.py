@@ -150,11 +150,16 @@ def _compared(
             finally:
                 remove_partials(where, [explaining[0].targets])
     if begun.tiles:
-        tasks = tile_tasks(begun, where, bases)
+        tasks, merging = tile_tasks(begun, where, bases, _ranks(begun.plan, learned))
         receipts, failures = execute.run(correlate, tasks, client=client, title="correlate", work=tile_work)
+        lacking = {one.task.sheet.name for one in failures}
+        merging = [task for task in merging if task.sheet.name not in lacking]
+        if merging:
+            merged, failed_ones = execute.run(correlate, merging, client=client, title="merge", work=tile_work)
+            receipts, failures = receipts + merged, failures + failed_ones
         with files.disk_errors(root):
             filling.add_libraries(root, set(receipts))
-        execute.raise_failures(failures, len(tasks))
+        execute.raise_failures(failures, len(tasks) + len(merging))
         with files.disk_errors(root):
             for sentence in filling.add_warnings(root, doubted(opening.doubt(root))):
                 warnings.warn(sentence, DsvccaWarning, stacklevel=3)
@@ -202,9 +207,8 @@ def _aspects_of(begun: filling.Begun) -> set[int]:
     return found
 
 
-def say_what_bases_say(begun: filling.Begun, learned: Mapping[str, LearnedRecord], failed: Mapping[int, str]) -> None:
-    """Keep with the results, and warn of, what bases say and which have none; refuse ranks too large for memory."""
-    plan = begun.plan
+def _learned(plan: Plan, learned: Mapping[str, LearnedRecord]) -> list[LearnedRecord]:
+    """Return what the basis of every aspect says, of those that failed that they keep nothing."""
     rules = len(plan.rules)
     nothing: LearnedRecord = {
         "ranks": [1],
@@ -215,14 +219,25 @@ def say_what_bases_say(begun: filling.Begun, learned: Mapping[str, LearnedRecord
         "library": "",
         "between": None,
     }
-    mine = [learned.get(name, nothing) for name in plan.basis_fingerprints]
+    return [learned.get(name, nothing) for name in plan.basis_fingerprints]
+
+
+def _ranks(plan: Plan, learned: Mapping[str, LearnedRecord]) -> list[int]:
+    """Return the largest rank of every aspect."""
+    return [max(one["ranks"]) for one in _learned(plan, learned)]
+
+
+def say_what_bases_say(begun: filling.Begun, learned: Mapping[str, LearnedRecord], failed: Mapping[int, str]) -> None:
+    """Keep with the results, and warn of, what bases say and which have none; refuse ranks too large for memory."""
+    plan = begun.plan
+    mine = _learned(plan, learned)
     if plan.transforms:
         off_block = np.full((begun.count, len(BETWEEN)), np.nan)
         for aspect, one in zip(plan.aspects, mine, strict=True):
             if aspect.view.name == "dft" and one["between"] is not None:
                 off_block[plan.places[aspect.representation]] = one["between"]
         commits.write_off_block(begun.root, off_block)
-    ranks = [max(one["ranks"]) for one in mine]
+    ranks = _ranks(plan, learned)
     plan.check(ranks)
     if ranks and log.isEnabledFor(logging.INFO):
         log.info("ranks are known; from nothing, the whole of it:\n%s", plan.price(ranks))

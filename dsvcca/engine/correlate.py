@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import zlib
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -18,6 +20,8 @@ from dsvcca.maths.nulls import edges, mean_by_chance
 from dsvcca.maths.resampling import FOLDS, TIED, fold_bounds
 from dsvcca.maths.sums import LARGEST, OF_FOLDS, OF_GOOGLE, OF_RIDGE, OF_SQUARES, OF_VECTORS
 from dsvcca.maths.views import GRID
+from dsvcca.plans.layout import NUMERICS
+from dsvcca.plans.passes import Pass
 from dsvcca.results import commits, filling
 from dsvcca.results.commits import (
     MIRRORED,
@@ -31,6 +35,7 @@ from dsvcca.results.commits import (
 from dsvcca.results.dataset import BY_FREQUENCY, CORRELATIONS, RANKS, VIEW
 from dsvcca.storage import files
 from dsvcca.workspace.packs import BasisRef
+from dsvcca.workspace.partials import read_about, read_partial, remove_partials, write_partial
 
 FEW = 4
 """Directions of one side up to which float64 sums are worth it: errors of more of them cancel."""
@@ -73,7 +78,15 @@ class BasisPairs:
 
 @dataclass(frozen=True)
 class CorrelateTask:
-    """One tile: where the bases of its two panels are, which pairs are wanted, where the numbers go. Never data."""
+    """One tile: where the bases of its two panels are, which pairs are wanted, where the numbers go. Never data.
+
+    Attributes
+    ----------
+    portion : str
+        Where its numbers are kept until they are merged, if it is a portion of the tile: the name of a partial result.
+    portions : tuple of str
+        Of what it is merged, if portions of it were computed before.
+    """
 
     workspace: str
     sheet: Sheet
@@ -85,56 +98,109 @@ class CorrelateTask:
     frequencies: int
     correlations: int
     budget: int
+    portion: str = ""
+    portions: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return f"tile {self.sheet.name}"
+        return f"{'a portion of ' if self.portion else ''}tile {self.sheet.name}"
 
 
 def correlate(task: CorrelateTask) -> str:
-    """Compute and commit one tile; return the name of the array library that did it.
+    """Compute one tile or a portion of it, or merge its portions, and commit that; return which array library computed.
 
     Nothing is done again of what a worker finished before it died with its receipt.
     """
+    if task.portion:
+        return _commit_portion(task)
     if is_committed(task.sheet):
         return library()
     values = _before(task)
     doubt = doubt_before(task.sheet)
+    by = library()
     for pairs in task.passes:
-        shape = len(pairs.x), len(pairs.y)
-        wanted = unpacked(pairs.wanted, shape)
-        found, own = _compared(task, pairs, wanted)
+        found, own = _solved(task, pairs)
         doubt = max(doubt, own)
-        found[VIEW] = np.frombuffer(zlib.decompress(pairs.names), np.int8).reshape((*shape, 1))
-        i, j = np.nonzero(wanted)
-        x, y = np.asarray(pairs.x_members)[i], np.asarray(pairs.y_members)[j]
-        for name, target in values.items():
-            if name == BY_FREQUENCY:
-                if pairs.first_frequency >= 0:
-                    here = slice(pairs.first_frequency, pairs.first_frequency + found[name].shape[2])
-                    target[x, y, here] = found[name][i, j]
-            elif name in found:  # those of all frequencies together are not kept
-                target[x, y] = found[name][i, j]
+        _enter(values, found, pairs.first_frequency)
+    for name in task.portions:
+        arrays, about = read_partial(task.workspace, name)
+        doubt, by = max(doubt, about["doubt"]), about["library"]
+        for place, first_frequency in enumerate(about["first_frequencies"]):
+            own_name = f"{place} "
+            mine = {key.removeprefix(own_name): one for key, one in arrays.items() if key.startswith(own_name)}
+            _enter(values, mine, first_frequency)
     if len(set(task.sheet.places)) == 1:
         _fill_below(values)
     with files.disk_errors(task.sheet.out):
         write_tile(task.sheet, values, doubt)
-    return library()
+    remove_partials(task.workspace, task.portions)
+    return by
+
+
+def _commit_portion(task: CorrelateTask) -> str:
+    """Compute a portion of a tile and keep it as a partial result, if that is not there already."""
+    about = read_about(task.workspace, task.portion)
+    if about is None:
+        solved = [_solved(task, pairs) for pairs in task.passes]
+        about = {
+            "library": library(),
+            "doubt": max(doubt for _, doubt in solved),
+            "first_frequencies": [pairs.first_frequency for pairs in task.passes],
+        }
+        arrays = {
+            f"{place} {name}": one.astype(np.float64)
+            for place, (found, _) in enumerate(solved)
+            for name, one in found.items()
+        }
+        with files.disk_errors(task.workspace):
+            write_partial(task.workspace, task.portion, arrays, about)
+    by: str = about["library"]
+    return by
+
+
+def _solved(task: CorrelateTask, pairs: BasisPairs) -> tuple[dict[str, NumpyArray], float]:
+    """Return every number of wanted pairs, and where in the tile they stand (x, y); and by how much PWCCA may be off.
+
+    Each is (pairs, ...), with the dimensions that follow x and y in a tile.
+    """
+    shape = len(pairs.x), len(pairs.y)
+    wanted = unpacked(pairs.wanted, shape)
+    found, doubt = _compared(task, pairs, wanted)
+    found[VIEW] = np.frombuffer(zlib.decompress(pairs.names), np.int8).reshape((*shape, 1))
+    if pairs.first_frequency < 0:
+        del found[BY_FREQUENCY]
+    i, j = np.nonzero(wanted)
+    where = {"x": np.asarray(pairs.x_members)[i], "y": np.asarray(pairs.y_members)[j]}
+    return where | {name: found[name][i, j] for name in _names(task) if name in found}, doubt
+
+
+def _enter(values: Mapping[str, NumpyArray], found: Mapping[str, NumpyArray], first_frequency: int) -> None:
+    """Write the numbers of some pairs into those of a tile."""
+    x, y = found["x"].astype(np.int64), found["y"].astype(np.int64)
+    for name in found.keys() & values.keys():
+        if name == BY_FREQUENCY:
+            values[name][x, y, first_frequency : first_frequency + found[name].shape[1]] = found[name]
+        else:
+            values[name][x, y] = found[name]
+
+
+def _names(task: CorrelateTask) -> list[str]:
+    """Return what numbers a tile holds, those that exchange in its mirror among them."""
+    both = dict.fromkeys(one for name in task.measures for one in (name, MIRRORED.get(name, name)))
+    more = ((BY_FREQUENCY, task.frequencies), (CORRELATIONS, task.correlations))
+    return [*both, *RANKS, VIEW, *(name for name, count in more if count)]
 
 
 def _before(task: CorrelateTask) -> dict[str, NumpyArray]:
     """Return the numbers of the version before that stay, and of everything else that there is none."""
     shape, rules = task.sheet.shape, len(task.rules)
-    both = dict.fromkeys(one for name in task.measures for one in (name, MIRRORED.get(name, name)))
-    values = {
-        name: np.full((*shape, len(task.ridges), rules) if name in BY_RIDGE else (*shape, rules), np.nan)
-        for name in both
+    inner = {
+        **dict.fromkeys(BY_RIDGE, (len(task.ridges),)),
+        BY_FREQUENCY: (task.frequencies,),
+        CORRELATIONS: (task.correlations,),
     }
+    values = {name: np.full((*shape, *inner.get(name, ()), rules), np.nan) for name in _names(task)}
     values |= {name: np.zeros((*shape, rules), dtype=np.int64) for name in RANKS}
     values[VIEW] = np.zeros((*shape, 1), dtype=np.int8)
-    if task.frequencies:
-        values[BY_FREQUENCY] = np.full((*shape, task.frequencies, rules), np.nan)
-    if task.correlations:
-        values[CORRELATIONS] = np.full((*shape, task.correlations, rules), np.nan)
     kept = task.sheet.kept
     if kept is not None:
         for name, block in read_tile(task.sheet).items():
@@ -307,12 +373,19 @@ def _fill_below(values: dict[str, NumpyArray]) -> None:
         block[below] = original.get(MIRRORED.get(name, name), block).swapaxes(0, 1)[below]
 
 
-def tile_tasks(begun: filling.Begun, workspace: str, bases: dict[int, BasisRef]) -> list[CorrelateTask]:
-    """Return one task for every tile that lacks something."""
+def tile_tasks(
+    begun: filling.Begun, workspace: str, bases: dict[int, BasisRef], ranks: Sequence[int]
+) -> tuple[list[CorrelateTask], list[CorrelateTask]]:
+    """Return one task for every tile that lacks something, or for every portion of it; and those that merge portions.
+
+    `ranks` are those of the aspects.
+    """
     plan = begun.plan
     codes = np.asarray([0, *(1 + begun.views.index(name) for name in plan.names)], dtype=np.int8)
-    return [
-        CorrelateTask(
+    tiles = sorted(begun.tiles, key=_along_a_curve)
+
+    def task_of(missing: filling.Missing, passes: Sequence[Pass]) -> CorrelateTask:
+        return CorrelateTask(
             workspace=workspace,
             sheet=missing.sheet,
             passes=tuple(
@@ -328,7 +401,7 @@ def tile_tasks(begun: filling.Begun, workspace: str, bases: dict[int, BasisRef])
                     first_frequency=plan.first_frequency(one.space),
                     names=zlib.compress(codes[one.names].tobytes()),
                 )
-                for one in begun.passes_of(missing)
+                for one in passes
             ),
             rules=plan.rules,
             ridges=plan.ridges,
@@ -338,14 +411,28 @@ def tile_tasks(begun: filling.Begun, workspace: str, bases: dict[int, BasisRef])
             correlations=plan.correlations,
             budget=plan.tile_budget,
         )
-        for missing in sorted(begun.tiles, key=_along_a_curve)
-    ]
+
+    tasks, merging = [], []
+    for missing, several in zip(tiles, plan.portions([begun.passes_of(one) for one in tiles], ranks), strict=True):
+        own = [task_of(missing, passes) for passes in several]
+        if len(own) > 1:
+            own = [replace(task, portion=_portion_name(task)) for task in own]
+            merging.append(replace(task_of(missing, []), portions=tuple(task.portion for task in own)))
+        tasks += own
+    return tasks, merging
+
+
+def _portion_name(task: CorrelateTask) -> str:
+    """Return what a portion of a tile is called: after everything that its numbers follow, and where they go."""
+    content = repr((NUMERICS, replace(task, budget=0)))
+    return "portion-" + hashlib.sha256(content.encode()).hexdigest()[:24]
 
 
 def tile_work(task: CorrelateTask) -> dict[str, int]:
     """Return how much work a task is."""
     wanted = (unpacked(one.wanted, (len(one.x), len(one.y))) for one in task.passes)
-    return {"pairs solved": sum(int(one.sum()) for one in wanted), "tiles committed": 1}
+    work = {"pairs solved": sum(int(one.sum()) for one in wanted)} if task.passes else {}
+    return work if task.portion else {**work, "tiles committed": 1}
 
 
 def _along_a_curve(missing: filling.Missing) -> tuple[bool, int]:

@@ -72,6 +72,10 @@ class Pass:
         x, y = (np.asarray([aspect not in failed for aspect in side]) for side in (self.x, self.y))
         return self._only(self.wanted & x[:, None] & y[None, :])
 
+    def of_rows(self, members: NumpyArray) -> Pass | None:
+        """Return what is left of a pass of some rows, (panel,) bool; None if nothing is."""
+        return self._only(self.wanted & members[list(self.x_members)][:, None])
+
     def _only(self, wanted: NumpyArray) -> Pass | None:
         if (wanted == self.wanted).all():
             return self

@@ -25,6 +25,7 @@ from dsvcca.plans.layout import NUMERICS, Layout
 from dsvcca.plans.machine import Machine, this_machine
 from dsvcca.plans.pairs import RULES
 from dsvcca.plans.passes import Pass
+from dsvcca.plans.portions import SOLVE, VECTORS, portions
 from dsvcca.plans.price import BasisWork, Price, Together, Work, price
 from dsvcca.plans.sizes import (
     APART,
@@ -92,15 +93,15 @@ class Plan(Layout):
                 slabs = 24 * min(GRID, self.sizes[0].rows) * columns
                 memory = max(memory, min(self.target_bytes + slabs, self.budget))
         passes = []
-        sums = sums_of(self.measures)
-        for tile in self.tiles:
-            for one in self.passes(tile):
-                x, y = k[list(one.x)], k[list(one.y)]
-                itself = one.x == one.y
-                passes.append(self._together(one, x, y))
-                read += 0 if self.direct else 4 * one.rows * int(x.sum() + (0 if itself else y.sum()))
+        tiles = [self.passes(tile) for tile in self.tiles]
+        correlate_tasks = self.portions(tiles, k)
+        for own, tasks in zip(tiles, correlate_tasks, strict=True):
+            for one in own:
+                passes.append(self._together(one, k[list(one.x)], k[list(one.y)]))
                 needed = min(self._tile_memory(one, k), self.tile_budget)
                 memory = max(memory, needed + self.budget - self.tile_budget)
+            for one in [] if self.direct else (one for task in tasks for one in task):
+                read += 4 * one.rows * int(k[list(one.x)].sum() + (0 if one.x == one.y else k[list(one.y)].sum()))
             arrays = 2 + sum(len(self.ridges) if name in BY_RIDGE else 1 for name in self.measures)
             written += 8 * arrays * len(self.rules) * 2 * self.panel**2
         return Work(
@@ -108,17 +109,52 @@ class Plan(Layout):
             itself=self.pairs.itself,
             aspects=aspects,
             reduce_tasks=self._reduce_task_count(threads),
+            correlate_tasks=sum(map(len, correlate_tasks)),
             tiles=len(self.tiles),
             passes=tuple(passes),
             rules=len(self.rules),
-            vectors=not set(OF_VECTORS).isdisjoint(sums),
-            spectra=sum(SPECTRA.get(name, 0) * (len(self.ridges) if name in OF_RIDGE else 1) for name in sums),
+            vectors=self._vectors,
+            spectra=self._spectra,
             products=1 + self.shuffles,
             direct=self.direct,
             bytes_read=read,
             bytes_written=written,
             memory=memory,
         )
+
+    @property
+    def _vectors(self) -> bool:
+        """Whether singular vectors are needed, and not only values."""
+        return not set(OF_VECTORS).isdisjoint(sums_of(self.measures))
+
+    @property
+    def _spectra(self) -> int:
+        """How many solves for the correlations of a cross block all else costs, about."""
+        names = sums_of(self.measures)
+        return sum(SPECTRA.get(name, 0) * (len(self.ridges) if name in OF_RIDGE else 1) for name in names)
+
+    def portions(
+        self, tiles: Sequence[Sequence[Pass]], ranks: Sequence[int] | NumpyArray
+    ) -> list[list[Sequence[Pass]]]:
+        """Return what tasks do of every tile, given with its passes: all of it, or portions where tiles are few.
+
+        Parameters
+        ----------
+        tiles : sequence of sequences of Pass
+        ranks : sequence of int
+            Of the aspects.
+        """
+        k = np.asarray(ranks)
+
+        def weight(one: Pass) -> NumpyArray:
+            frequencies = self.sizes[one.x[0]].frequencies
+            x, y = k[list(one.x), None] / frequencies, k[None, list(one.y)] / frequencies
+            product = 0.0 if self.direct else 2.0 * one.rows * (1 + self.shuffles) * x * y
+            solve = SOLVE * (VECTORS if self._vectors else 1) * (1 + self._spectra + self.shuffles) * (x + y) ** 2 / 4
+            found: NumpyArray = ((product + len(self.rules) * solve) * frequencies * one.wanted).sum(axis=1)
+            return found
+
+        return portions(tiles, weight, self.panel)
 
     def _tile_memory(self, one: Pass, ranks: NumpyArray) -> int:
         """Return the bytes of arrays that a pass takes if nothing is cut, however its columns are spread."""

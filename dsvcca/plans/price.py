@@ -62,14 +62,15 @@ class Together:
 class Work:
     """A plan as integers.
 
-    `spectra` is how many solves for the correlations of a cross block all else costs, `products` how often cross blocks
-    are made.
+    A tile is one of `correlate_tasks`, or several that do a portion of it each, which are then merged. `spectra` is how
+    many solves for the correlations of a cross block all else costs, `products` how often cross blocks are made.
     """
 
     comparisons: int
     itself: int
     aspects: tuple[BasisWork, ...]
     reduce_tasks: int
+    correlate_tasks: int
     tiles: int
     passes: tuple[Together, ...]
     rules: int
@@ -88,7 +89,7 @@ class Price:
 
     Attributes
     ----------
-    comparisons, itself, reduce_tasks, tiles : int
+    comparisons, itself, reduce_tasks, correlate_tasks, tiles : int
         Of the comparisons, `itself` are of one representation with itself.
     bytes_read, bytes_written : int
     flops : float
@@ -103,6 +104,7 @@ class Price:
     comparisons: int
     itself: int
     reduce_tasks: int
+    correlate_tasks: int
     tiles: int
     bytes_read: int
     bytes_written: int
@@ -125,7 +127,7 @@ class Price:
             f"{name:<17}{what}"
             for name, what in (
                 ("comparisons", f"{self.comparisons:,}, {self.itself:,} of them of one with itself"),
-                ("tasks", f"{self.reduce_tasks:,} reduce, {self.tiles:,} correlate (a tile each, done by one thread)"),
+                ("tasks", f"{self.reduce_tasks:,} reduce, {self.correlate_tasks:,} correlate; each by one thread"),
                 ("read", f"{format_bytes(self.bytes_read)}, if no basis is there yet"),
                 ("written", format_bytes(self.bytes_written)),
                 ("arithmetic", f"{self.flops / 1e9:,.1f} GFLOP"),
@@ -136,7 +138,7 @@ class Price:
 
     @property
     def _threads(self) -> str:
-        busy = max(self.reduce_tasks, self.tiles)
+        busy = max(self.reduce_tasks, self.correlate_tasks)
         idle = f", of which no more than {busy:,} ever have work" if self.threads > busy else ""
         return "one worker thread like this one" if self.threads == 1 else f"{self.threads:,} worker threads{idle}"
 
@@ -178,14 +180,16 @@ def price(work: Work, machine: Machine) -> Price:
         )
         flops += product + solves * (1 + work.spectra) * 4.0 * several.rank**3
         seconds += product / machine.product + solves * each
-    busy = ceil(work.tiles / machine.threads) / max(work.tiles / machine.threads, 1e-9)  # the last ones wait for none
-    correlating = seconds / machine.threads * (busy if work.tiles else 1)
-    overhead = RUN + TASK * (work.reduce_tasks + work.tiles) / machine.threads
+    rounds = work.correlate_tasks / machine.threads
+    correlating = seconds / machine.threads * (ceil(rounds) / rounds if rounds else 1)  # the last ones wait for none
+    merging = work.tiles if work.correlate_tasks > work.tiles else 0
+    overhead = RUN + TASK * (work.reduce_tasks + work.correlate_tasks + merging) / machine.threads
     moving = (work.bytes_read + work.bytes_written) / STORAGE / machine.threads
     return Price(
         comparisons=work.comparisons,
         itself=work.itself,
         reduce_tasks=work.reduce_tasks,
+        correlate_tasks=work.correlate_tasks,
         tiles=work.tiles,
         bytes_read=work.bytes_read,
         bytes_written=work.bytes_written,

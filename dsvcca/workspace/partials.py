@@ -1,4 +1,5 @@
-"""Partial results: of a representation too large for one task, or targets; named arrays, kept until they are merged.
+"""Partial results: of a representation too large for one task, of a portion of a tile, or targets; named arrays, kept
+until they are merged.
 
     <workspace>/partial-<name>/    group; its zarr.json is the commit record, written last
       numbers                      all arrays end to end, float64
@@ -55,7 +56,13 @@ def write_partial(workspace: str, name: str, arrays: Mapping[str, Array], about:
 
 def has_partial(workspace: str, name: str) -> bool:
     """Return whether arrays were committed under a name."""
-    return read_record(_folder(workspace, name), PartialRecord) is not None
+    return read_about(workspace, name) is not None
+
+
+def read_about(workspace: str, name: str) -> dict[str, Any] | None:
+    """Return what was kept with the arrays that were committed under a name; None where there are none."""
+    record = read_record(_folder(workspace, name), PartialRecord)
+    return None if record is None else record["about"]
 
 
 def read_partial(workspace: str, name: str) -> tuple[dict[str, NumpyArray], dict[str, Any]]:

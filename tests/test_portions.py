@@ -1,0 +1,217 @@
+"""Few tiles are cut into portions that many workers take: no bit changes, and nothing of them is lost or left."""
+
+import os
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import distributed
+import numpy as np
+import pytest
+
+import dsvcca
+from dsvcca import DsvccaError
+from dsvcca.clusters.local import local_client
+from dsvcca.engine import execute
+from dsvcca.engine.bases import learn, make_bases
+from dsvcca.engine.correlate import correlate, tile_tasks
+from dsvcca.plans import portions
+from dsvcca.results import filling
+from dsvcca.workspace.contents import ensure_workspace
+from tests.populations import activations, same_bits, write_population
+
+FEW = 5
+"""Portions that tests cut a tile into."""
+
+
+@pytest.fixture
+def cut(monkeypatch):
+    """Cut every tile into few portions, however small it is."""
+    monkeypatch.setattr(portions, "PORTION", 1.0)
+    monkeypatch.setattr(portions, "MOST", FEW)
+
+
+def partials(store):
+    return sorted(Path(f"{store.path}.workspace").glob("partial-*"))
+
+
+def halfway(store, plan, out):
+    """Do two portions of the only tile of a plan, as a run does that is killed then; return the others as well."""
+    workspace = f"{store.path}.workspace"
+    with filling.claimed(out):
+        begun = filling.begin(
+            out, plan, {"dsvcca_version": dsvcca.__version__, "datapoint_ids": plan.ids or "not known"}
+        )
+    ensure_workspace(workspace)
+    bases = make_bases(begun.plan, workspace, range(len(plan.aspects)), None).bases
+    learned = learn(begun.plan, workspace, bases)
+    ranks = [max(learned[name]["ranks"]) for name in begun.plan.basis_fingerprints]
+    tasks, _ = tile_tasks(begun, workspace, bases, ranks)
+    for task in tasks[:2]:
+        execute.guarded(correlate, task)
+    return tasks
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"variance": [0.9, 0.99], "measures": ["svcca", "pwcca_x", "pwcca_y", "cka", "r2_x", "chance", "p_value"]},
+        {"measures": ["svcca", "gulp", "ridge_cca", "svcca_error"], "ridge": [0.1, 1.0]},
+        {"measures": ["svcca", "cka_debiased", "svcca_shuffled"], "shuffles": 2},
+        {"keep": ["correlations"], "measures": ["svcca", "chance_edge"]},
+        {"pairs": "over_training"},
+        {"route": "direct"},
+    ],
+    ids=lambda options: " ".join(options),
+)
+def test_portions_change_no_bit(options, tmp_path, monkeypatch):
+    store = write_population(tmp_path / "s.zarr")[0]
+    plan = dsvcca.plan_comparisons(store, **options)
+    whole = dsvcca.compare(plan, tmp_path / "whole.zarr")
+    assert plan.price().correlate_tasks == 1
+    monkeypatch.setattr(portions, "PORTION", 1.0)
+    monkeypatch.setattr(portions, "MOST", FEW)
+    assert plan.price().correlate_tasks > 1
+    assert same_bits(dsvcca.compare(plan, tmp_path / "cut.zarr"), whole)
+    assert not partials(store)
+
+
+def test_maps_in_portions_keep_their_frequencies_and_views(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    store = dsvcca.create_store(tmp_path / "s.zarr", datapoints=300)
+    for seed in range(3):
+        store.write(rng.standard_normal((300, 4, 4, 3)).astype("float32"), layer="conv", seed=seed, dims="nhwc")
+        store.write(rng.standard_normal((300, 8, 8, 3)).astype("float32"), layer="wide", seed=seed, dims="nhwc")
+        store.write(rng.standard_normal((300, 9)).astype("float32"), layer="fc", seed=seed)
+    plan = dsvcca.plan_comparisons(store, keep=["frequencies"])
+    whole = dsvcca.compare(plan, tmp_path / "whole.zarr")
+    assert len(whole["view"].attrs["flag_meanings"].split()) > 1
+    monkeypatch.setattr(portions, "PORTION", 1.0)
+    assert plan.price().correlate_tasks > 4
+    assert same_bits(dsvcca.compare(plan, tmp_path / "cut.zarr"), whole)
+
+
+def test_results_that_grow_in_portions_are_the_same(cut, tmp_path, monkeypatch):
+    store = write_population(tmp_path / "s.zarr", seeds=2)[0]
+    dsvcca.compare(dsvcca.plan_comparisons(store), tmp_path / "r.zarr")
+    for layer in ("a", "b"):
+        store.write(activations(77, p=25), layer=layer, seed=7, step=0)
+    plan = dsvcca.plan_comparisons(dsvcca.open_store(store.path))
+    grown = dsvcca.compare(plan, tmp_path / "r.zarr")
+    monkeypatch.undo()
+    fresh = dsvcca.compare(plan, tmp_path / "fresh.zarr")
+    assert plan.price().correlate_tasks == 1
+    assert same_bits(grown, fresh)
+
+
+def test_what_was_done_of_a_tile_is_not_done_again(cut, tmp_path):
+    store = write_population(tmp_path / "s.zarr")[0]
+    plan = dsvcca.plan_comparisons(store)
+    tasks = halfway(store, plan, tmp_path / "r.zarr")
+    assert len(tasks) == FEW
+    there = {one: (one / "zarr.json").stat().st_mtime_ns for one in partials(store)}
+    assert len(there) == 2
+    for task in tasks[:2]:  # as a worker does that is given it again
+        assert execute.guarded(correlate, task) == "numpy"
+    assert {one: (one / "zarr.json").stat().st_mtime_ns for one in partials(store)} == there
+    assert same_bits(dsvcca.compare(plan, tmp_path / "r.zarr"), dsvcca.compare(plan, tmp_path / "fresh.zarr"))
+    assert not partials(store)
+
+
+def test_portions_of_another_definition_are_never_taken(cut, tmp_path):
+    store = write_population(tmp_path / "s.zarr")[0]
+    plan = dsvcca.plan_comparisons(store)
+    tasks = halfway(store, plan, tmp_path / "r.zarr")
+    other = dsvcca.plan_comparisons(store, variance=0.9)
+    (tmp_path / "r.zarr").rename(tmp_path / "elsewhere")
+    names = {task.portion for task in tasks}
+    assert names.isdisjoint(task.portion for task in halfway(store, other, tmp_path / "r.zarr"))
+    found = dsvcca.compare(other, tmp_path / "r.zarr")
+    assert same_bits(found, dsvcca.compare(other, tmp_path / "fresh.zarr"))
+
+
+def test_a_portion_that_was_damaged_is_refused_and_named(cut, tmp_path):
+    store = write_population(tmp_path / "s.zarr")[0]
+    plan = dsvcca.plan_comparisons(store)
+    halfway(store, plan, tmp_path / "r.zarr")
+    damaged = partials(store)[0]
+    chunk = next(damaged.glob("numbers/c*"))
+    content = bytearray(chunk.read_bytes())
+    content[len(content) // 2] ^= 1
+    chunk.write_bytes(content)
+    with pytest.raises(DsvccaError, match=r"'.*partial-portion-.*' is not what was committed .*: remove it"):
+        dsvcca.compare(plan, tmp_path / "r.zarr")
+    dsvcca.storage.folders.remove(damaged)
+    assert same_bits(dsvcca.compare(plan, tmp_path / "r.zarr"), dsvcca.compare(plan, tmp_path / "fresh.zarr"))
+
+
+def test_a_portion_that_fails_keeps_the_others(cut, tmp_path):
+    store = write_population(tmp_path / "s.zarr")[0]
+    plan = dsvcca.plan_comparisons(store)
+    tasks = halfway(store, plan, tmp_path / "r.zarr")
+    blocked = Path(f"{store.path}.workspace") / f"partial-{tasks[-1].portion}"
+    blocked.write_text("somebody's")
+    with pytest.raises(DsvccaError, match=r"could not be written .*\n4 of 5 tasks finished and are kept"):
+        dsvcca.compare(plan, tmp_path / "r.zarr")
+    assert len(partials(store)) == FEW  # the one that is in the way among them
+    blocked.unlink()
+    assert same_bits(dsvcca.compare(plan, tmp_path / "r.zarr"), dsvcca.compare(plan, tmp_path / "fresh.zarr"))
+    assert not partials(store)
+
+
+def test_several_workers_take_part_in_one_tile(cut, tmp_path):
+    store = write_population(tmp_path / "s.zarr")[0]
+    plan = dsvcca.plan_comparisons(store)
+    with local_client(2, "1 GiB") as client, distributed.get_task_stream(client) as stream:
+        found = dsvcca.compare(plan, tmp_path / "cluster.zarr", client=client)
+        time.sleep(0.2)  # the last ones are still to be told of
+    took = [task for task in stream.data if task["key"].startswith("correlate-")]
+    assert len(took) == FEW
+    assert len({task["worker"] for task in took}) == 2
+    assert same_bits(found, dsvcca.compare(plan, tmp_path / "r.zarr"))
+
+
+def test_few_large_tiles_are_cut_and_many_are_not(tmp_path):
+    store = write_population(tmp_path / "s.zarr")[0]
+    plan = dsvcca.plan_comparisons(store)
+    tiles = [plan.passes(tile) for tile in plan.tiles]
+    assert [len(own) for own in plan.portions(tiles, [20] * 12)] == [1]  # not worth it
+
+    def price(share):
+        def weight(one):
+            return np.where(one.wanted.any(axis=1), share * portions.PORTION, 0)
+
+        return weight
+
+    [own] = portions.portions(tiles, price(1), plan.panel)
+    assert len(own) == 12  # a row each
+    [own] = portions.portions(tiles, price(0.5), plan.panel)
+    assert [sum(len(one.x) for one in several) for several in own] == [2] * 6
+    wanted = sum(int(one.wanted.sum()) for several in own for one in several)
+    assert wanted == sum(int(one.wanted.sum()) for one in tiles[0]) == plan.pairs.count
+    many = portions.portions(tiles * portions.MOST, price(9), plan.panel)
+    assert [len(own) for own in many] == [1] * portions.MOST
+    several = portions.portions(tiles * 3, price(9), plan.panel)
+    assert sum(map(len, several)) <= portions.MOST
+
+
+def test_portions_that_nobody_merges_are_cleaned_away_after_a_day(cut, tmp_path):
+    store = write_population(tmp_path / "s.zarr")[0]
+    halfway(store, dsvcca.plan_comparisons(store), tmp_path / "r.zarr")
+    assert len(store.clean(remove=True)) == 0  # somebody may be at it
+    yesterday = time.time() - 25 * 3600
+    for folder in partials(store):
+        for one in (folder, *folder.rglob("*")):
+            os.utime(one, (yesterday, yesterday))
+    found = store.clean(remove=True)
+    assert found.what.tolist() == ["was never merged"] * 2
+    assert not partials(store)
+    fresh = dsvcca.compare(dsvcca.plan_comparisons(store), tmp_path / "fresh.zarr")
+    assert same_bits(dsvcca.compare(dsvcca.plan_comparisons(store), tmp_path / "r.zarr"), fresh)
+
+
+def test_a_plan_says_how_many_tasks_there_are(cut, tmp_path):
+    plan = dsvcca.plan_comparisons(write_population(tmp_path / "s.zarr")[0])
+    assert f"{FEW} correlate; each by one thread" in str(plan)
+    machine = replace(dsvcca.machine_of(), threads=64)
+    assert f"of which no more than {plan.price(machine=machine).reduce_tasks}" in plan.describe(machine)
