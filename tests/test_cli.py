@@ -199,11 +199,16 @@ def test_the_plan_knows_the_ranks_that_an_earlier_one_found(store, tmp_path):
     arguments = (store.path, "--where", "layer=a", "--variance", 0.9, "--workspace", tmp_path / "w")
     said = call("compare", arguments[0], tmp_path / "r.zarr", *arguments[1:]).output
     assert "taken to be a third of the columns to all directions kept" in said
-    assert "(the ranks are those of bases that are there)" in call("plan", *arguments).output
+    known = call("plan", *arguments).output
+    assert "(the ranks are those of bases that are there)" in known
+    assert "0 reduce, 1 correlate; each by one thread" in known
+    assert "6 of 6 bases are there" in known
     wider = (store.path, "--variance", 0.9, "--workspace", tmp_path / "w", "--workers", 64)
     said = call("plan", *wider).output
     assert "(from ranks of the 6 not yet known taken to be a third" in said
-    assert "on 64 worker threads, of which no more than 12 ever have work" in said
+    assert "6 of 12 bases are there" in said
+    assert "6 reduce, 1 correlate" in said
+    assert "on 64 worker threads, of which no more than 6 ever have work" in said
 
 
 def test_a_table_that_is_a_folder_is_refused_first(store, tmp_path):

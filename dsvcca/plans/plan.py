@@ -6,7 +6,7 @@ A plan is frozen integers and labels. It prints itself, and it refuses before an
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from math import ceil, prod
 from typing import Any
@@ -60,33 +60,37 @@ SPECTRA = {"nuclear": 1, "ridge": 1, "held_out": 3, "jackknife": 5}
 class Plan(Layout):
     """Comparisons that were chosen, cut and priced; made by `plan_comparisons`. Its fields are those of `Layout`."""
 
-    def price(self, ranks: Sequence[int] | None = None, machine: Machine | None = None) -> Price:
+    def price(
+        self, ranks: Sequence[int] | None = None, machine: Machine | None = None, *, made: Collection[int] = ()
+    ) -> Price:
         """Return what the plan costs, for known ranks of the aspects or for assumed ones.
 
         Parameters
         ----------
         machine : Machine, default one thread of this one
             See `dsvcca.machine_of`.
+        made : collection of int
+            Aspects whose bases are there.
         """
         if isinstance(ranks, Machine):
             raise DsvccaError("price() takes ranks first: write price(machine=...)")
         machine = machine or this_machine()
-        return price(self.work(ranks, machine.threads), machine)
+        return price(self.work(ranks, machine.threads, made), machine)
 
-    def work(self, ranks: Sequence[int] | None = None, threads: int = 1) -> Work:
-        """Return the plan as integers, for known ranks of the aspects or for assumed ones."""
+    def work(self, ranks: Sequence[int] | None = None, threads: int = 1, made: Collection[int] = ()) -> Work:
+        """Return the plan as integers, for known ranks of the aspects or for assumed ones, without the bases `made`."""
         k = np.asarray(list(ranks or self.assumed_ranks()))
+        lacking = [i for i in range(len(k)) if i not in made and not self.is_dropped(i)]
         aspects = tuple(
-            BasisWork(size, self._nbytes(i), self._times_read(i, int(k[i])), int(k[i]), self.whitening[i])
-            for i, size in enumerate(self.sizes)
-            if not self.is_dropped(i)  # its basis is there
+            BasisWork(self.sizes[i], self._nbytes(i), self._times_read(i, int(k[i])), int(k[i]), self.whitening[i])
+            for i in lacking
         )
         read = sum(one.nbytes * one.times_read for one in aspects)
         written = sum(4 * one.size.rows * one.rank for one in aspects)
-        if self.direct:
+        if self.direct and lacking:
             written = moments_bytes(self.sizes) * len(self.segments(range(len(self.aspects))))
             read += written
-        memory = max(self._reduce_memory(i, int(q)) for i, q in enumerate(k))
+        memory = max((self._reduce_memory(i, int(k[i])) for i in lacking), default=0)
         if self.targets:
             for panel in self.target_passes:
                 columns = max((int(k[list(one.x)].sum()) for one in panel), default=0)
@@ -108,7 +112,8 @@ class Plan(Layout):
             comparisons=self.pairs.count,
             itself=self.pairs.itself,
             aspects=aspects,
-            reduce_tasks=self._reduce_task_count(threads),
+            bases=len(k),
+            reduce_tasks=self._reduce_task_count(lacking, threads),
             correlate_tasks=sum(map(len, correlate_tasks)),
             tiles=len(self.tiles),
             passes=tuple(passes),
@@ -217,13 +222,12 @@ class Plan(Layout):
             return max(segment_memory([size]), projection_memory(size, width))
         return basis_memory(size, width, self.budget, self.whitening[aspect], self.widest.rank)
 
-    def _reduce_task_count(self, threads: int) -> int:
-        """Return how many tasks it takes until every basis is there, or every cross block."""
+    def _reduce_task_count(self, lacking: Sequence[int], threads: int) -> int:
+        """Return how many tasks it takes until the bases of some aspects are there, or all cross blocks."""
         if self.direct:
-            return len(self.segments(range(len(self.aspects)))) + 1
-        there = [i for i in range(len(self.aspects)) if not self.is_dropped(i)]
-        small = [i for i in there if not self.large[i]]
-        segments = [len(self.segments((i,))) for i in there if self.large[i]]
+            return len(self.segments(range(len(self.aspects)))) + 1 if lacking else 0
+        small = [i for i in lacking if not self.large[i]]
+        segments = [len(self.segments((i,))) for i in lacking if self.large[i]]
         return len(self.task_groups(small, threads)) + sum(2 * count + 2 for count in segments)
 
     def check(self, ranks: Sequence[int] | None = None) -> None:
@@ -320,7 +324,7 @@ class Plan(Layout):
         machine : Machine, default one thread of this one
             What it is priced for: see `dsvcca.machine_of`.
         ranks : sequence of int or None, optional
-            Those of the aspects, where they are known.
+            Those of the aspects whose bases are there.
         """
         rules = "; ".join(str(rule) for rule in self.rules)
         what = RULES.get(self.pairs.name, f"a list of {len(self.pairs.listed):,}")
@@ -328,10 +332,12 @@ class Plan(Layout):
         known_ranks = list(ranks or [None] * len(self.aspects))
         taken = [mine or assumed for mine, assumed in zip(known_ranks, self.assumed_ranks(), strict=True)]
         count = self.representations[0].logical_shape[0]
-        found = self.price(taken, machine)
+        made = {i for i, rank in enumerate(known_ranks) if rank}
+        found = self.price(taken, machine, made=made)
         most = None
         if not all(known_ranks) and self.widest.rank is None and self.widest.variance < 1:
-            most = self.price(self.most_ranks(), machine)
+            largest = [mine or most for mine, most in zip(known_ranks, self.most_ranks(), strict=True)]
+            most = self.price(largest, machine, made=made)
         return "\n".join(
             [
                 f"plan for {self.store}",

@@ -62,12 +62,13 @@ class Together:
 class Work:
     """A plan as integers.
 
-    A tile is one of `correlate_tasks`, or several that do a portion of it each, which are then merged. `spectra` is how
+    Of so many `bases`, `aspects` are those to be made. A tile is one of `correlate_tasks`, or several that do a portion of it each, which are then merged. `spectra` is how
     many solves for the correlations of a cross block all else costs, `products` how often cross blocks are made.
     """
 
     comparisons: int
     itself: int
+    bases: int
     aspects: tuple[BasisWork, ...]
     reduce_tasks: int
     correlate_tasks: int
@@ -91,18 +92,22 @@ class Price:
     ----------
     comparisons, itself, reduce_tasks, correlate_tasks, tiles : int
         Of the comparisons, `itself` are of one representation with itself.
+    bases, bases_there : int
+        In all, and those that need not be made.
     bytes_read, bytes_written : int
     flops : float
     memory : int
         Bytes of the process of one worker thread, at most.
     seconds : float
-        Of the whole run, if no basis is there yet.
+        Of the whole run.
     threads : int
         On so many worker threads.
     """
 
     comparisons: int
     itself: int
+    bases: int
+    bases_there: int
     reduce_tasks: int
     correlate_tasks: int
     tiles: int
@@ -123,12 +128,15 @@ class Price:
             memory += f" to {format_bytes(most.memory)}"
         if most is not None and most.seconds > 1.01 * self.seconds:
             time += f" to {spelled_time(most.seconds).removeprefix('about ')}"
+        there = (
+            f"{self.bases_there:,} of {self.bases:,} bases are there" if self.bases_there else "if no basis is there"
+        )
         return [
             f"{name:<17}{what}"
             for name, what in (
                 ("comparisons", f"{self.comparisons:,}, {self.itself:,} of them of one with itself"),
                 ("tasks", f"{self.reduce_tasks:,} reduce, {self.correlate_tasks:,} correlate; each by one thread"),
-                ("read", f"{format_bytes(self.bytes_read)}, if no basis is there yet"),
+                ("read", f"{format_bytes(self.bytes_read)}, {there}"),
                 ("written", format_bytes(self.bytes_written)),
                 ("arithmetic", f"{self.flops / 1e9:,.1f} GFLOP"),
                 ("memory", f"{memory} a worker thread"),
@@ -188,6 +196,8 @@ def price(work: Work, machine: Machine) -> Price:
     return Price(
         comparisons=work.comparisons,
         itself=work.itself,
+        bases=work.bases,
+        bases_there=work.bases - len(work.aspects),
         reduce_tasks=work.reduce_tasks,
         correlate_tasks=work.correlate_tasks,
         tiles=work.tiles,
