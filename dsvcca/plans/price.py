@@ -62,8 +62,9 @@ class Together:
 class Work:
     """A plan as integers.
 
-    Of so many `bases`, `aspects` are those to be made. A tile is one of `correlate_tasks`, or several that do a portion of it each, which are then merged. `spectra` is how
-    many solves for the correlations of a cross block all else costs, `products` how often cross blocks are made.
+    Of so many `bases`, `aspects` are those to be made. A tile is one of `correlate_tasks`, or several that do a portion
+    of it each, which are then merged. `spectra` is how many solves for the correlations of a cross block all else
+    costs, `products` how often cross blocks are made.
     """
 
     comparisons: int
