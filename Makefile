@@ -11,7 +11,7 @@ BIN    := $(VENV)/bin
 .PHONY: demo test slow slurm hosts deploy-check deploy-record image pythons dist notebooks notebooks-full faults fuzz \
 	faults-mutants soak bench lint docs env clean
 
-demo: env
+demo: $(VENV)/.demo
 	$(BIN)/dsvcca demo demo
 
 test: lint
@@ -117,9 +117,13 @@ env: $(VENV)/.ready
 
 # PyTorch first and by itself: where a CPU build is at hand it is taken, and what follows is satisfied with it.
 # Another build: make test TORCH="torch --index-url ..."
-$(VENV)/.ready: pyproject.toml
+$(VENV)/.demo: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check $(TORCH)
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[demo]"
+	touch $@
+
+$(VENV)/.ready: $(VENV)/.demo
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[dev]"
 	touch $@
 
