@@ -15,7 +15,7 @@ demo: $(VENV)/.demo
 	$(BIN)/dsvcca demo demo
 
 test: lint
-	$(BIN)/python -m pytest -n 2 -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
 
 slow: env
 	$(BIN)/python -m pytest -m slow

@@ -38,7 +38,7 @@ def store(tmp_path_factory):
     return store
 
 
-def plan_of(store, shuffles=40):
+def plan_of(store, shuffles=16):
     """A plan of 55 tiles, or of fewer for a part of the store."""
     plan = dsvcca.plan_comparisons(store, measures=["svcca", "svcca_shuffled"], shuffles=shuffles)
     return replace(plan, panel=4)

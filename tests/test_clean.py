@@ -110,6 +110,7 @@ def test_the_command_shows_and_removes(store, tmp_path):
     assert said() == f"{store.path}: everything is in use\n"
 
 
+@pytest.mark.slow
 def test_who_is_killed_as_it_removes_leaves_nothing_that_is_not_found_again(store, tmp_path):
     """A folder that lost its record first would be no version, and nothing that is swept, for good."""
     for _ in range(3):

@@ -223,7 +223,9 @@ def test_a_table_that_is_a_folder_is_refused_first(store, tmp_path):
     ("number", "to_all"),
     [
         (signal.SIGINT, True),  # as a terminal does
-        (signal.SIGTERM, False),  # as Kubernetes does, SLURM to a batch script's children, and `kill`
+        pytest.param(
+            signal.SIGTERM, False, marks=pytest.mark.slow
+        ),  # as Kubernetes does, SLURM to a batch script's children, and `kill`
     ],
 )
 def test_an_interrupt_ends_a_cluster_with_one_line(tmp_path, number, to_all):

@@ -92,6 +92,7 @@ def seen_by_a_process(names):
     return {name: dask.config.get(name) for name in names}, environment
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="no /proc here, to see what a process began with")
 def test_processes_that_are_started_with_the_file_have_its_settings(tmp_path):
@@ -147,6 +148,7 @@ def slow(task):
     return task
 
 
+@pytest.mark.slow
 def test_a_worker_whose_memory_is_nearly_full_goes_on():
     with local_client(1, "700 MiB") as client:
         client.submit(hold, 0.88).result(timeout=30)
@@ -155,6 +157,7 @@ def test_a_worker_whose_memory_is_nearly_full_goes_on():
     assert (sorted(receipts), failures) == ([1, 2], [])
 
 
+@pytest.mark.slow
 def test_where_all_workers_are_paused_it_is_said(monkeypatch, caplog):
     monkeypatch.setattr(execute, "ALONE", 1)
     options = {"n_workers": 1, "threads_per_worker": 1, "memory_limit": "700 MiB", "dashboard_address": "127.0.0.1:0"}

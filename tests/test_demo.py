@@ -67,6 +67,7 @@ def test_the_same_seed_trains_the_same_network(tmp_path):
     assert len(set(prints[0])) == len(prints[0])  # and another seed another one
 
 
+@pytest.mark.slow
 def test_across_seeds_is_the_mean_over_different_seeds(tmp_path):
     short = demo.Setting(images=1100, probes=700, steps=3, shares=(0, 1))
     store = demo._captured(tmp_path / "a.zarr", 2, demo._images(short), short)

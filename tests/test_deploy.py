@@ -39,6 +39,7 @@ def copied(tmp_path):
     return tmp_path / "deploy"
 
 
+@pytest.mark.slow
 def test_nothing_is_wrong():
     assert check_all(DEPLOY) == []
 

@@ -100,6 +100,7 @@ def where(seconds):
     return arrays.library()
 
 
+@pytest.mark.slow
 def test_each_kind_of_worker_has_its_own_window(mixed_cluster):
     _, client = mixed_cluster
     receipts, failures = execute.run(where, [0.1] * 30, client=client, title="where")

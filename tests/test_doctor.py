@@ -208,10 +208,10 @@ def test_a_worker_whose_gpu_is_none_is_found_before_the_first_task(tmp_path):
 
 @pytest.mark.fault("processes", "a worker that hangs before the first task", "an error within a minute")
 def test_a_worker_that_hangs_is_told_in_time(tmp_path, monkeypatch):
-    monkeypatch.setattr(cluster, "WAIT", 2)
     with local_client(2, "1 GiB") as client:
         witness = cluster.witness_of({}, {"results": tmp_path})
         assert cluster.ask_all(client, witness).objections == []
+        monkeypatch.setattr(cluster, "WAIT", 2)
         stopped = next(iter(client.run(os.getpid).values()))
         os.kill(stopped, signal.SIGSTOP)
         try:

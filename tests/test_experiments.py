@@ -67,7 +67,7 @@ def test_runs_have_a_folder_of_their_setting(tmp_path, monkeypatch):
 # Images
 
 
-@pytest.mark.parametrize(("size", "margin"), [(14, 0), (16, 2)])
+@pytest.mark.parametrize(("size", "margin"), [(14, 0), pytest.param(16, 2, marks=pytest.mark.slow)])
 def test_images_are_averaged_and_no_image_is_in_two_parts(size, margin):
     found = load_images("mnist", training=200, probes=100, tests=50, size=size)
     parts = [found.training, found.probes, found.tests]

@@ -119,9 +119,13 @@ MOMENTS = ["reducing", "committing_a_pack", "correlating", "committing_a_tile"]
     [
         pytest.param(
             moment,
-            marks=fault(
-                f"SIGKILL of a worker while {moment.replace('_', ' ')}", "the same bits, nothing finished is done again"
-            ),
+            marks=[
+                fault(
+                    f"SIGKILL of a worker while {moment.replace('_', ' ')}",
+                    "the same bits, nothing finished is done again",
+                ),
+                *([] if moment == "committing_a_tile" else [pytest.mark.slow]),
+            ],
         )
         for moment in MOMENTS
     ],
@@ -163,6 +167,7 @@ def test_what_a_frozen_worker_had_is_done_by_others(store, whole, tmp_path):
         assert same_bits(dsvcca.open_results(watched.out), whole)
 
 
+@pytest.mark.slow
 @fault("workers that join and leave while a run goes on", "the same bits")
 def test_workers_may_join_and_leave(store, whole, tmp_path):
     watched = Watched(tmp_path)
@@ -244,6 +249,7 @@ def processes(tmp_path):
     found.stop()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @fault("SIGKILL of the scheduler", "a clear error; with another one the same bits, nothing finished is done again")
 def test_a_lost_scheduler_is_said_so_and_costs_nothing_finished(store, whole, tmp_path, processes):
@@ -463,6 +469,7 @@ def test_a_worker_of_another_version_is_found_before_the_first_task(
     assert not list((tmp_path / "w").glob("pack-*"))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @fault("a worker of another version that joins late", "it is given nothing more, the others finish, the same bits")
 def test_a_worker_of_another_version_that_comes_late_is_passed_over(processes, another, tmp_path, caplog):

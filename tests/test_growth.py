@@ -235,6 +235,7 @@ def test_a_warning_that_new_ones_bring_is_told_and_kept(grown):
     dsvcca.compare(planned(store), out, workspace=workspace)  # and told once
 
 
+@pytest.mark.slow
 def test_growth_that_was_interrupted_is_finished_by_the_next_run(grown, tmp_path):
     store, out, workspace = grown
     for seed in range(4):

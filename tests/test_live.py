@@ -72,32 +72,36 @@ def test_a_comparison_in_a_terminal_says_what_was_read_reduced_solved_and_commit
     assert "1 of 1 tiles committed" in merged
 
 
-@pytest.mark.parametrize(
-    ("columns", "said"),
-    [
-        (40, r"correlate [━╸╺]+ 38%"),
-        (80, r"correlate [━╸╺]+ 1,000 of 2,628 pairs solved \([\d,.]+/s\) 0"),
-        (110, r"1,000 of 2,628 pairs solved \([\d,.]+/s\)"),
-        (160, r"1,000 of 2,628 pairs solved \([\d,.]+/s\), 2 of 27 tiles committed"),
-    ],
-)
-def test_a_short_line_never_loses_its_times(tmp_path, columns, said):
-    script = """
-import time
+def test_a_short_line_never_loses_its_times(tmp_path):
+    lasts = {
+        40: r"correlate [━╸╺]+ 38%",
+        80: r"correlate [━╸╺]+ 1,000 of 2,628 pairs solved \([\d,.]+/s\) 0",
+        110: r"1,000 of 2,628 pairs solved \([\d,.]+/s\)",
+        160: r"1,000 of 2,628 pairs solved \([\d,.]+/s\), 2 of 27 tiles committed",
+    }
+    script = f"""
+import fcntl, os, struct, sys, termios, time
 from dsvcca.progress import track
-with track("correlate", 27, {"pairs solved": 2628, "tiles committed": 27}) as advance:
-    time.sleep(0.3)
-    advance(work={"pairs solved": 1000, "tiles committed": 2})
-    time.sleep(0.5)
+del os.environ["COLUMNS"]
+for columns in {list(lasts)}:
+    fcntl.ioctl(2, termios.TIOCSWINSZ, struct.pack("HHHH", 30, columns, 0, 0))
+    print("COLUMNS", file=sys.stderr, flush=True)
+    with track("correlate", 27, {{"pairs solved": 2628, "tiles committed": 27}}) as advance:
+        time.sleep(0.3)
+        advance(work={{"pairs solved": 1000, "tiles committed": 2}})
+        time.sleep(0.5)
 """
-    _, told = in_terminal([sys.executable, "-c", script], tmp_path, columns=columns)
-    lines = [line.rstrip() for line in re.split(r"[\r\n]+", plainly(told)) if line.strip()]
-    assert max(map(len, lines)) <= columns
-    assert all(re.search(r"0:0\d$|0:0\d, 0:0\d left$", line) for line in lines), lines
-    assert re.search(said, lines[-1]), lines
-    assert lines[-1].endswith("left")
+    _, told = in_terminal([sys.executable, "-c", script], tmp_path)
+    each = plainly(told).split("COLUMNS")[1:]
+    for (columns, last), one in zip(lasts.items(), each, strict=True):
+        lines = [line.rstrip() for line in re.split(r"[\r\n]+", one) if line.strip()]
+        assert max(map(len, lines)) <= columns
+        assert all(re.search(r"0:0\d$|0:0\d, 0:0\d left$", line) for line in lines), lines
+        assert re.search(last, lines[-1]), lines
+        assert lines[-1].endswith("left")
 
 
+@pytest.mark.slow
 def test_in_a_terminal_something_is_seen_within_a_second(store, tmp_path):
     """Of the calls, and not of the imports before them."""
     script = f"""
@@ -179,6 +183,7 @@ def test_an_interrupt_in_python_says_how_to_go_on(tmp_path, monkeypatch):
         dsvcca.compare(dsvcca.plan_comparisons(store), tmp_path / "r.zarr")
 
 
+@pytest.mark.slow
 def test_a_notebook_without_extensions_shows_one_line_that_moves(store, tmp_path):
     nbformat = pytest.importorskip("nbformat")
     nbclient = pytest.importorskip("nbclient")

