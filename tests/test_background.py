@@ -33,13 +33,13 @@ pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
     store = dsvcca.create_store(tmp_path_factory.mktemp("s") / "s.zarr", datapoints=600)
-    for seed in range(40):
+    for seed in range(28):
         store.write(activations(seed), layer="a", seed=seed)
     return store
 
 
 def plan_of(store, shuffles=16):
-    """A plan of 55 tiles, or of fewer for a part of the store."""
+    """A plan of 28 tiles, or of fewer for a part of the store."""
     plan = dsvcca.plan_comparisons(store, measures=["svcca", "svcca_shuffled"], shuffles=shuffles)
     return replace(plan, panel=4)
 
@@ -75,7 +75,7 @@ def test_a_run_is_watched_stopped_and_gone_on_with(store, whole, client, tmp_pat
     wait_for_commits(tmp_path, 3, run)
     seen = run.progress
     assert seen.stage == "correlate"
-    assert 0 <= seen.done < seen.total == 55
+    assert 0 <= seen.done < seen.total == 28
     assert "running (correlate: " in repr(run)
     so_far = run.results()  # the run goes on meanwhile
     there = np.isfinite(so_far.svcca.values)
@@ -87,11 +87,11 @@ def test_a_run_is_watched_stopped_and_gone_on_with(store, whole, client, tmp_pat
         run.wait()
     time.sleep(1)  # workers finish what they have begun
     before = commits(tmp_path)
-    assert 3 <= len(before) < 55
+    assert 3 <= len(before) < 28
     again = dsvcca.start(plan_of(store), tmp_path / "r.zarr", client=client, workspace=tmp_path / "w")
     assert same_bits(again.wait(timeout=100), whole)
     assert again.state == "finished"
-    assert again.progress.total <= 55 - len(before)
+    assert again.progress.total <= 28 - len(before)
     after = commits(tmp_path)
     assert {path: after[path] for path in before} == before  # nothing was done again
 

@@ -87,6 +87,7 @@ def mixed_cluster():
         yield cluster, client
 
 
+@pytest.mark.slow
 def test_workers_with_and_without_a_gpu_drain_one_queue(population, results, mixed_cluster, tmp_path):
     _, client = mixed_cluster
     plan = replace(dsvcca.plan_comparisons(population[0], variance=[0.9, 0.99, 1.0]), panel=1)

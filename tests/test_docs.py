@@ -241,22 +241,3 @@ def test_what_lies_outside_of_docs_is_linked_where_its_place_is_known(tmp_path):
     page = build(docs, tmp_path / "site", "-D", "source_url=https://host.invalid/main/") / "index.html"
     assert re.search(r'href="https://host\.invalid/main/deploy/one\.yaml">.*?a file', page.read_text())
     assert re.search(r'href="https://host\.invalid/main/deploy">.*?a folder', page.read_text())
-
-
-def test_the_code_of_the_front_page_runs(tmp_path):
-    (code,) = re.findall(r"```python\n(.*?)```", (DOCS / "index.md").read_text(), flags=re.DOTALL)
-    for name in ("matplotlib", "bokeh"):
-        pytest.importorskip(name)
-    found = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=tmp_path,
-        env={**os.environ, "MPLBACKEND": "Agg"},
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
-    assert found.returncode == 0, found.stderr
-    assert "plan for" in found.stdout
-    assert (tmp_path / "training.png").stat().st_size > 10_000
-    assert (tmp_path / "report.html").stat().st_size > 10_000

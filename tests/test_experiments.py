@@ -84,6 +84,7 @@ def test_images_are_averaged_and_no_image_is_in_two_parts(size, margin):
     assert classes[place] == found.probe_classes[7]
 
 
+@pytest.mark.slow
 def test_more_images_than_there_are_is_an_error():
     with pytest.raises(dsvcca.DsvccaError, match=r"training=5000 images were asked for, mnist has 4950 left"):
         load_images("mnist", training=5000, probes=50, tests=0, size=14)
@@ -331,6 +332,7 @@ def learned(tmp_path_factory):
     return trained(setting, tmp_path_factory.mktemp("learned"), networks=["convnet"])
 
 
+@pytest.mark.slow
 def test_what_the_mean_holds_outside_of_the_directions_is_kept(learned):
     table = {fix: compress_from_the_top(learned, 0, LOGITS, 8, layers=["flat"], bias_fix=fix) for fix in (True, False)}
     kept, lost = table[True].accuracy, table[False].accuracy

@@ -484,6 +484,7 @@ def test_every_call_of_a_store_says_in_a_sentence_that_it_cannot_be_read(proxy, 
     assert rule.hits
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "part"),
     [
@@ -588,6 +589,7 @@ def test_a_layer_that_cannot_be_read_fails_alone(proxy, there, truth, tmp_path):
     assert not proxy.count("GET", "seed=0,layer=a/activations/c.0.0")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "part"),
     [
@@ -606,6 +608,7 @@ def test_a_server_that_never_answers_is_given_up(proxy, place, there, tmp_path, 
     assert rule.hits
 
 
+@pytest.mark.slow
 @fault("a server that does not answer now and then", "asked again: the same bits")
 def test_answers_that_do_not_come_are_asked_for_again(proxy, place, there, truth, tmp_path):
     clients(read_timeout=0.7)

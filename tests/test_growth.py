@@ -62,7 +62,7 @@ def test_a_measure_of_one_side_alone_stays_as_it_was(tmp_path, measures):
     assert np.isfinite(found[measures[-1]].values).all()
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 7])
+@pytest.mark.parametrize("count", [1, 3, *(pytest.param(count, marks=pytest.mark.slow) for count in (2, 7))])
 def test_adding_computes_what_is_new_and_gives_the_bits_of_a_run_from_nothing(grown, tmp_path, count):
     store, out, workspace = grown
     bases = find_bases(str(workspace))

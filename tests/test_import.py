@@ -958,7 +958,7 @@ def closed(folder, store):
 
 
 @pytest.mark.skipif(shutil.which("setpriv") is None or os.geteuid() != 0, reason="root reads everything")
-@pytest.mark.parametrize("inner", ["", "inner", "inner/more"])
+@pytest.mark.parametrize("inner", ["inner", *(pytest.param(one, marks=pytest.mark.slow) for one in ("", "inner/more"))])
 def test_folders_that_may_not_be_entered_are_said_in_plain_words(folder, store, inner):
     (folder / "inner" / "more").mkdir(parents=True)
     np.save(folder / "inner" / "a.npy", X)

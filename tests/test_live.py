@@ -131,6 +131,7 @@ CALL
         assert min(at for at in seen if at >= begun) - begun < 1.0 or took < 1.0, (name, texts)
 
 
+@pytest.mark.slow
 def test_elsewhere_nothing_is_printed_unless_it_is_asked_for(store, tmp_path):
     script = f"""
 import dsvcca

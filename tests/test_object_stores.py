@@ -115,6 +115,7 @@ def test_segments_and_targets_at_a_url(s3, tmp_path):
     assert same_bits(remote, dsvcca.compare(plan, tmp_path / "r.zarr", workspace=tmp_path / "w"))
 
 
+@pytest.mark.slow
 def test_damage_at_a_url_is_found_and_named(s3):
     store = dsvcca.create_store(f"s3://{BUCKET}/damaged.zarr", datapoints=600, storage_options=s3)
     write(store, range(3))

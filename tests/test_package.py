@@ -99,7 +99,10 @@ def compared(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("extra", MISSING)
+@pytest.mark.parametrize(
+    "extra",
+    ["plot", "torch", *(pytest.param(one, marks=pytest.mark.slow) for one in ("report", "s3", "import", "slurm"))],
+)
 def test_an_extra_that_is_missing_says_how_it_is_installed(compared, extra):
     name, call = MISSING[extra]
     script = f"""

@@ -99,7 +99,7 @@ def test_the_commands_of_the_readme_run(folder):
             marks=pytest.mark.slow,
         ),
         pytest.param("views.md", ("dft (", "x_position", "r2_target_floor"), marks=pytest.mark.slow),
-        ("statistics.md", ("standard_error", "silhouette", "p_family")),
+        pytest.param("statistics.md", ("standard_error", "silhouette", "p_family"), marks=pytest.mark.slow),
         ("directions.md", ("correlations", "x_variates", "neurons that matter")),
         pytest.param(
             "compressing.md",
@@ -107,7 +107,7 @@ def test_the_commands_of_the_readme_run(folder):
             marks=pytest.mark.slow,
         ),
         ("import.md", ("would become", "hidden_states.1", "masked")),
-        ("training.md", ("signal", "by chance", "True")),
+        pytest.param("training.md", ("signal", "by chance", "True"), marks=pytest.mark.slow),
         pytest.param(
             "freezing.md",
             ("frozen one after another", "operations are saved", "['0+1+2', '3+4+5', '6+7+8']"),

@@ -68,7 +68,7 @@ def test_a_lost_tile_of_the_direct_route_is_made_from_all_representations(store,
     assert same_bits(dsvcca.compare(plan, tmp_path / "r.zarr", workspace=tmp_path / "w"), found)
 
 
-@pytest.mark.parametrize("route", ["bases", "direct"])
+@pytest.mark.parametrize("route", [pytest.param("bases", marks=pytest.mark.slow), "direct"])
 def test_who_does_which_segment_changes_no_bit(store, tmp_path, route):
     plan = planned(store, route=route)
     one = dsvcca.compare(plan, tmp_path / "r1.zarr", workspace=tmp_path / "w1")
@@ -79,7 +79,11 @@ def test_who_does_which_segment_changes_no_bit(store, tmp_path, route):
 
 
 @pytest.mark.parametrize(
-    ("route", "steps"), [("bases", ("add_up", "choose", "project", "seal")), ("direct", ("add_up", "whiten_sums"))]
+    ("route", "steps"),
+    [
+        pytest.param("bases", ("add_up", "choose", "project", "seal"), marks=pytest.mark.slow),
+        ("direct", ("add_up", "whiten_sums")),
+    ],
 )
 def test_what_was_interrupted_goes_on_where_it_was(store, tmp_path, route, steps, monkeypatch):
     plan = planned(store, route=route)
