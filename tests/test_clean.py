@@ -10,9 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 import dsvcca
 from dsvcca import DsvccaError
+from dsvcca.cli import app
 from dsvcca.storage import records, staging
 from tests.populations import activations, same_bits, write_population
 
@@ -101,8 +103,9 @@ def test_the_command_shows_and_removes(store, tmp_path):
     store.write(activations(70, p=20), layer="a", seed=0, step=0, if_exists="replace")
 
     def said(*options):
-        line = [sys.executable, "-m", "dsvcca", "clean", store.path, *options]
-        return subprocess.run(line, capture_output=True, text=True, check=True).stdout
+        result = CliRunner().invoke(app, ["clean", store.path, *options])
+        assert result.exit_code == 0, result.output
+        return result.stdout
 
     assert "was replaced" in said()
     assert "with --remove, while nothing runs on it, that is removed" in said()

@@ -31,7 +31,7 @@ from dsvcca.clusters import local
 from dsvcca.clusters.local import local_client
 from dsvcca.engine import cluster, execute
 from dsvcca.engine.bases import make_bases
-from dsvcca.engine.correlate import tile_tasks
+from dsvcca.engine.correlate import correlate, tile_tasks
 from dsvcca.engine.reduce import ReduceTask, reduce, reduce_tasks
 from dsvcca.errors import RunError
 from dsvcca.maths import views
@@ -44,7 +44,7 @@ from dsvcca.workspace.contents import ensure_workspace, find_bases
 from tests.populations import activations, same_bits, write_population
 
 
-@pytest.fixture(scope="module", params=[1, 2], ids=["one worker", "two workers"])
+@pytest.fixture(scope="module", params=[pytest.param(1, marks=pytest.mark.slow), 2], ids=["one worker", "two workers"])
 def client(request):
     with local_client(request.param, "1.5 GiB") as client:
         yield client
@@ -115,6 +115,17 @@ def test_the_size_of_a_panel_changes_no_bit(plan, results, tmp_path, panel):
     assert same_bits(found, results)
 
 
+def test_a_tile_that_is_cut_for_want_of_memory_has_the_same_bits(plan, results, tmp_path):
+    workspace = str(tmp_path / "w")
+    ensure_workspace(workspace)
+    bases = make_bases(plan, workspace, range(len(plan.aspects)), None).bases
+    about = {name: results.attrs[name] for name in ("dsvcca_version", "datapoint_ids")}
+    [task], _ = tile_tasks(begin(tmp_path / "r.zarr", plan, about), workspace, bases, plan.assumed_ranks())
+    execute.guarded(correlate, replace(task, budget=1))  # no two bases fit
+    assert same_bits(dsvcca.compare(plan, tmp_path / "r.zarr", workspace=workspace), results)
+
+
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:rounding decides up to")
 def test_the_memory_changes_no_bit(tmp_path):
     """A plan whose memory forces tiles to be cut and rows to be read twice."""

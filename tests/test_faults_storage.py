@@ -684,7 +684,7 @@ def test_flipped_bits_of_others_are_found_where_they_can_be(tmp_path, zarr_forma
     assert r.guarded == (codec in GUARDED)
     content = keys[0].read_bytes()
     silent = 0
-    for at in np.linspace(0, len(content) - 1, 40).astype(int).tolist():
+    for at in np.linspace(0, len(content) - 1, 24).astype(int).tolist():
         keys[0].write_bytes(content)
         flip(keys[0], at)
         store = dsvcca.open_store(tmp_path / "g.zarr")

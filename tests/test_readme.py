@@ -100,13 +100,13 @@ def test_the_commands_of_the_readme_run(folder):
         ),
         pytest.param("views.md", ("dft (", "x_position", "r2_target_floor"), marks=pytest.mark.slow),
         pytest.param("statistics.md", ("standard_error", "silhouette", "p_family"), marks=pytest.mark.slow),
-        ("directions.md", ("correlations", "x_variates", "neurons that matter")),
+        pytest.param("directions.md", ("correlations", "x_variates", "neurons that matter"), marks=pytest.mark.slow),
         pytest.param(
             "compressing.md",
             ("20 directions", "maximal neurons", "Narrow(", "multiply_adds", "parameters, accuracy"),
             marks=pytest.mark.slow,
         ),
-        ("import.md", ("would become", "hidden_states.1", "masked")),
+        pytest.param("import.md", ("would become", "hidden_states.1", "masked"), marks=pytest.mark.slow),
         pytest.param("training.md", ("signal", "by chance", "True"), marks=pytest.mark.slow),
         pytest.param(
             "freezing.md",
