@@ -16,6 +16,7 @@ import dsvcca
 from dsvcca import DsvccaError
 from dsvcca.cli import app
 from dsvcca.storage import records, staging
+from dsvcca.workspace.partials import write_partial
 from tests.populations import activations, same_bits, write_population
 
 
@@ -111,6 +112,19 @@ def test_the_command_shows_and_removes(store, tmp_path):
     assert "with --remove, while nothing runs on it, that is removed" in said()
     assert said("--remove").splitlines()[-1].endswith("removed")
     assert said() == f"{store.path}: everything is in use\n"
+
+
+def test_what_nobody_merges_is_removed_after_a_day(store, tmp_path):
+    compared(store, tmp_path / "r.zarr")
+    workspace = f"{store.path}.workspace"
+    write_partial(workspace, "sums", {"numbers": np.zeros(3)}, {})
+    assert len(store.clean(remove=True)) == 0  # somebody may be at it
+    [folder] = Path(workspace).glob("partial-*")
+    yesterday = time.time() - 25 * 3600
+    for one in (folder, *folder.rglob("*")):
+        os.utime(one, (yesterday, yesterday))
+    assert store.clean(remove=True).what.tolist() == ["was never merged"]
+    assert not folder.exists()
 
 
 @pytest.mark.slow

@@ -1,6 +1,5 @@
 """Few tiles are cut into portions that many workers take: no bit changes, and nothing of them is lost or left."""
 
-import os
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from dsvcca import DsvccaError
 from dsvcca.clusters.local import local_client
 from dsvcca.engine import execute
 from dsvcca.engine.bases import learn, make_bases
-from dsvcca.engine.correlate import correlate, tile_tasks
+from dsvcca.engine.correlate import PORTIONS, correlate, tile_tasks
 from dsvcca.plans import portions
 from dsvcca.results import filling
 from dsvcca.workspace.contents import ensure_workspace
@@ -31,8 +30,8 @@ def cut(monkeypatch):
     monkeypatch.setattr(portions, "MOST", FEW)
 
 
-def partials(store):
-    return sorted(Path(f"{store.path}.workspace").glob("partial-*"))
+def partials(out):
+    return sorted((out / PORTIONS).glob("partial-*"))
 
 
 def halfway(store, plan, out):
@@ -47,6 +46,7 @@ def halfway(store, plan, out):
     learned = learn(begun.plan, workspace, bases)
     ranks = [max(learned[name]["ranks"]) for name in begun.plan.basis_fingerprints]
     tasks, _ = tile_tasks(begun, workspace, bases, ranks)
+    (out / PORTIONS).mkdir()
     for task in tasks[:2]:
         execute.guarded(correlate, task)
     return tasks
@@ -73,7 +73,7 @@ def test_portions_change_no_bit(options, tmp_path, monkeypatch):
     monkeypatch.setattr(portions, "MOST", FEW)
     assert plan.price().correlate_tasks > 1
     assert same_bits(dsvcca.compare(plan, tmp_path / "cut.zarr"), whole)
-    assert not partials(store)
+    assert not (tmp_path / "cut.zarr" / PORTIONS).exists()
 
 
 def test_maps_in_portions_keep_their_frequencies_and_views(tmp_path, monkeypatch):
@@ -109,13 +109,13 @@ def test_what_was_done_of_a_tile_is_not_done_again(cut, tmp_path):
     plan = dsvcca.plan_comparisons(store)
     tasks = halfway(store, plan, tmp_path / "r.zarr")
     assert len(tasks) == FEW
-    there = {one: (one / "zarr.json").stat().st_mtime_ns for one in partials(store)}
+    there = {one: (one / "zarr.json").stat().st_mtime_ns for one in partials(tmp_path / "r.zarr")}
     assert len(there) == 2
     for task in tasks[:2]:  # as a worker does that is given it again
         assert execute.guarded(correlate, task) == "numpy"
-    assert {one: (one / "zarr.json").stat().st_mtime_ns for one in partials(store)} == there
+    assert {one: (one / "zarr.json").stat().st_mtime_ns for one in partials(tmp_path / "r.zarr")} == there
     assert same_bits(dsvcca.compare(plan, tmp_path / "r.zarr"), dsvcca.compare(plan, tmp_path / "fresh.zarr"))
-    assert not partials(store)
+    assert not partials(tmp_path / "r.zarr")
 
 
 def test_portions_of_another_definition_are_never_taken(cut, tmp_path):
@@ -123,9 +123,13 @@ def test_portions_of_another_definition_are_never_taken(cut, tmp_path):
     plan = dsvcca.plan_comparisons(store)
     tasks = halfway(store, plan, tmp_path / "r.zarr")
     other = dsvcca.plan_comparisons(store, variance=0.9)
+    there = [one.name for one in partials(tmp_path / "r.zarr")]
     (tmp_path / "r.zarr").rename(tmp_path / "elsewhere")
-    names = {task.portion for task in tasks}
-    assert names.isdisjoint(task.portion for task in halfway(store, other, tmp_path / "r.zarr"))
+    assert {task.portion for task in tasks}.isdisjoint(
+        task.portion for task in halfway(store, other, tmp_path / "r.zarr")
+    )
+    for name in there:  # as if somebody had copied them
+        (tmp_path / "elsewhere" / PORTIONS / name).rename(tmp_path / "r.zarr" / PORTIONS / name)
     found = dsvcca.compare(other, tmp_path / "r.zarr")
     assert same_bits(found, dsvcca.compare(other, tmp_path / "fresh.zarr"))
 
@@ -134,7 +138,7 @@ def test_a_portion_that_was_damaged_is_refused_and_named(cut, tmp_path):
     store = write_population(tmp_path / "s.zarr")[0]
     plan = dsvcca.plan_comparisons(store)
     halfway(store, plan, tmp_path / "r.zarr")
-    damaged = partials(store)[0]
+    damaged = partials(tmp_path / "r.zarr")[0]
     chunk = next(damaged.glob("numbers/c*"))
     content = bytearray(chunk.read_bytes())
     content[len(content) // 2] ^= 1
@@ -149,14 +153,14 @@ def test_a_portion_that_fails_keeps_the_others(cut, tmp_path):
     store = write_population(tmp_path / "s.zarr")[0]
     plan = dsvcca.plan_comparisons(store)
     tasks = halfway(store, plan, tmp_path / "r.zarr")
-    blocked = Path(f"{store.path}.workspace") / f"partial-{tasks[-1].portion}"
+    blocked = tmp_path / "r.zarr" / PORTIONS / f"partial-{tasks[-1].portion}"
     blocked.write_text("somebody's")
     with pytest.raises(DsvccaError, match=r"could not be written .*\n4 of 5 tasks finished and are kept"):
         dsvcca.compare(plan, tmp_path / "r.zarr")
-    assert len(partials(store)) == FEW  # the one that is in the way among them
+    assert len(partials(tmp_path / "r.zarr")) == FEW  # the one that is in the way among them
     blocked.unlink()
     assert same_bits(dsvcca.compare(plan, tmp_path / "r.zarr"), dsvcca.compare(plan, tmp_path / "fresh.zarr"))
-    assert not partials(store)
+    assert not partials(tmp_path / "r.zarr")
 
 
 def test_several_workers_take_part_in_one_tile(cut, tmp_path):
@@ -195,19 +199,14 @@ def test_few_large_tiles_are_cut_and_many_are_not(tmp_path):
     assert sum(map(len, several)) <= portions.MOST
 
 
-def test_portions_that_nobody_merges_are_cleaned_away_after_a_day(cut, tmp_path):
+def test_a_workspace_that_may_only_be_read_is_enough(cut, tmp_path):
+    """Portions wait with the results, so that bases may be somebody else's."""
     store = write_population(tmp_path / "s.zarr")[0]
-    halfway(store, dsvcca.plan_comparisons(store), tmp_path / "r.zarr")
-    assert len(store.clean(remove=True)) == 0  # somebody may be at it
-    yesterday = time.time() - 25 * 3600
-    for folder in partials(store):
-        for one in (folder, *folder.rglob("*")):
-            os.utime(one, (yesterday, yesterday))
-    found = store.clean(remove=True)
-    assert found.what.tolist() == ["was never merged"] * 2
-    assert not partials(store)
-    fresh = dsvcca.compare(dsvcca.plan_comparisons(store), tmp_path / "fresh.zarr")
-    assert same_bits(dsvcca.compare(dsvcca.plan_comparisons(store), tmp_path / "r.zarr"), fresh)
+    plan = dsvcca.plan_comparisons(store)
+    whole = dsvcca.compare(plan, tmp_path / "whole.zarr")
+    before = {one: one.stat().st_mtime_ns for one in Path(f"{store.path}.workspace").rglob("*")}
+    assert same_bits(dsvcca.compare(plan, tmp_path / "r.zarr"), whole)
+    assert {one: one.stat().st_mtime_ns for one in Path(f"{store.path}.workspace").rglob("*")} == before
 
 
 def test_a_plan_says_how_many_tasks_there_are(cut, tmp_path):

@@ -16,7 +16,7 @@ from distributed import Client
 
 from dsvcca.engine import cluster, execute
 from dsvcca.engine.bases import learn, make_bases
-from dsvcca.engine.correlate import correlate, tile_tasks, tile_work
+from dsvcca.engine.correlate import PORTIONS, correlate, tile_tasks, tile_work
 from dsvcca.engine.explain import explain, target_tasks
 from dsvcca.engine.readiness import check_memory, places_of, workspace_of
 from dsvcca.errors import DsvccaError, DsvccaWarning, first_few, going_on
@@ -151,10 +151,12 @@ def _compared(
                 remove_partials(where, [explaining[0].targets])
     if begun.tiles:
         tasks, merging = tile_tasks(begun, where, bases, _ranks(begun.plan, learned))
+        if merging:
+            with files.disk_errors(root):
+                folders.make(root / PORTIONS)
         receipts, failures = execute.run(correlate, tasks, client=client, title="correlate", work=tile_work)
         lacking = {one.task.sheet.name for one in failures}
-        merging = [task for task in merging if task.sheet.name not in lacking]
-        if merging:
+        if merging := [task for task in merging if task.sheet.name not in lacking]:
             merged, failed_ones = execute.run(correlate, merging, client=client, title="merge", work=tile_work)
             receipts, failures = receipts + merged, failures + failed_ones
         with files.disk_errors(root):
@@ -165,6 +167,7 @@ def _compared(
                 warnings.warn(sentence, DsvccaWarning, stacklevel=3)
     if left := opening.what_is_missing(root):  # whatever was said by tasks: what counts is on storage
         raise DsvccaError(f"'{root}' is not complete: {left}; run the same line again")
+    folders.remove(root / PORTIONS)
     return opening.open_results(root)
 
 

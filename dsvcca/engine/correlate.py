@@ -35,7 +35,10 @@ from dsvcca.results.commits import (
 from dsvcca.results.dataset import BY_FREQUENCY, CORRELATIONS, RANKS, VIEW
 from dsvcca.storage import files
 from dsvcca.workspace.packs import BasisRef
-from dsvcca.workspace.partials import read_about, read_partial, remove_partials, write_partial
+from dsvcca.workspace.partials import read_about, read_partial, write_partial
+
+PORTIONS = ".portions"
+"""Folder of results in which portions of tiles wait."""
 
 FEW = 4
 """Directions of one side up to which float64 sums are worth it: errors of more of them cancel."""
@@ -122,7 +125,7 @@ def correlate(task: CorrelateTask) -> str:
         doubt = max(doubt, own)
         _enter(values, found, pairs.first_frequency)
     for name in task.portions:
-        arrays, about = read_partial(task.workspace, name)
+        arrays, about = read_partial(portions_at(task.sheet.out), name)
         doubt, by = max(doubt, about["doubt"]), about["library"]
         for place, first_frequency in enumerate(about["first_frequencies"]):
             own_name = f"{place} "
@@ -132,13 +135,18 @@ def correlate(task: CorrelateTask) -> str:
         _fill_below(values)
     with files.disk_errors(task.sheet.out):
         write_tile(task.sheet, values, doubt)
-    remove_partials(task.workspace, task.portions)
     return by
+
+
+def portions_at(out: str) -> str:
+    """Return where portions of tiles wait with some results until they are merged."""
+    return f"{out}/{PORTIONS}"
 
 
 def _commit_portion(task: CorrelateTask) -> str:
     """Compute a portion of a tile and keep it as a partial result, if that is not there already."""
-    about = read_about(task.workspace, task.portion)
+    there = portions_at(task.sheet.out)
+    about = read_about(there, task.portion)
     if about is None:
         solved = [_solved(task, pairs) for pairs in task.passes]
         about = {
@@ -151,8 +159,8 @@ def _commit_portion(task: CorrelateTask) -> str:
             for place, (found, _) in enumerate(solved)
             for name, one in found.items()
         }
-        with files.disk_errors(task.workspace):
-            write_partial(task.workspace, task.portion, arrays, about)
+        with files.disk_errors(task.sheet.out):
+            write_partial(there, task.portion, arrays, about)
     by: str = about["library"]
     return by
 
@@ -423,7 +431,7 @@ def tile_tasks(
 
 
 def _portion_name(task: CorrelateTask) -> str:
-    """Return what a portion of a tile is called: after everything that its numbers follow, and where they go."""
+    """Return what a portion of a tile is called: after everything that its numbers follow."""
     content = repr((NUMERICS, replace(task, budget=0)))
     return "portion-" + hashlib.sha256(content.encode()).hexdigest()[:24]
 

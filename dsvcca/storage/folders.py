@@ -31,9 +31,6 @@ RECORD, LOCK = "zarr.json", ".lock"
 UNCACHED = {"use_listings_cache": False}
 """What others write must be seen."""
 
-TRIES = 9
-"""How often a folder is made whose parent others remove meanwhile, at most."""
-
 
 def at(path: str | os.PathLike[str], what: str, storage_options: Mapping[str, Any] | None = None) -> Path:
     """Return a path, or the URL of an object store, as a place.
@@ -285,14 +282,9 @@ def _state(entry: os.DirEntry[str]) -> tuple[int, str]:
 
 
 def make(folder: Path) -> None:
-    """Make a folder, and those above it, though others remove those above it while they are empty."""
-    for attempt in range(0 if is_remote(folder) else TRIES):
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            return
-        except (FileExistsError, FileNotFoundError):
-            if attempt == TRIES - 1 or folder.exists():
-                raise
+    """Make a folder, and those above it."""
+    if not is_remote(folder):
+        folder.mkdir(parents=True, exist_ok=True)
 
 
 def remove(folder: Path) -> None:

@@ -7,6 +7,7 @@ import hashlib
 import os
 import secrets
 import socket
+import stat
 import time
 from contextlib import suppress
 from functools import cache
@@ -32,8 +33,9 @@ def stage(root: Path) -> Path:
         except FileNotFoundError:
             pass  # another process removed the empty staging folder in between
         except FileExistsError:  # or while it was looked at whether what is there is a folder
-            if folders.exists(folder.parent) and not folder.parent.is_dir():
-                raise
+            with suppress(FileNotFoundError):  # asked once, since it may go between two questions
+                if not stat.S_ISDIR(folder.parent.stat().st_mode):
+                    raise
     raise DsvccaError(f"'{folder.parent}' vanishes as often as it is made: is something cleaning '{root}'?")
 
 

@@ -1,5 +1,5 @@
-"""Partial results: of a representation too large for one task, of a portion of a tile, or targets; named arrays, kept
-until they are merged.
+"""Partial results: of a representation too large for one task, a portion of a tile, or targets; kept until they are
+merged. Portions wait in a folder of the results instead of the workspace.
 
     <workspace>/partial-<name>/    group; its zarr.json is the commit record, written last
       numbers                      all arrays end to end, float64
