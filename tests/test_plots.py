@@ -194,6 +194,19 @@ def test_only_views_that_are_drawn_are_named(uneven):
     assert "views" not in first.figure.get_suptitle()
 
 
+def test_pairs_of_other_networks_name_no_view(tmp_path):
+    """A network is compared with its own end alone, and with nothing else in any view."""
+    store = dsvcca.create_store(tmp_path / "s.zarr", datapoints=N)
+    rng = np.random.default_rng(0)
+    for seed in (0, 1):
+        for step in (0, 10):
+            store.write(rng.standard_normal((N, 2, 2, 8)), layer="conv", seed=seed, step=step, dims="nhwc")
+            store.write(rng.standard_normal((N, 6)), layer="fc", seed=seed, step=step)
+    plan = dsvcca.plan_comparisons(store, pairs="to_last_step")
+    [first, *_] = plot.learning_dynamics(dsvcca.compare(plan, tmp_path / "r.zarr"))
+    assert first.figure.get_suptitle().endswith("different things: dft, mean, neurons")
+
+
 def test_steps_that_are_text_are_no_axis(tmp_path):
     store = dsvcca.create_store(tmp_path / "s.zarr", datapoints=N)
     for step in ("0000", "1000"):

@@ -157,8 +157,14 @@ def dynamics(results: xr.Dataset, *, measure: str = "svcca", steps: Sequence[flo
         ]
         for step in chosen
     ]
-    own = [[places[key] for key in places if key[1] in ends] for places, ends in ((rows, chosen), (columns, (last,)))]
-    views = tuple(np.unique(views_of(results)[np.ix_(*own)]).tolist())
+    looked = views_of(results)
+    drawn = [
+        looked[place, columns[seed, last, layer]]
+        for (seed, step, _), place in rows.items()
+        if step in chosen
+        for layer in y_layers
+    ]
+    views = tuple(sorted(set(drawn)))
     return Dynamics(np.mean(values, axis=1), chosen, last, x_layers, y_layers, len(seeds), variance, views)
 
 
