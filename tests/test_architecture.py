@@ -76,6 +76,7 @@ HOUSE = {
         "panel",
         "products",
         "solves",
+        "comparing",
         "correlate",
         "explain",
         "readiness",

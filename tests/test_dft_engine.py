@@ -109,7 +109,7 @@ def test_frequencies_taken_one_by_one_change_no_bit(plan, results, tmp_path):
     ensure_workspace(workspace)
     bases = make_bases(plan, workspace, range(len(plan.aspects)), None).bases
     [task], _ = tile_tasks(begin(tmp_path / "r.zarr", plan, about), workspace, bases, plan.assumed_ranks())
-    execute.guarded(correlate, replace(task, budget=1))  # no two of them fit
+    execute.guarded(correlate, replace(task, asked=replace(task.asked, budget=1)))  # no two of them fit
     assert same_bits(dsvcca.compare(plan, tmp_path / "r.zarr", workspace=workspace), results)
 
 

@@ -121,7 +121,7 @@ def test_a_tile_that_is_cut_for_want_of_memory_has_the_same_bits(plan, results, 
     bases = make_bases(plan, workspace, range(len(plan.aspects)), None).bases
     about = {name: results.attrs[name] for name in ("dsvcca_version", "datapoint_ids")}
     [task], _ = tile_tasks(begin(tmp_path / "r.zarr", plan, about), workspace, bases, plan.assumed_ranks())
-    execute.guarded(correlate, replace(task, budget=1))  # no two bases fit
+    execute.guarded(correlate, replace(task, asked=replace(task.asked, budget=1)))  # no two bases fit
     assert same_bits(dsvcca.compare(plan, tmp_path / "r.zarr", workspace=workspace), results)
 
 
