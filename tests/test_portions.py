@@ -118,6 +118,35 @@ def test_what_was_done_of_a_tile_is_not_done_again(cut, tmp_path):
     assert not partials(tmp_path / "r.zarr")
 
 
+def test_tiles_are_merged_as_soon_as_their_portions_are_there(cut, tmp_path, monkeypatch):
+    store = write_population(tmp_path / "s.zarr")[0]
+    plan = replace(dsvcca.plan_comparisons(store), panel=6)  # three tiles
+    monkeypatch.setattr(portions, "MOST", 9)
+    seen = []
+    done = execute.guarded
+
+    def watched(function, task):
+        found = done(function, task)
+        if function is correlate:
+            seen.append(len(list((tmp_path / "r.zarr" / "commits").glob("*-*.json"))))
+        return found
+
+    monkeypatch.setattr(execute, "guarded", watched)
+    found = dsvcca.compare(plan, tmp_path / "r.zarr")
+    assert seen == [0, 0, 1, 1, 1, 2, 2, 2, 3]
+    assert same_bits(found, dsvcca.compare(dsvcca.plan_comparisons(store), tmp_path / "fresh.zarr"))
+
+
+def test_what_no_worker_merged_is_merged_in_the_end(cut, tmp_path, monkeypatch):
+    """As where a portion that was finished elsewhere is not seen at once."""
+    store = write_population(tmp_path / "s.zarr")[0]
+    plan = dsvcca.plan_comparisons(store)
+    monkeypatch.setattr("dsvcca.engine.correlate.has_partial", lambda *_: False)
+    found = dsvcca.compare(plan, tmp_path / "r.zarr")
+    monkeypatch.undo()
+    assert same_bits(found, dsvcca.compare(plan, tmp_path / "fresh.zarr"))
+
+
 def test_portions_of_another_definition_are_never_taken(cut, tmp_path):
     store = write_population(tmp_path / "s.zarr")[0]
     plan = dsvcca.plan_comparisons(store)

@@ -156,7 +156,9 @@ def _compared(
                 folders.make(root / PORTIONS)
         receipts, failures = execute.run(correlate, tasks, client=client, title="correlate", work=tile_work)
         lacking = {one.task.sheet.name for one in failures}
-        if merging := [task for task in merging if task.sheet.name not in lacking]:
+        # Where one portion is not seen yet from where another was finished, nobody has merged them.
+        merging = [one for one in merging if one.sheet.name not in lacking and not commits.is_committed(one.sheet)]
+        if merging:
             merged, failed_ones = execute.run(correlate, merging, client=client, title="merge", work=tile_work)
             receipts, failures = receipts + merged, failures + failed_ones
         with files.disk_errors(root):

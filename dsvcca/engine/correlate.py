@@ -27,7 +27,7 @@ from dsvcca.results.commits import (
 from dsvcca.results.dataset import BY_FREQUENCY, CORRELATIONS, RANKS, VIEW
 from dsvcca.storage import files
 from dsvcca.workspace.packs import BasisRef
-from dsvcca.workspace.partials import read_about, read_partial, write_partial
+from dsvcca.workspace.partials import has_partial, read_about, read_partial, write_partial
 
 PORTIONS = ".portions"
 """Folder of results in which portions of tiles wait."""
@@ -42,7 +42,7 @@ class CorrelateTask:
     portion : str
         Where its numbers are kept until they are merged, if it is a portion of the tile: the name of a partial result.
     portions : tuple of str
-        Of what it is merged, if portions of it were computed before.
+        All those of the tile, of which it is merged.
     """
 
     sheet: Sheet
@@ -59,10 +59,15 @@ class CorrelateTask:
 def correlate(task: CorrelateTask) -> str:
     """Compute one tile or a portion of it, or merge its portions, and commit that; return which array library computed.
 
-    Nothing is done again of what a worker finished before it died with its receipt.
+    Who finds all portions of a tile there merges them, so that results grow as a run goes on. Nothing is done again of
+    what a worker finished before it died with its receipt.
     """
     if task.portion:
-        return _commit_portion(task)
+        by = _commit_portion(task)
+        there = portions_at(task.sheet.out)
+        if all(has_partial(there, name) for name in reversed(task.portions)):
+            correlate(replace(task, passes=(), portion=""))
+        return by
     if is_committed(task.sheet):
         return library()
     values = _before(task)
@@ -219,8 +224,9 @@ def tile_tasks(
     for missing, several in zip(tiles, plan.portions([begun.passes_of(one) for one in tiles], ranks), strict=True):
         own = [task_of(missing, passes) for passes in several]
         if len(own) > 1:
-            own = [replace(task, portion=_portion_name(task)) for task in own]
-            merging.append(replace(task_of(missing, []), portions=tuple(task.portion for task in own)))
+            names = tuple(map(_portion_name, own))
+            own = [replace(task, portion=name, portions=names) for name, task in zip(names, own, strict=True)]
+            merging.append(replace(own[0], passes=(), portion=""))
         tasks += own
     return tasks, merging
 
