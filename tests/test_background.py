@@ -247,6 +247,17 @@ def test_who_waits_may_be_interrupted_and_the_run_goes_on(store, tmp_path):
         run.wait()
 
 
+def test_a_run_into_the_current_folder_says_the_short_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    store = write_population(tmp_path / "s.zarr", seeds=1)[0]
+    run = dsvcca.start(dsvcca.plan_comparisons(store), "r.zarr")
+    run.wait(60)
+    assert repr(run) == "<dsvcca.Run into 'r.zarr', finished>"
+    (tmp_path / "below").mkdir()
+    monkeypatch.chdir(tmp_path / "below")
+    assert repr(run) == f"<dsvcca.Run into '{tmp_path / 'r.zarr'}', finished>"
+
+
 def test_what_is_not_there_yet_is_said_so(store, tmp_path):
     run = dsvcca.start(plan_of(store), tmp_path / "r.zarr", workspace=tmp_path / "w")
     with pytest.raises(DsvccaError, match=r"nothing is there to open yet \(.*\): ask again later"):

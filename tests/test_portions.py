@@ -1,12 +1,14 @@
 """Few tiles are cut into portions that many workers take: no bit changes, and nothing of them is lost or left."""
 
 import time
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
 import distributed
 import numpy as np
 import pytest
+import xarray as xr
 
 import dsvcca
 from dsvcca import DsvccaError
@@ -15,7 +17,7 @@ from dsvcca.engine import execute
 from dsvcca.engine.bases import learn, make_bases
 from dsvcca.engine.correlate import PORTIONS, correlate, tile_tasks
 from dsvcca.plans import portions
-from dsvcca.results import filling
+from dsvcca.results import filling, opening
 from dsvcca.workspace.contents import ensure_workspace
 from tests.populations import activations, same_bits, write_population
 
@@ -31,7 +33,7 @@ def cut(monkeypatch):
 
 
 def partials(out):
-    return sorted((out / PORTIONS).glob("partial-*"))
+    return sorted((out / "commits" / PORTIONS).glob("partial-*"))
 
 
 def halfway(store, plan, out):
@@ -46,7 +48,7 @@ def halfway(store, plan, out):
     learned = learn(begun.plan, workspace, bases)
     ranks = [max(learned[name]["ranks"]) for name in begun.plan.basis_fingerprints]
     tasks, _ = tile_tasks(begun, workspace, bases, ranks)
-    (out / PORTIONS).mkdir()
+    (out / "commits" / PORTIONS).mkdir()
     for task in tasks[:2]:
         execute.guarded(correlate, task)
     return tasks
@@ -73,7 +75,7 @@ def test_portions_change_no_bit(options, tmp_path, monkeypatch):
     monkeypatch.setattr(portions, "MOST", FEW)
     assert plan.price().correlate_tasks > 1
     assert same_bits(dsvcca.compare(plan, tmp_path / "cut.zarr"), whole)
-    assert not (tmp_path / "cut.zarr" / PORTIONS).exists()
+    assert not (tmp_path / "cut.zarr" / "commits" / PORTIONS).exists()
 
 
 def test_maps_in_portions_keep_their_frequencies_and_views(tmp_path, monkeypatch):
@@ -111,6 +113,10 @@ def test_what_was_done_of_a_tile_is_not_done_again(cut, tmp_path):
     assert len(tasks) == FEW
     there = {one: (one / "zarr.json").stat().st_mtime_ns for one in partials(tmp_path / "r.zarr")}
     assert len(there) == 2
+    with warnings.catch_warnings():  # who looks at results meanwhile is told nothing of portions
+        warnings.simplefilter("error")
+        assert not np.isfinite(opening.as_they_are(tmp_path / "r.zarr")[0].svcca.values).any()
+        assert xr.open_zarr(tmp_path / "r.zarr", consolidated=False).sizes["x"] == 12
     for task in tasks[:2]:  # as a worker does that is given it again
         assert execute.guarded(correlate, task) == "numpy"
     assert {one: (one / "zarr.json").stat().st_mtime_ns for one in partials(tmp_path / "r.zarr")} == there
@@ -158,7 +164,7 @@ def test_portions_of_another_definition_are_never_taken(cut, tmp_path):
         task.portion for task in halfway(store, other, tmp_path / "r.zarr")
     )
     for name in there:  # as if somebody had copied them
-        (tmp_path / "elsewhere" / PORTIONS / name).rename(tmp_path / "r.zarr" / PORTIONS / name)
+        (tmp_path / "elsewhere" / "commits" / PORTIONS / name).rename(tmp_path / "r.zarr" / "commits" / PORTIONS / name)
     found = dsvcca.compare(other, tmp_path / "r.zarr")
     assert same_bits(found, dsvcca.compare(other, tmp_path / "fresh.zarr"))
 
@@ -182,7 +188,7 @@ def test_a_portion_that_fails_keeps_the_others(cut, tmp_path):
     store = write_population(tmp_path / "s.zarr")[0]
     plan = dsvcca.plan_comparisons(store)
     tasks = halfway(store, plan, tmp_path / "r.zarr")
-    blocked = tmp_path / "r.zarr" / PORTIONS / f"partial-{tasks[-1].portion}"
+    blocked = tmp_path / "r.zarr" / "commits" / PORTIONS / f"partial-{tasks[-1].portion}"
     blocked.write_text("somebody's")
     with pytest.raises(DsvccaError, match=r"could not be written .*\n4 of 5 tasks finished and are kept"):
         dsvcca.compare(plan, tmp_path / "r.zarr")

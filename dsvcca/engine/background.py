@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from contextlib import suppress
 from contextvars import copy_context
 from weakref import WeakSet
 
@@ -128,7 +129,10 @@ class Run:
         said = (
             f": {self._error}" if self.state == "failed" else f" ({self.progress})" if self.state == "running" else ""
         )
-        return f"<dsvcca.Run into {str(self.out)!r}, {self.state}{said}>"
+        out = str(self.out)
+        with suppress(OSError):  # the current folder is gone
+            out = out.removeprefix(f"{os.getcwd()}{os.sep}")
+        return f"<dsvcca.Run into {out!r}, {self.state}{said}>"
 
 
 def _here(path: str | os.PathLike[str]) -> str:

@@ -153,7 +153,7 @@ def _compared(
         tasks, merging = tile_tasks(begun, where, bases, _ranks(begun.plan, learned))
         if merging:
             with files.disk_errors(root):
-                folders.make(root / PORTIONS)
+                folders.make(root / commits.COMMITS / PORTIONS)
         receipts, failures = execute.run(correlate, tasks, client=client, title="correlate", work=tile_work)
         lacking = {one.task.sheet.name for one in failures}
         # Where one portion is not seen yet from where another was finished, nobody has merged them.
@@ -169,7 +169,7 @@ def _compared(
                 warnings.warn(sentence, DsvccaWarning, stacklevel=3)
     if left := opening.what_is_missing(root):  # whatever was said by tasks: what counts is on storage
         raise DsvccaError(f"'{root}' is not complete: {left}; run the same line again")
-    folders.remove(root / PORTIONS)
+    folders.remove(root / commits.COMMITS / PORTIONS)
     return opening.open_results(root)
 
 

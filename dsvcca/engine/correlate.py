@@ -30,7 +30,7 @@ from dsvcca.workspace.packs import BasisRef
 from dsvcca.workspace.partials import has_partial, read_about, read_partial, write_partial
 
 PORTIONS = ".portions"
-"""Folder of results in which portions of tiles wait."""
+"""Folder beside the markers of results in which portions of tiles wait."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def correlate(task: CorrelateTask) -> str:
 
 def portions_at(out: str) -> str:
     """Return where portions of tiles wait with some results until they are merged."""
-    return f"{out}/{PORTIONS}"
+    return f"{out}/{commits.COMMITS}/{PORTIONS}"
 
 
 def _commit_portion(task: CorrelateTask) -> str:
