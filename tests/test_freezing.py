@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import io
 import random
 from collections import OrderedDict
@@ -617,6 +618,8 @@ def test_data_parallel_models_have_to_look_for_unused_parameters(tmp_path, optio
             with pytest.raises(RuntimeError, match="find_unused_parameters=True"):
                 parallel(x)
     finally:
+        parallel = freeze = None  # the last to let go of the group would wait for its threads, and they for Python
+        gc.collect()
         distributed.destroy_process_group()
 
 
