@@ -7,15 +7,17 @@ import re
 import time
 import traceback
 import warnings
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import SimpleNamespace
 
 import boto3
 import botocore.retryhandler
+import dask
 import fsspec
 import numpy as np
 import pytest
 import s3fs
+from distributed import Client, LocalCluster
 
 import dsvcca
 from dsvcca import DsvccaError, DsvccaWarning
@@ -855,14 +857,21 @@ def test_an_outage_that_lasts_is_an_error_and_nothing_is_lost(proxy, place, ther
 
 @pytest.mark.slow
 @fault("secrets, when tasks fail on a cluster", "in no message, no log of a worker")
-def test_no_worker_tells_the_secret(proxy, place, there, tmp_path, cluster):
+@pytest.mark.parametrize("whose", ["ours", "plain"])
+def test_no_worker_tells_the_secret(proxy, place, there, tmp_path, cluster, whose):
     plan = planned(there)
     proxy.rule("AccessDenied", WRITES, "/pack-")  # where a task writes, after all were asked
-    with refused("could not be written"):
-        dsvcca.compare(plan, tmp_path / "r.zarr", workspace=place, client=cluster)
-    logs = repr(cluster.get_worker_logs()) + repr(cluster.get_scheduler_logs()) + repr(cluster.cluster.get_logs())
+    with ExitStack() as stack:
+        client = cluster
+        if whose == "plain":
+            options = {"n_workers": 1, "threads_per_worker": 1, "memory_limit": "1.5 GiB", "dashboard_address": None}
+            stack.enter_context(dask.config.set({"distributed.worker.preload": []}))  # it may be ours as well
+            client = stack.enter_context(Client(stack.enter_context(LocalCluster(**options)), set_as_default=False))
+        with refused("could not be written"):
+            dsvcca.compare(plan, tmp_path / "r.zarr", workspace=place, client=client)
+        logs = repr(client.get_worker_logs()) + repr(client.get_scheduler_logs()) + repr(client.cluster.get_logs())
     assert "Registered to" in logs
-    assert "Compute Failed" not in logs  # our own workers leave it to the error that the driver raises
+    assert ("Compute Failed" in logs) == (whose == "plain")  # ours leave it to the error that the driver raises
     assert SECRET not in logs
 
 

@@ -413,6 +413,7 @@ def test_numbers_may_have_zeros_before_them_where_the_pattern_says_that_they_are
         dsvcca.import_activations(folder, tmp_path / "no.zarr", labels="step{step:d}_{layer:d}")
 
 
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # an interrupt between open() and its with
 def test_an_interrupted_import_says_how_to_go_on(folder, store):
     """The same line alone would be refused: what came first is there by then."""
     for seed in range(300):

@@ -132,22 +132,26 @@ class Price:
         there = (
             f"{self.bases_there:,} of {self.bases:,} bases are there" if self.bases_there else "if no basis is there"
         )
+        tasks = f"{self.correlate_tasks:,}"
+        busy = max(self.reduce_tasks, self.correlate_tasks)
+        if most is not None and most.correlate_tasks > self.correlate_tasks:
+            tasks += f" to {most.correlate_tasks:,}"
+            busy = max(busy, most.correlate_tasks)
         return [
             f"{name:<17}{what}"
             for name, what in (
                 ("comparisons", f"{self.comparisons:,}, {self.itself:,} of them of one with itself"),
-                ("tasks", f"{self.reduce_tasks:,} reduce, {self.correlate_tasks:,} correlate; each by one thread"),
+                ("tasks", f"{self.reduce_tasks:,} reduce, {tasks} correlate; each by one thread"),
                 ("read", f"{format_bytes(self.bytes_read)}, {there}"),
                 ("written", format_bytes(self.bytes_written)),
                 ("arithmetic", f"{self.flops / 1e9:,.1f} GFLOP"),
                 ("memory", f"{memory} a worker thread"),
-                ("time", f"{time} on {self._threads}"),
+                ("time", f"{time} on {self._threads(busy)}"),
             )
         ]
 
-    @property
-    def _threads(self) -> str:
-        busy = max(self.reduce_tasks, self.correlate_tasks)
+    def _threads(self, busy: int) -> str:
+        """Return in words on how many threads it is done, of which so many have work."""
         idle = f", of which no more than {busy:,} ever have work" if self.threads > busy else ""
         return "one worker thread like this one" if self.threads == 1 else f"{self.threads:,} worker threads{idle}"
 
