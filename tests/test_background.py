@@ -50,7 +50,7 @@ def whole(store, tmp_path_factory):
     return dsvcca.compare(plan_of(store), folder / "r.zarr", workspace=folder / "w").load()
 
 
-@pytest.fixture(scope="module", params=["here", "cluster"])
+@pytest.fixture(scope="module", params=[pytest.param("here", marks=pytest.mark.slow), "cluster"])
 def client(request):
     if request.param == "here":
         yield None
@@ -96,6 +96,7 @@ def test_a_run_is_watched_stopped_and_gone_on_with(store, whole, client, tmp_pat
     assert {path: after[path] for path in before} == before  # nothing was done again
 
 
+@pytest.mark.slow
 def test_a_run_that_waits_for_a_worker_stops_at_once(store, tmp_path):
     with local_client(1, "1 GiB") as client:
         begun, watch, running = tmp_path / "begun", Watch(), {}

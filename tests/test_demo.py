@@ -56,6 +56,7 @@ def test_a_small_demonstration_runs_and_goes_on_where_it_stopped(tmp_path, capsy
     assert [r.written for r in open_store(folder / "activations.zarr").representations] == written
 
 
+@pytest.mark.slow
 def test_the_same_seed_trains_the_same_network(tmp_path):
     short = demo.Setting(images=400, probes=100, steps=3, shares=(0, 1))
     data = demo._images(short)

@@ -52,7 +52,7 @@ def test_dense_layers_on_a_device_have_the_numbers_of_numpy(population, tmp_path
     ("options", "cut"),
     [
         ({"view": "dft", "keep": ["frequencies"]}, {}),
-        ({"view": "dft", "route": "bases"}, {"segment": 30_000}),
+        pytest.param({"view": "dft", "route": "bases"}, {"segment": 30_000}, marks=pytest.mark.slow),
         ({"view": "flatten", "rank": 20}, {}),
         ({"view": "mean"}, {}),
     ],

@@ -206,6 +206,7 @@ def test_a_worker_whose_gpu_is_none_is_found_before_the_first_task(tmp_path):
         dsvcca.compare(dsvcca.plan_comparisons(store), tmp_path / "r.zarr", client=client)
 
 
+@pytest.mark.slow
 @pytest.mark.fault("processes", "a worker that hangs before the first task", "an error within a minute")
 def test_a_worker_that_hangs_is_told_in_time(tmp_path, monkeypatch):
     with local_client(2, "1 GiB") as client:

@@ -760,7 +760,7 @@ def test_a_task_that_kills_its_worker_is_told_in_plain_words(client):
 
 
 @pytest.mark.filterwarnings("ignore:rounding decides up to")
-@pytest.mark.parametrize("rows", [190, 300, 1000])
+@pytest.mark.parametrize("rows", [190, *(pytest.param(n, marks=pytest.mark.slow) for n in (300, 1000))])
 def test_neurons_that_rarely_fire_are_compared_as_well(tmp_path, rows):
     rng = np.random.default_rng(0)
     store = dsvcca.create_store(tmp_path / "s.zarr", datapoints=rows)
@@ -783,7 +783,7 @@ def test_any_choice_of_measures_gives_the_same_numbers(population, results, tmp_
     assert len(dsvcca.to_frame(found)) == len(dsvcca.to_frame(results))
 
 
-@pytest.mark.parametrize("route", ["auto", "direct"])
+@pytest.mark.parametrize("route", ["auto", pytest.param("direct", marks=pytest.mark.slow)])
 def test_a_correlation_of_zero_weighs_once_though_blocks_are_filled_up_with_zeros(tmp_path, route):
     """Planted rho = 0.9, 0.5 and 0 exactly: among the zeros that fill 3 up to 4, that of the pair may come last."""
     columns = hadamard(1024).astype(float)[:, 1:]

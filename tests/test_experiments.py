@@ -67,7 +67,8 @@ def test_runs_have_a_folder_of_their_setting(tmp_path, monkeypatch):
 # Images
 
 
-@pytest.mark.parametrize(("size", "margin"), [(14, 0), pytest.param(16, 2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("size", "margin"), [(14, 0), (16, 2)])
 def test_images_are_averaged_and_no_image_is_in_two_parts(size, margin):
     found = load_images("mnist", training=200, probes=100, tests=50, size=size)
     parts = [found.training, found.probes, found.tests]
@@ -343,6 +344,7 @@ def test_what_the_mean_holds_outside_of_the_directions_is_kept(learned):
     assert not table[False].bias.any()
 
 
+@pytest.mark.slow
 def test_a_layer_that_would_not_become_smaller_stays(learned):
     table = compress_from_the_top(learned, 0, LOGITS, 10)
     assert table.layer.tolist() == ["", "bn4", "bn3", "flat"]

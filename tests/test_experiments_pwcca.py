@@ -79,6 +79,7 @@ def test_shuffled_classes_are_the_same_ones_in_one_order_for_all(varied):
         dataclasses.replace(varied.setting, captured_on="train")
 
 
+@pytest.mark.slow
 def test_variants_of_a_folder_keep_their_seeds_whatever_is_asked_for_later(tmp_path):
     setting = dataclasses.replace(TINY, training=64, probes=8, tests=8, only=("out",), steps=1, seeds=2)
 

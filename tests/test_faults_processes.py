@@ -139,6 +139,7 @@ def test_a_killed_worker_costs_only_its_task(store, whole, tmp_path, moment):
     assert done.items() <= (watched.tiles() | watched.packs()).items()
 
 
+@pytest.mark.slow
 @fault("SIGKILL of every worker at once", "others are started, the same bits")
 def test_when_every_worker_is_killed_others_go_on(store, whole, tmp_path):
     watched = Watched(tmp_path)
@@ -452,7 +453,7 @@ OTHERS = [
     pytest.param(
         "numpy",
         "has numpy 1.0.0, the driver",
-        marks=fault("a worker with another NumPy", "found before the first task"),
+        marks=[fault("a worker with another NumPy", "found before the first task"), pytest.mark.slow],
     ),
 ]
 

@@ -266,6 +266,7 @@ def test_a_few_refusals_while_activations_are_read_are_absorbed(proxy, there, tr
     assert same_bits(found, truth.results)
 
 
+@pytest.mark.slow
 @fault("a few 500 and 503 while packs are committed", "absorbed: the same bits")
 def test_a_few_refusals_while_packs_are_committed_are_absorbed(proxy, place, truth, tmp_path):
     rules = [some(proxy, kind, name(place)) for kind in ("PUT", "COPY", "LIST", "HEAD", "GET", "REMOVE")]
@@ -407,6 +408,7 @@ def test_refusals_while_a_representation_is_sealed(proxy, place):
     assert store.read(seed=1).tobytes() == activations(1).tobytes()
 
 
+@pytest.mark.slow
 @fault("500s that go on while a pack is sealed", "an error; the same line goes on")
 def test_refusals_while_a_pack_is_sealed(proxy, place, truth, tmp_path):
     rule = proxy.rule("InternalError", "GET", f"{STAGING}/")
@@ -418,6 +420,7 @@ def test_refusals_while_a_pack_is_sealed(proxy, place, truth, tmp_path):
     assert same_bits(dsvcca.compare(truth.plan, tmp_path / "r.zarr", workspace=place), truth.results)
 
 
+@pytest.mark.slow
 @fault("500s that go on while the labels of results are sealed", "an error; the same line goes on")
 def test_refusals_while_labels_are_sealed(proxy, place, truth):
     rule = proxy.rule("InternalError", "GET", "x_layer/c.0", times=4)
@@ -733,6 +736,7 @@ def test_writing_that_is_forbidden_is_told(proxy, place, there, server, truth, t
     assert objects(server, f"s3://{BUCKET}/") == before
 
 
+@pytest.mark.slow
 @fault("removing forbidden", "the same bits; what was staged stays, and is not seen")
 def test_who_may_not_remove_may_still_write(proxy, place, server):
     rule = proxy.rule("AccessDenied", "REMOVE")

@@ -416,7 +416,7 @@ def test_numbers_may_have_zeros_before_them_where_the_pattern_says_that_they_are
 @pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # an interrupt between open() and its with
 def test_an_interrupted_import_says_how_to_go_on(folder, store):
     """The same line alone would be refused: what came first is there by then."""
-    for seed in range(300):
+    for seed in range(120):
         np.save(folder / f"{seed}.npy", X)
 
     def interrupt():
@@ -434,9 +434,9 @@ def test_an_interrupted_import_says_how_to_go_on(folder, store):
             dsvcca.import_activations(folder, store, labels="{seed}", layer="fc")
     finally:
         signal.signal(signal.SIGINT, before)
-    assert 0 < len(dsvcca.open_store(store).representations) < 300
+    assert 0 < len(dsvcca.open_store(store).representations) < 120
     dsvcca.import_activations(folder, store, labels="{seed}", layer="fc", if_exists="skip")
-    assert len(dsvcca.open_store(store).representations) == 300
+    assert len(dsvcca.open_store(store).representations) == 120
 
 
 def test_an_import_for_which_there_is_no_room_says_how_to_go_on(folder, store):

@@ -604,7 +604,7 @@ def captured(store, seed=0, steps=(0, 1, 2), bases=None, calls=None):
     return [one.detach().clone() for one in model.parameters()]
 
 
-@pytest.mark.parametrize("bases", [0.99, {"view": ["dft", "mean"]}])
+@pytest.mark.parametrize("bases", [pytest.param(0.99, marks=pytest.mark.slow), {"view": ["dft", "mean"]}])
 def test_a_probe_leaves_bases_alone_and_training_as_it_was(store, tmp_path, bases):
     calls, same = [], {"pairs": "over_training"}
     other = dsvcca.create_store(tmp_path / "t.zarr", datapoints=N)

@@ -59,6 +59,7 @@ def write(store, seeds):
         store.write(activations(seed), layer="a", seed=seed)
 
 
+@pytest.mark.slow
 def test_a_population_at_a_url_has_the_bits_of_one_in_a_folder(s3, tmp_path, monkeypatch):
     stores = [
         dsvcca.create_store(f"s3://{BUCKET}/one.zarr", datapoints=600, storage_options=s3),

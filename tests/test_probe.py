@@ -332,7 +332,7 @@ def trainer_for(model, callbacks, folder, **options):
     return trainer
 
 
-@pytest.mark.parametrize("last", [True, False])
+@pytest.mark.parametrize("last", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_the_trainer_captures_before_training_after_updates_and_at_the_end(store, images, tmp_path, capsys, last):
     model, plain = Classifier(), Classifier()
     fresh = ConvNet().eval()

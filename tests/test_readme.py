@@ -71,7 +71,7 @@ def test_the_commands_of_the_readme_run(folder):
             marks=pytest.mark.slow,
         ),
         pytest.param("guide.md", ("x_step", "plan for", "svcca_held_out"), marks=pytest.mark.slow),
-        ("watching.md", ("finished",)),
+        pytest.param("watching.md", ("finished",), marks=pytest.mark.slow),
         ("index.md", ("plan for", "chance")),
         pytest.param(
             "which-measure.md",
@@ -113,7 +113,7 @@ def test_the_commands_of_the_readme_run(folder):
             ("frozen one after another", "operations are saved", "['0+1+2', '3+4+5', '6+7+8']"),
             marks=pytest.mark.slow,
         ),
-        ("tools.md", ("svcca_google", "svcca_anatome")),
+        pytest.param("tools.md", ("svcca_google", "svcca_anatome"), marks=pytest.mark.slow),
         pytest.param("capture.md", ("x_step", "tokens of 2400", "(200, 12, 6)"), marks=pytest.mark.slow),
     ],
 )
