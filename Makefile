@@ -18,7 +18,7 @@ test: lint
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
 
 slow: env
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow
 
 # Workers as jobs of SLURM, for real: as root on Debian, whose packages are installed if they are not there
 slurm: env
