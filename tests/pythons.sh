@@ -20,7 +20,7 @@ for version in 3.11 3.12 3.13 3.14; do
   fi
   work=$(mktemp -d)
   cp -r "$here/tests" "$here/docs" "$here/deploy" "$here/benchmarks" "$here/notebooks" "$here/pyproject.toml" "$here/README.md" \
-    "$here/CHANGELOG.md" "$here/CITATION.cff" "$here/Makefile" "$here/LICENSE" "$work"
+    "$here/CHANGELOG.md" "$here/CITATION.cff" "$here/Makefile" "$here/LICENSE" "$here/.dockerignore" "$work"
   (cd "$work" && "$venv/bin/python" -m pytest -n 2 --dist worksteal -q -m "not slow" tests)
   rm -rf "$work"
   ran+=("$version")

@@ -48,7 +48,7 @@ def test_what_was_replaced_goes_with_its_bases_and_the_rest_stays(store, tmp_pat
     assert len(packs) == 4  # it was only shown
     removed = store.clean(remove=True)
     assert removed.equals(shown)
-    assert [one.name for one in workspace.glob("pack-*")] == [
+    assert sorted(one.name for one in workspace.glob("pack-*")) == [
         name for name in packs if name not in {Path(path).name for path in removed.path}
     ]
     assert len(store.clean()) == 0

@@ -123,6 +123,8 @@ def test_every_link_leads_to_a_file_and_a_heading(page):
             continue
         target, _, anchor = unquote(link).partition("#")
         found = (page.parent / target).resolve() if target else page
+        if found.is_relative_to(ROOT / "dsvcca") and not (ROOT / "dsvcca").exists():
+            continue  # these are the tests of what is installed
         assert found.exists(), f"{page.name}: {link}"
         if anchor:
             assert anchor in anchors(found), f"{page.name}: {link}: there is {', '.join(anchors(found))}"

@@ -320,6 +320,15 @@ def test_what_may_not_be_read_is_not_called_damaged(here):
         found = subprocess.run(line, capture_output=True, text=True, check=False)
         assert found.returncode == 1
         assert "cannot be read ([Errno 13] Permission denied" in found.stdout + found.stderr
+    for columns in here.glob("s.zarr.workspace/pack-*/columns/c.0.0"):
+        columns.chmod(0)
+    line = ["compare", str(here / "s.zarr"), str(here / "other.zarr"), "--rank", "8"]
+    found = subprocess.run(
+        ["setpriv", *powers, sys.executable, "-m", "dsvcca", *line], capture_output=True, text=True, check=False
+    )
+    assert found.returncode == 1
+    assert "cannot be read ([Errno 13] Permission denied" in found.stderr
+    assert "remove" not in found.stderr
 
 
 LARGE = ("r.zarr/svcca/c.0.0", "r.zarr/commits/0-0.json", "r.zarr/x_layer/c.0", "s.zarr/zarr.json")

@@ -4,6 +4,8 @@ import subprocess
 import sys
 import tomllib
 
+import pytest
+
 from tests.fault_table import PAGE, ROOT
 
 
@@ -16,6 +18,7 @@ def test_the_page_of_faults_is_that_of_the_tests():
     assert PAGE.exists()
 
 
+@pytest.mark.skipif(not (ROOT / "dsvcca").exists(), reason="no source here: what is installed is tested")
 def test_every_guard_that_is_taken_out_is_in_the_code_once():
     mutants = tomllib.loads((ROOT / "tests" / "mutants.toml").read_text())["mutant"]
     found = {one["guard"]: (ROOT / one["file"]).read_text().count(one["before"]) for one in mutants}

@@ -1,5 +1,6 @@
 """Few tiles are cut into portions that many workers take: no bit changes, and nothing of them is lost or left."""
 
+import shutil
 import time
 import warnings
 from dataclasses import replace
@@ -18,6 +19,7 @@ from dsvcca.engine.bases import learn, make_bases
 from dsvcca.engine.correlate import PORTIONS, correlate, tile_tasks
 from dsvcca.plans import portions
 from dsvcca.results import filling, opening
+from dsvcca.storage import files, records
 from dsvcca.workspace.contents import ensure_workspace
 from tests.populations import activations, same_bits, write_population
 
@@ -28,16 +30,21 @@ FEW = 5
 @pytest.fixture
 def cut(monkeypatch):
     """Cut every tile into few portions, however small it is."""
+    cut_them(monkeypatch)
+
+
+def cut_them(monkeypatch, most=FEW):
     monkeypatch.setattr(portions, "PORTION", 1.0)
-    monkeypatch.setattr(portions, "MOST", FEW)
+    monkeypatch.setattr(portions, "AGAIN", 0)
+    monkeypatch.setattr(portions, "MOST", most)
 
 
 def partials(out):
     return sorted((out / "commits" / PORTIONS).glob("partial-*"))
 
 
-def halfway(store, plan, out):
-    """Do two portions of the only tile of a plan, as a run does that is killed then; return the others as well."""
+def halfway(store, plan, out, done=2):
+    """Do a few portions of the tiles of a plan, as a run does that is killed then; return the others as well."""
     workspace = f"{store.path}.workspace"
     with filling.claimed(out):
         begun = filling.begin(
@@ -48,8 +55,8 @@ def halfway(store, plan, out):
     learned = learn(begun.plan, workspace, bases)
     ranks = [max(learned[name]["ranks"]) for name in begun.plan.basis_fingerprints]
     tasks, _ = tile_tasks(begun, workspace, bases, ranks)
-    (out / "commits" / PORTIONS).mkdir()
-    for task in tasks[:2]:
+    (out / "commits" / PORTIONS).mkdir(exist_ok=True)
+    for task in tasks[:done]:
         execute.guarded(correlate, task)
     return tasks
 
@@ -71,8 +78,7 @@ def test_portions_change_no_bit(options, tmp_path, monkeypatch):
     plan = dsvcca.plan_comparisons(store, **options)
     whole = dsvcca.compare(plan, tmp_path / "whole.zarr")
     assert plan.price().correlate_tasks == 1
-    monkeypatch.setattr(portions, "PORTION", 1.0)
-    monkeypatch.setattr(portions, "MOST", FEW)
+    cut_them(monkeypatch)
     assert plan.price().correlate_tasks > 1
     assert same_bits(dsvcca.compare(plan, tmp_path / "cut.zarr"), whole)
     assert not (tmp_path / "cut.zarr" / "commits" / PORTIONS).exists()
@@ -88,7 +94,7 @@ def test_maps_in_portions_keep_their_frequencies_and_views(tmp_path, monkeypatch
     plan = dsvcca.plan_comparisons(store, keep=["frequencies"])
     whole = dsvcca.compare(plan, tmp_path / "whole.zarr")
     assert len(whole["view"].attrs["flag_meanings"].split()) > 1
-    monkeypatch.setattr(portions, "PORTION", 1.0)
+    cut_them(monkeypatch, portions.MOST)
     assert plan.price().correlate_tasks > 4
     assert same_bits(dsvcca.compare(plan, tmp_path / "cut.zarr"), whole)
 
@@ -122,6 +128,62 @@ def test_what_was_done_of_a_tile_is_not_done_again(cut, tmp_path):
     assert {one: (one / "zarr.json").stat().st_mtime_ns for one in partials(tmp_path / "r.zarr")} == there
     assert same_bits(dsvcca.compare(plan, tmp_path / "r.zarr"), dsvcca.compare(plan, tmp_path / "fresh.zarr"))
     assert not partials(tmp_path / "r.zarr")
+
+
+def test_tiles_are_cut_as_they_were_when_the_run_was_interrupted(cut, tmp_path, monkeypatch):
+    store = write_population(tmp_path / "s.zarr")[0]
+    plan = replace(dsvcca.plan_comparisons(store), panel=6)  # three tiles
+    monkeypatch.setattr(portions, "MOST", 9)
+    tasks = halfway(store, plan, tmp_path / "r.zarr", done=5)  # a tile, and two portions of another
+    names = [task.portion for task in tasks]
+    assert len(names) == 9
+    assert [task.portion for task in halfway(store, plan, tmp_path / "r.zarr", done=0)] == names[3:]
+    assert same_bits(dsvcca.compare(plan, tmp_path / "r.zarr"), dsvcca.compare(plan, tmp_path / "fresh.zarr"))
+
+
+def test_doubt_of_what_stays_outlives_whoever_merges_again(cut, tmp_path):
+    """As two workers do that find all portions at a time, and a worker after another that was killed as it merged."""
+    store = write_population(tmp_path / "s.zarr", seeds=2)[0]
+    dsvcca.compare(dsvcca.plan_comparisons(store), tmp_path / "r.zarr")
+    marker = tmp_path / "r.zarr" / "commits" / "0-0.json"
+    said = {key: value for key, value in files.read_json(marker).items() if key != "digest"}
+    files.write_json(marker, records.signed({**said, "doubt": 0.02}))
+    for layer in ("a", "b"):
+        store.write(activations(77, p=25), layer=layer, seed=7, step=0)
+    plan = dsvcca.plan_comparisons(dsvcca.open_store(store.path))
+    tasks = halfway(store, plan, tmp_path / "r.zarr", done=FEW)
+    for _ in range(2):
+        assert files.read_json(marker)["doubt"] == 0.02
+        marker.unlink()
+        execute.guarded(correlate, tasks[-1])
+    assert files.read_json(marker)["doubt"] == 0.02
+
+
+def test_a_portion_in_the_place_of_another_is_refused(cut, tmp_path):
+    store = write_population(tmp_path / "s.zarr")[0]
+    plan = dsvcca.plan_comparisons(store)
+    tasks = halfway(store, plan, tmp_path / "r.zarr", done=1)
+    there = tmp_path / "r.zarr" / "commits" / PORTIONS
+    other = there / f"partial-{tasks[1].portion}"
+    shutil.copytree(there / f"partial-{tasks[0].portion}", other)
+    with pytest.raises(DsvccaError, match=rf"{tasks[1].portion}' holds what belongs to '{tasks[0].portion}': remove '"):
+        dsvcca.compare(plan, tmp_path / "r.zarr")
+    shutil.rmtree(other)
+    assert same_bits(dsvcca.compare(plan, tmp_path / "r.zarr"), dsvcca.compare(plan, tmp_path / "fresh.zarr"))
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]"])
+def test_a_record_of_a_portion_that_was_damaged_is_refused_and_named(cut, tmp_path, content):
+    store = write_population(tmp_path / "s.zarr")[0]
+    plan = dsvcca.plan_comparisons(store)
+    halfway(store, plan, tmp_path / "r.zarr", done=1)
+    [one] = partials(tmp_path / "r.zarr")
+    (one / "zarr.json").write_text(content)
+    if content == "[]":  # no record of ours: it was not committed
+        dsvcca.compare(plan, tmp_path / "r.zarr")
+        return
+    with pytest.raises(DsvccaError, match=r"the record of '.*' is not what was committed: remove '.*partial-portion-"):
+        dsvcca.compare(plan, tmp_path / "r.zarr")
 
 
 def test_tiles_are_merged_as_soon_as_their_portions_are_there(cut, tmp_path, monkeypatch):
@@ -178,7 +240,7 @@ def test_a_portion_that_was_damaged_is_refused_and_named(cut, tmp_path):
     content = bytearray(chunk.read_bytes())
     content[len(content) // 2] ^= 1
     chunk.write_bytes(content)
-    with pytest.raises(DsvccaError, match=r"'.*partial-portion-.*' is not what was committed .*: remove it"):
+    with pytest.raises(DsvccaError, match=r"'.*partial-portion-.*' is missing or not what was committed .*: remove '"):
         dsvcca.compare(plan, tmp_path / "r.zarr")
     dsvcca.storage.folders.remove(damaged)
     assert same_bits(dsvcca.compare(plan, tmp_path / "r.zarr"), dsvcca.compare(plan, tmp_path / "fresh.zarr"))
@@ -190,6 +252,7 @@ def test_a_portion_that_fails_keeps_the_others(cut, tmp_path):
     tasks = halfway(store, plan, tmp_path / "r.zarr")
     blocked = tmp_path / "r.zarr" / "commits" / PORTIONS / f"partial-{tasks[-1].portion}"
     blocked.write_text("somebody's")
+    (blocked.parent / "partial-portion-of-an-older-plan").mkdir()
     with pytest.raises(DsvccaError, match=r"could not be written .*\n4 of 5 tasks finished and are kept"):
         dsvcca.compare(plan, tmp_path / "r.zarr")
     assert len(partials(tmp_path / "r.zarr")) == FEW  # the one that is in the way among them
@@ -222,16 +285,20 @@ def test_few_large_tiles_are_cut_and_many_are_not(tmp_path):
 
         return weight
 
-    [own] = portions.portions(tiles, price(1), plan.panel)
+    def nothing(one):
+        return 0
+
+    own = portions.portions(tiles[0], price(1), nothing, plan.panel, 1)
     assert len(own) == 12  # a row each
-    [own] = portions.portions(tiles, price(0.5), plan.panel)
+    own = portions.portions(tiles[0], price(0.5), nothing, plan.panel, 1)
     assert [sum(len(one.x) for one in several) for several in own] == [2] * 6
     wanted = sum(int(one.wanted.sum()) for several in own for one in several)
     assert wanted == sum(int(one.wanted.sum()) for one in tiles[0]) == plan.pairs.count
-    many = portions.portions(tiles * portions.MOST, price(9), plan.panel)
-    assert [len(own) for own in many] == [1] * portions.MOST
-    several = portions.portions(tiles * 3, price(9), plan.panel)
-    assert sum(map(len, several)) <= portions.MOST
+    assert len(portions.portions(tiles[0], price(9), nothing, plan.panel, portions.MOST)) == 1
+    assert len(portions.portions(tiles[0], price(9), nothing, plan.panel, 3)) == portions.MOST // 3
+    # Three of them take as long to compute as what each of them reads.
+    heavy = 12 * 9 * portions.PORTION / portions.AGAIN / 3 / len(tiles[0])
+    assert len(portions.portions(tiles[0], price(9), lambda one: heavy, plan.panel, 1)) == 3
 
 
 def test_a_workspace_that_may_only_be_read_is_enough(cut, tmp_path):

@@ -16,7 +16,7 @@ from distributed import Client
 
 from dsvcca.engine import cluster, execute
 from dsvcca.engine.bases import learn, make_bases
-from dsvcca.engine.correlate import PORTIONS, correlate, tile_tasks, tile_work
+from dsvcca.engine.correlate import PORTIONS, correlate, portions_at, tile_tasks, tile_work
 from dsvcca.engine.explain import explain, target_tasks
 from dsvcca.engine.readiness import check_memory, places_of, workspace_of
 from dsvcca.errors import DsvccaError, DsvccaWarning, first_few, going_on
@@ -29,7 +29,7 @@ from dsvcca.storage import files, folders
 from dsvcca.storage.records import LearnedRecord
 from dsvcca.workspace.contents import ensure_workspace
 from dsvcca.workspace.packs import BasisRef
-from dsvcca.workspace.partials import partials_held, remove_partials
+from dsvcca.workspace.partials import partials_held, remove_other_partials, remove_partials
 
 log = logging.getLogger("dsvcca")
 
@@ -154,6 +154,7 @@ def _compared(
         if merging:
             with files.disk_errors(root):
                 folders.make(root / commits.COMMITS / PORTIONS)
+                remove_other_partials(portions_at(str(root)), {task.portion for task in tasks})
         receipts, failures = execute.run(correlate, tasks, client=client, title="correlate", work=tile_work)
         lacking = {one.task.sheet.name for one in failures}
         # Where one portion is not seen yet from where another was finished, nobody has merged them.

@@ -18,7 +18,6 @@ from dsvcca.results import commits, filling
 from dsvcca.results.commits import (
     MIRRORED,
     Sheet,
-    doubt_before,
     is_committed,
     read_tile,
     unpacked,
@@ -70,9 +69,7 @@ def correlate(task: CorrelateTask) -> str:
         return by
     if is_committed(task.sheet):
         return library()
-    values = _before(task)
-    doubt = doubt_before(task.sheet)
-    by = library()
+    values, doubt, by = _before(task), 0.0, library()
     for pairs in task.passes:
         found, own = _solved(task, pairs)
         doubt = max(doubt, own)

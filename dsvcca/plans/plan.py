@@ -159,7 +159,10 @@ class Plan(Layout):
             found: NumpyArray = ((product + len(self.rules) * solve) * frequencies * one.wanted).sum(axis=1)
             return found
 
-        return portions(tiles, weight, self.panel)
+        def again(one: Pass) -> int:
+            return 0 if self.direct else 4 * one.rows * int(k[list(one.y)].sum())
+
+        return [portions(own, weight, again, self.panel, len(self.tiles)) for own in tiles]
 
     def _tile_memory(self, one: Pass, ranks: NumpyArray) -> int:
         """Return the bytes of arrays that a pass takes if nothing is cut, however its columns are spread."""

@@ -18,37 +18,39 @@ MOST = 32
 PORTION = 1e11
 """Flops of products that a portion is worth, at least: a second or two."""
 
+AGAIN = 50
+"""Flops of products that a portion is worth, at least, for every byte that it reads again: what is read meanwhile."""
+
 SOLVE, VECTORS = 4000, 3
 """Flops of products that solves for k correlations take the time of, over k^2; and how many times that with vectors."""
 
 
 def portions(
-    tiles: Sequence[Sequence[Pass]], weight: Callable[[Pass], NumpyArray], panel: int
-) -> list[list[Sequence[Pass]]]:
-    """Return the portions of every tile, each with its passes: one where the tile is left as it is.
+    passes: Sequence[Pass], weight: Callable[[Pass], NumpyArray], again: Callable[[Pass], int], panel: int, tiles: int
+) -> list[Sequence[Pass]]:
+    """Return the portions of a tile, which cost about the same, each with its passes: one if the tile is left as it is.
 
     Parameters
     ----------
-    tiles : sequence of sequences of Pass
-        Those to be done, each with its passes.
+    passes : sequence of Pass
+        Those of the tile.
     weight : function
         What each row of a pass costs, (x,) in flops of products.
+    again : function
+        Bytes of a pass that every portion reads.
     panel : int
         Places in a panel.
+    tiles : int
+        How many the plan has, also where some of them are done: a tile is cut as it was when the run was interrupted.
     """
-    most = MOST // max(len(tiles), 1)
-    return [[passes] for passes in tiles] if most < 2 else [_portions(passes, weight, panel, most) for passes in tiles]
-
-
-def _portions(
-    passes: Sequence[Pass], weight: Callable[[Pass], NumpyArray], panel: int, most: int
-) -> list[Sequence[Pass]]:
-    """Return at most so many portions of a tile, which cost about the same."""
+    most = MOST // max(tiles, 1)
+    if most < 2:
+        return [passes]
     costs = np.zeros(panel)
     for one in passes:
         costs[list(one.x_members)] += weight(one)
     whole = costs.sum()
-    count = min(most, int(whole / PORTION))
+    count = min(most, int(whole / max(PORTION, AGAIN * sum(map(again, passes)))))
     if count < 2:
         return [passes]
     shares = ((costs.cumsum() - costs / 2) * count // whole).astype(int)

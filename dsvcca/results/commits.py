@@ -48,6 +48,8 @@ class Sheet:
         Who stands in the places of the panels, 8 bytes each.
     keep : bytes
         Which numbers of the version before stay, bits (panel,) or (panel, panel), compressed; empty where none do.
+    doubt : float
+        By how much PWCCA of those that stay may be off.
     """
 
     out: str
@@ -59,6 +61,7 @@ class Sheet:
     version: str
     digests: bytes
     keep: bytes = b""
+    doubt: float = 0.0
 
     @property
     def name(self) -> str:
@@ -117,7 +120,7 @@ def write_tile(sheet: Sheet, values: Mapping[str, NumpyArray], doubt: float) -> 
         frequencies or ridges, variances); the mirror of `pwcca_x` is `pwcca_y`, of `rank_x` `rank_y`, of the others
         themselves.
     doubt : float
-        By how much PWCCA of one of them may be off.
+        By how much PWCCA of one of them may be off, but for those that stay.
     """
     root = folders.at(sheet.out, "results")
     for name in sheet.variables:
@@ -127,7 +130,7 @@ def write_tile(sheet: Sheet, values: Mapping[str, NumpyArray], doubt: float) -> 
         targets = ((block, (rows, columns)), (mirror, (columns, rows)))
         for target, where in targets[: len(set(sheet.places))]:  # a tile on the diagonal is its own mirror
             array[where] = target[_trailing(sheet, name, 0)]
-    _commit(root, sheet, doubt)
+    _commit(root, sheet, max(doubt, sheet.doubt))
 
 
 def read_targets(sheet: Sheet) -> dict[str, NumpyArray]:
@@ -207,12 +210,6 @@ def _commit_chunks(root: Path, name: str, keys: Sequence[str], about: Mapping[st
         folders.sync_folder(folder)
     chunks = {key: chunked.chunk_tail(root / key) for key in keys}
     files.write_json(root / COMMITS / f"{name}.json", records.signed({**about, "chunks": chunks}))
-
-
-def doubt_before(sheet: Sheet) -> float:
-    """Return by how much PWCCA of what stays of the version before may be off."""
-    marker = read_marker(folders.at(sheet.out, "results"), sheet.name) if sheet.keep else None
-    return 0.0 if marker is None else marker["doubt"]
 
 
 def is_committed(sheet: Sheet) -> bool:

@@ -349,7 +349,7 @@ def _missing_tiles(
             if not (wanted & ~done).any() and not stale.any():
                 sheet = replace(sheet, version=marker["version"])
             else:
-                sheet = replace(sheet, keep=packed(done & ~stale))
+                sheet = replace(sheet, keep=packed(done & ~stale), doubt=marker["doubt"])
                 wanted = wanted & ~done
         elif marker is None and tile not in plan.tiles:
             continue

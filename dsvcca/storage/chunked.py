@@ -18,7 +18,7 @@ from zarr.abc.store import Store
 from zarr.codecs import Crc32cCodec
 from zarr.storage import LocalStore, WrapperStore
 
-from dsvcca.errors import RunError
+from dsvcca.errors import DsvccaError, RunError
 from dsvcca.storage import folders
 from dsvcca.storage.files import LARGEST_JSON, NO_FILE, UNREADABLE
 
@@ -195,6 +195,27 @@ def read_chunk(path: Path, dtype: str, shape: Sequence[int], checksum: str | Non
     if google_crc32c.value(numbers).to_bytes(TAIL, "little") != tail:
         raise ValueError("its checksum does not hold")
     return np.frombuffer(numbers, dtype=np.dtype(dtype).newbyteorder("<")).reshape(shape)
+
+
+@contextmanager
+def as_committed(path: Path, do: str) -> Iterator[None]:
+    """Turn what is wrong with chunks that are read below `path` into an error that says what to do.
+
+    Raises
+    ------
+    DsvccaError
+        If one is missing, or is not what was committed.
+    RunError
+        If one cannot be read now, which says nothing about it.
+    """
+    try:
+        yield
+    except RunError:
+        raise
+    except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and folders.is_remote(path) and not isinstance(error, FileNotFoundError):
+            raise RunError(UNREADABLE.format(path, error)) from error
+        raise DsvccaError(f"'{path}' is missing or not what was committed ({error}): {do}") from error
 
 
 def map_chunk(path: Path, dtype: str, shape: Sequence[int], checksum: str | None) -> npt.NDArray[Any]:

@@ -219,12 +219,12 @@ def names(folder: Path) -> list[str]:
 
 
 def subfolders(folder: Path) -> list[str]:
-    """Return the names of the folders directly in a folder."""
+    """Return the names of the folders directly in a folder, in their order."""
     with _asked(folder):
         if is_remote(folder):
-            return [entry.name for entry in folder.iterdir() if entry.is_dir()] if folder.exists() else []
+            return sorted(entry.name for entry in folder.iterdir() if entry.is_dir()) if folder.exists() else []
         with os.scandir(folder) as entries:
-            return [entry.name for entry in entries if entry.is_dir()]
+            return sorted(entry.name for entry in entries if entry.is_dir())
 
 
 def listing(folder: Path) -> list[tuple[str, int, str]]:

@@ -177,6 +177,7 @@ class PartialRecord(TypedDict):
 
     format: Literal[1]
     kind: Literal["partial"]
+    name: str
     about: dict[str, Any]
     arrays: list[PartialArray]
     checksums: Checksums

@@ -184,11 +184,9 @@ class Pack:
     @contextmanager
     def _sound(self, key: str) -> Iterator[None]:
         """Turn what is wrong with a chunk into an error that says what to do."""
-        try:
+        remove = f"remove '{self._folder}' and run the same line again"
+        with chunked.as_committed(self._folder / key, ONLY_ONES if is_held(self._folder) else remove):
             yield
-        except (OSError, ValueError) as error:
-            do = ONLY_ONES if is_held(self._folder) else f"remove '{self._folder}' and run the same line again"
-            raise DsvccaError(f"'{self._folder / key}' is missing or not what was committed ({error}): {do}") from error
 
     @cached_property
     def _cross(self) -> tuple[Flat, dict[tuple[int, int, int], int]]:

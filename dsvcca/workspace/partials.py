@@ -9,13 +9,13 @@ They are immutable, and whoever has merged them removes them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from math import prod
 from pathlib import Path
 from typing import Any
 
-from dsvcca.errors import DsvccaError
+from dsvcca.errors import DsvccaError, RunError
 from dsvcca.maths.arrays import Array, NumpyArray, to_numpy
 from dsvcca.progress import say
 from dsvcca.storage import chunked, folders, staging
@@ -26,6 +26,10 @@ NUMBERS = "numbers"
 
 CHUNK = 1 << 20
 """Numbers in a chunk."""
+
+PREFIX = "partial-"
+
+REPAIR = "remove '{}' and run the same line again"
 
 
 def write_partial(workspace: str, name: str, arrays: Mapping[str, Array], about: Mapping[str, Any]) -> None:
@@ -38,6 +42,7 @@ def write_partial(workspace: str, name: str, arrays: Mapping[str, Array], about:
         record = {
             "format": 1,
             "kind": "partial",
+            "name": name,
             "about": dict(about),
             "arrays": [
                 {"name": key, "shape": list(value.shape), "pairs": value.dtype.kind == "c"}
@@ -46,7 +51,7 @@ def write_partial(workspace: str, name: str, arrays: Mapping[str, Array], about:
             "checksums": chunked.seal(folder),
         }
         write_record(folder, record)
-        if not staging.publish(folder, target) and read_record(target, PartialRecord) is None:
+        if not staging.publish(folder, target) and _record(target) is None:
             folders.remove(target)  # what is left of one is none
             staging.publish(folder, target)
         # If it is there already, it is the same.
@@ -61,7 +66,7 @@ def has_partial(workspace: str, name: str) -> bool:
 
 def read_about(workspace: str, name: str) -> dict[str, Any] | None:
     """Return what was kept with the arrays that were committed under a name; None where there are none."""
-    record = read_record(_folder(workspace, name), PartialRecord)
+    record = _record(_folder(workspace, name))
     return None if record is None else record["about"]
 
 
@@ -74,16 +79,12 @@ def read_partial(workspace: str, name: str) -> tuple[dict[str, NumpyArray], dict
         If they are gone, or are not what was committed.
     """
     folder = _folder(workspace, name)
-    record = read_record(folder, PartialRecord)
+    record = _record(folder)
     if record is None:
         raise DsvccaError(f"'{folder}' is gone: run the same line again to make it anew")
     sizes = [prod(one["shape"]) * (2 if one["pairs"] else 1) for one in record["arrays"]]
-    try:
+    with chunked.as_committed(folder / NUMBERS, REPAIR.format(folder)):
         values = Flat(folder / NUMBERS, sum(sizes), CHUNK, record["checksums"]).values(slice(0, sum(sizes)))
-    except (OSError, ValueError) as error:
-        raise DsvccaError(
-            f"'{folder}' is not what was committed ({error}): remove it and run the same line again"
-        ) from error
     stretch = Stretch(values)
     arrays = {one["name"]: stretch.take(*one["shape"], pairs=one["pairs"]) for one in record["arrays"]}
     return arrays, record["about"]
@@ -95,8 +96,34 @@ def remove_partials(workspace: str, names: Iterable[str]) -> None:
         folders.remove(_folder(workspace, name))
 
 
+def remove_other_partials(workspace: str, names: Collection[str]) -> None:
+    """Remove all partial results but some."""
+    there = folders.at(workspace, "workspace")
+    for name in {one for one in folders.names(there) if one.startswith(PREFIX)} - {f"{PREFIX}{one}" for one in names}:
+        folders.remove(there / name)
+
+
+def _record(folder: Path) -> PartialRecord | None:
+    """Return the record of a partial result; None if it was not committed.
+
+    Raises
+    ------
+    DsvccaError
+        If it is damaged, or is the record of another one.
+    """
+    try:
+        record = read_record(folder, PartialRecord)
+    except RunError:
+        raise
+    except DsvccaError as error:
+        raise DsvccaError(f"the record of '{folder}' is not what was committed: {REPAIR.format(folder)}") from error
+    if record is not None and folder.name != f"{PREFIX}{record['name']}":
+        raise DsvccaError(f"'{folder}' holds what belongs to '{record['name']}': {REPAIR.format(folder)}")
+    return record
+
+
 def _folder(workspace: str, name: str) -> Path:
-    return folders.at(workspace, "workspace") / f"partial-{name}"
+    return folders.at(workspace, "workspace") / f"{PREFIX}{name}"
 
 
 @contextmanager
