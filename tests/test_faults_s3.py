@@ -452,6 +452,14 @@ def test_packs_that_cannot_be_read_are_not_called_damaged(proxy, bases_there):
     assert not [one for one in found if "remove" in one[2]]
 
 
+@fault("500s that go on while bases are read", "an error that does not call them damaged")
+def test_bases_that_cannot_be_read_are_not_called_damaged(proxy, there, bases_there, tmp_path):
+    proxy.rule("InternalError", "GET", "/columns/c.0.0")
+    with pytest.raises(DsvccaError, match="cannot be read") as caught:
+        dsvcca.compare(planned(there), tmp_path / "r.zarr", workspace=bases_there)
+    assert "remove" not in str(caught.value)
+
+
 @fault("a store's record that cannot be read just now", "an error that does not call the store damaged")
 def test_nobody_is_told_to_remove_a_store_that_cannot_be_read(proxy, there):
     proxy.rule("InternalError", "GET", f"{name(there)}/zarr.json")

@@ -19,7 +19,7 @@ PORTION = 1e11
 """Flops of products that a portion is worth, at least: a second or two."""
 
 AGAIN = 50
-"""Flops of products that a portion is worth, at least, for every byte that it reads again: what is read meanwhile."""
+"""Flops of products that a portion is worth, at least, for every byte that it reads again: what 2 GB/s take."""
 
 SOLVE, VECTORS = 4000, 3
 """Flops of products that solves for k correlations take the time of, over k^2; and how many times that with vectors."""

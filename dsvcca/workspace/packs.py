@@ -34,6 +34,7 @@ from dsvcca.storage import chunked, folders
 from dsvcca.storage.flat import Flat, Stretch
 from dsvcca.storage.records import (
     ONLY_ONES,
+    REPAIR,
     BasisRecord,
     PackRecord,
     damaged,
@@ -184,8 +185,8 @@ class Pack:
     @contextmanager
     def _sound(self, key: str) -> Iterator[None]:
         """Turn what is wrong with a chunk into an error that says what to do."""
-        remove = f"remove '{self._folder}' and run the same line again"
-        with chunked.as_committed(self._folder / key, ONLY_ONES if is_held(self._folder) else remove):
+        do = ONLY_ONES if is_held(self._folder) else REPAIR["pack"].format(folder=self._folder)
+        with chunked.as_committed(self._folder / key, do):
             yield
 
     @cached_property

@@ -1,5 +1,5 @@
 """Partial results: of a representation too large for one task, a portion of a tile, or targets; kept until they are
-merged. Portions wait in a folder of the results instead of the workspace.
+merged. Portions wait in a folder of the results instead of the workspace, until those are complete.
 
     <workspace>/partial-<name>/    group; its zarr.json is the commit record, written last
       numbers                      all arrays end to end, float64
@@ -20,7 +20,7 @@ from dsvcca.maths.arrays import Array, NumpyArray, to_numpy
 from dsvcca.progress import say
 from dsvcca.storage import chunked, folders, staging
 from dsvcca.storage.flat import Flat, Stretch, write_flat
-from dsvcca.storage.records import PartialRecord, read_record, write_record
+from dsvcca.storage.records import REPAIR, PartialRecord, read_record, write_record
 
 NUMBERS = "numbers"
 
@@ -28,8 +28,6 @@ CHUNK = 1 << 20
 """Numbers in a chunk."""
 
 PREFIX = "partial-"
-
-REPAIR = "remove '{}' and run the same line again"
 
 
 def write_partial(workspace: str, name: str, arrays: Mapping[str, Array], about: Mapping[str, Any]) -> None:
@@ -83,7 +81,7 @@ def read_partial(workspace: str, name: str) -> tuple[dict[str, NumpyArray], dict
     if record is None:
         raise DsvccaError(f"'{folder}' is gone: run the same line again to make it anew")
     sizes = [prod(one["shape"]) * (2 if one["pairs"] else 1) for one in record["arrays"]]
-    with chunked.as_committed(folder / NUMBERS, REPAIR.format(folder)):
+    with chunked.as_committed(folder / NUMBERS, _repair(folder)):
         values = Flat(folder / NUMBERS, sum(sizes), CHUNK, record["checksums"]).values(slice(0, sum(sizes)))
     stretch = Stretch(values)
     arrays = {one["name"]: stretch.take(*one["shape"], pairs=one["pairs"]) for one in record["arrays"]}
@@ -116,10 +114,14 @@ def _record(folder: Path) -> PartialRecord | None:
     except RunError:
         raise
     except DsvccaError as error:
-        raise DsvccaError(f"the record of '{folder}' is not what was committed: {REPAIR.format(folder)}") from error
+        raise DsvccaError(f"the record of '{folder}' is not what was committed: {_repair(folder)}") from error
     if record is not None and folder.name != f"{PREFIX}{record['name']}":
-        raise DsvccaError(f"'{folder}' holds what belongs to '{record['name']}': {REPAIR.format(folder)}")
+        raise DsvccaError(f"'{folder}' holds what belongs to '{record['name']}': {_repair(folder)}")
     return record
+
+
+def _repair(folder: Path) -> str:
+    return REPAIR["partial"].format(folder=folder)
 
 
 def _folder(workspace: str, name: str) -> Path:
